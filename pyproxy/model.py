@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Kubernetes says, reduced to what planning needs.
+
+`kube` builds these records, `plan` reads them. They are immutable and compare by value, so
+"nothing changed" is an equality. Addresses are bytes in network order (4 or 16 of them).
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import NamedTuple, TypeAlias
+
+Address: TypeAlias = bytes
+
+
+class Family(enum.IntEnum):
+    """An IP family. Each has its own maps and its own plan (parity A3.2)."""
+
+    IPV4 = 4
+    IPV6 = 6
+
+    @property
+    def label(self) -> str:
+        """Kubernetes' name of the family: IPv4 or IPv6."""
+        return f"IPv{self.value}"
+
+    @property
+    def address_bytes(self) -> int:
+        """Length of an address in bytes."""
+        return 4 if self is Family.IPV4 else 16
+
+
+def family_of(address: Address) -> Family:
+    """Return the family of an address in network order."""
+    return Family.IPV4 if len(address) == 4 else Family.IPV6
+
+
+def address_text(address: Address) -> str:
+    """Return an address in network order as people write it (RFC 5952 for IPv6)."""
+    return str(ipaddress.ip_address(address))
+
+
+def endpoint_text(address: Address, port: int) -> str:
+    """Return address and port as "10.0.0.1:80" or "[fd00::1]:80"."""
+    text = address_text(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
+class Protocol(enum.IntEnum):
+    """A service port's protocol by its IANA number, as it stands in an IP header."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class Prefix(NamedTuple):
+    """A CIDR: the network address with the host bits cleared, and its length in bits."""
+
+    address: Address
+    length: int
+
+
+class ObjectName(NamedTuple):
+    """Namespace and name of an object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ServicePortName(NamedTuple):
+    """Identity of a service port (parity A1.5); kube-proxy's type of the same name."""
+
+    namespace: str
+    name: str
+    port: str
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        port = f":{self.port}" if self.port else ""
+        return f"{self.namespace}/{self.name}{port}/{self.protocol.name}"
+
+
+class ServicePort(NamedTuple):
+    """One entry of spec.ports; `node_port` is 0 where there is none."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    node_port: int = 0
+
+
+class Service(NamedTuple):
+    """A Service that is proxied: headless and ExternalName ones never get here (parity A1.4).
+
+    `created` is metadata.creationTimestamp as text (RFC 3339 in UTC sorts by age; "" is
+    youngest). `load_balancer_ips` are the ingress addresses of ipMode VIP (A2.3).
+    `source_ranges` are all that parse, of both families. `external_policy_local` is already
+    narrowed to the types for which it counts (A4.5). `affinity_timeout_s` is 0 for None.
+    """
+
+    name: ObjectName
+    created: str
+    type: str
+    cluster_ips: tuple[Address, ...]
+    ports: tuple[ServicePort, ...]
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    source_ranges: tuple[Prefix, ...] = ()
+    internal_policy_local: bool = False
+    external_policy_local: bool = False
+    affinity_timeout_s: int = 0
+    health_check_node_port: int = 0
+
+
+class SlicePort(NamedTuple):
+    """One entry of an EndpointSlice's ports that has a name, a protocol and a number (A1.8)."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class Endpoint(NamedTuple):
+    """One endpoint of a slice; the conditions' nil values are filled in (A1.10)."""
+
+    address: Address
+    node_name: str
+    ready: bool
+    serving: bool
+    terminating: bool
+    zone_hints: frozenset[str] = frozenset()
+    node_hints: frozenset[str] = frozenset()
+
+
+class EndpointSlice(NamedTuple):
+    """An EndpointSlice of an IP family that belongs to a service (A1.6, A1.9).
+
+    `trigger_time` is the annotation endpoints.kubernetes.io/last-change-trigger-time in
+    seconds since the epoch, 0.0 where there is none.
+    """
+
+    name: ObjectName
+    service: ObjectName
+    family: Family
+    ports: tuple[SlicePort, ...]
+    endpoints: tuple[Endpoint, ...]
+    trigger_time: float = 0.0
+
+
+class Node(NamedTuple):
+    """What is used of a Node; addresses are InternalIPs first, then ExternalIPs (A16.2)."""
+
+    name: str
+    addresses: tuple[Address, ...] = ()
+    zone: str = ""
+    pod_cidrs: tuple[Prefix, ...] = ()
+    taints: frozenset[str] = frozenset()
+    deleting: bool = False

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the maps are to hold for one service port, in the vocabulary of bpf/types.h.
+
+`plan` builds these records, `sync` compares them and decides what to write. They name
+service ports by ServicePortName; ids, slots and generations are given by `sync`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from pyproxy.model import Address, Family, Prefix, ServicePortName
+
+
+class Kind(enum.IntEnum):
+    """Why an address belongs to a service: `enum frontend_kind` of bpf/types.h."""
+
+    CLUSTER_IP = 1
+    EXTERNAL_IP = 2
+    LOAD_BALANCER = 3
+    NODE_PORT = 4
+
+
+class BackendFlag(enum.IntFlag):
+    """What is known of a backend: `enum backend_flag` of bpf/types.h."""
+
+    LOCAL = 1
+    READY = 2
+    SERVING = 4
+    TERMINATING = 8
+
+
+class ServiceFlag(enum.IntFlag):
+    """What holds for a whole service port: `enum service_flag` of bpf/types.h."""
+
+    INTERNAL_LOCAL = 1
+    EXTERNAL_LOCAL = 2
+    HAS_ENDPOINTS = 4
+
+
+class FrontendKey(NamedTuple):
+    """What a client dials. A NodePort's address is all zeros: it counts on the node addresses."""
+
+    address: Address
+    port: int
+    protocol: int
+
+
+class Frontend(NamedTuple):
+    """A frontend and why it exists."""
+
+    key: FrontendKey
+    kind: Kind
+
+
+class Backend(NamedTuple):
+    """What answers. `node` is the endpoint's nodeName, "" where it has none."""
+
+    address: Address
+    port: int
+    flags: BackendFlag
+    node: str
+
+
+class Member(NamedTuple):
+    """An endpoint that is still one of the service's, usable for new connections or not."""
+
+    address: Address
+    port: int
+    flags: BackendFlag
+
+
+class PortPlan(NamedTuple):
+    """Everything about one service port in one family.
+
+    `backends` are in the order local-only, both, cluster-only: the Local set is the first
+    `local_count` of them, the Cluster set is `cluster_count` of them from `cluster_offset` on
+    (datapath rule 16). `members` are all ready or serving endpoints, sorted (rule 18).
+    `source_ranges` is empty where nothing is filtered (parity A10.2).
+    """
+
+    name: ServicePortName
+    family: Family
+    created: str
+    frontends: tuple[Frontend, ...]
+    backends: tuple[Backend, ...]
+    local_count: int
+    cluster_offset: int
+    cluster_count: int
+    flags: ServiceFlag
+    affinity_timeout_s: int
+    members: tuple[Member, ...]
+    source_ranges: tuple[Prefix, ...] = ()
+
+    @property
+    def local(self) -> tuple[Backend, ...]:
+        """The backends that a Local traffic policy may use."""
+        return self.backends[: self.local_count]
+
+    @property
+    def cluster(self) -> tuple[Backend, ...]:
+        """The backends that a Cluster traffic policy may use."""
+        return self.backends[self.cluster_offset : self.cluster_offset + self.cluster_count]
