@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The address of the family this object is compiled for, and every operation on it. */
+#ifndef PYPROXY_ADDR_H
+#define PYPROXY_ADDR_H
+
+#include <linux/types.h>
+
+#if FAMILY == 4
+#define ADDR_WORDS 1
+#elif FAMILY == 6
+#define ADDR_WORDS 4
+#else
+#error "compile with -DFAMILY=4 or -DFAMILY=6"
+#endif /* FAMILY */
+
+/* An address in network byte order. A struct, so that assignment copies it. */
+struct addr {
+	__be32 word[ADDR_WORDS];
+};
+
+/* Return whether two addresses are the same. */
+static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	__u32 differs = 0;
+
+#pragma unroll
+	for (int i = 0; i < ADDR_WORDS; i++)
+		differs |= a->word[i] ^ b->word[i];
+	return !differs;
+}
+
+/* Return all words of an address XORed: the address itself for IPv4. */
+static __always_inline __u32 addr_fold(const struct addr *a)
+{
+	__u32 fold = 0;
+
+#pragma unroll
+	for (int i = 0; i < ADDR_WORDS; i++)
+		fold ^= a->word[i];
+	return fold;
+}
+
+#endif /* PYPROXY_ADDR_H */

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a socket remembers: which service it asked for, and which backend answers for it. */
+#ifndef PYPROXY_ASSOCIATION_H
+#define PYPROXY_ASSOCIATION_H
+
+#include "balance.h"
+
+#define SK_STORAGE_CREATE 1 /* BPF_SK_STORAGE_GET_F_CREATE */
+
+/* Return whether two ends are the same. */
+static __always_inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
+{
+	return addr_equal(&a->addr, &b->addr) && a->port == b->port;
+}
+
+/* Return the association of service and what was picked for it. */
+static __always_inline struct association association_of(const struct endpoint *service,
+							 const struct pick *picked)
+{
+	struct association made = {
+		.service = *service,
+		.backend = picked->backend,
+		.service_id = picked->service,
+		.generation = picked->generation,
+	};
+
+	return made;
+}
+
+/* Copy the socket's first association to copy. Return false if it has none. */
+static __always_inline bool first_read(struct sock_nat *nat, struct association *copy)
+{
+	bpf_spin_lock(&nat->lock);
+	*copy = nat->first;
+	bpf_spin_unlock(&nat->lock);
+	return copy->service_id != 0;
+}
+
+/* Make wanted the socket's first association, whatever it was. */
+static __always_inline void first_write(struct sock_nat *nat, const struct association *wanted,
+					__u32 connected)
+{
+	bpf_spin_lock(&nat->lock);
+	nat->first = *wanted;
+	nat->connected = connected;
+	bpf_spin_unlock(&nat->lock);
+}
+
+/*
+ * Make wanted the socket's first association unless another thread gave the same service
+ * a backend since old was read: then wanted becomes that one, so that both threads' first
+ * datagrams reach one backend.
+ */
+static __always_inline void first_claim(struct sock_nat *nat, const struct association *old,
+					struct association *wanted)
+{
+	bpf_spin_lock(&nat->lock);
+	if (nat->first.service_id == wanted->service_id &&
+	    (nat->first.generation != old->generation ||
+	     !endpoint_equal(&nat->first.backend, &old->backend)))
+		*wanted = nat->first;
+	else
+		nat->first = *wanted;
+	bpf_spin_unlock(&nat->lock);
+}
+
+/* Forget the socket's first association if it is with backend. */
+static __always_inline void first_forget(struct sock_nat *nat, const struct endpoint *backend)
+{
+	bpf_spin_lock(&nat->lock);
+	if (endpoint_equal(&nat->first.backend, backend) && !nat->connected)
+		nat->first.service_id = 0;
+	bpf_spin_unlock(&nat->lock);
+}
+
+/* Return all words of an endpoint XORed. */
+static __always_inline __u32 endpoint_fold(const struct endpoint *end)
+{
+	return addr_fold(&end->addr) ^ end->port;
+}
+
+/* Return what a whole association in udp_backends has in `check` (rule 7). */
+static __always_inline __u32 association_check(const struct association *whole, __u64 cookie)
+{
+	return endpoint_fold(&whole->service) ^ (endpoint_fold(&whole->backend) << 1) ^
+	       whole->service_id ^ whole->generation ^ (__u32)cookie ^ 0x5eed5eed;
+}
+
+/* Return what a whole value of udp_services has in `check` (rule 7). */
+static __always_inline __u32 udp_service_check(const struct endpoint *service,
+					       const struct endpoint *backend, __u64 cookie)
+{
+	return endpoint_fold(service) ^ (endpoint_fold(backend) << 1) ^ (__u32)cookie ^ 0x5eed5eed;
+}
+
+/* Copy a further association of a socket to copy. Return false if there is none. */
+static __always_inline bool more_read(__u64 cookie, __u32 service, struct association *copy)
+{
+	struct udp_backend_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
+				       .service = service };
+	struct association *found = udp_backends.lookup(&key);
+
+	if (!found)
+		return false;
+	*copy = *found;
+	return copy->service_id == service && copy->check == association_check(copy, cookie);
+}
+
+/* Remember a further association of a socket, for its sends and for its receives. */
+static __always_inline void more_write(__u64 cookie, struct association *wanted)
+{
+	struct udp_backend_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
+				       .service = wanted->service_id };
+	struct udp_service_key back = { .cookie = { (__u32)cookie, cookie >> 32 },
+					.backend = wanted->backend };
+	struct udp_service service = { .service = wanted->service };
+
+	wanted->check = association_check(wanted, cookie);
+	service.check = udp_service_check(&wanted->service, &wanted->backend, cookie);
+	udp_backends.update(&key, wanted);
+	udp_services.update(&back, &service);
+}
+
+/* Copy the service that backend answers for on this socket. Return false if there is none. */
+static __always_inline bool more_service(__u64 cookie, const struct endpoint *backend,
+					 struct endpoint *service)
+{
+	struct udp_service_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
+				       .backend = *backend };
+	struct udp_service *found = udp_services.lookup(&key);
+	struct udp_service copy;
+
+	if (!found)
+		return false;
+	copy = *found;
+	if (copy.check != udp_service_check(&copy.service, backend, cookie))
+		return false;
+	*service = copy.service;
+	return true;
+}
+
+/* Forget that backend answers for a service on this socket. */
+static __always_inline void more_forget(__u64 cookie, const struct endpoint *backend)
+{
+	struct udp_service_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
+				       .backend = *backend };
+
+	udp_services.delete(&key);
+}
+
+#endif /* PYPROXY_ASSOCIATION_H */

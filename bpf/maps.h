@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map: who writes it, who reads it, what it holds. All are pinned under PIN_DIR,
+ * so that they outlive the agent; a compiled object opens what is pinned already.
+ * README.md draws how they hang together.
+ */
+#ifndef PYPROXY_MAPS_H
+#define PYPROXY_MAPS_H
+
+#include "types.h"
+
+#define BPF_F_NO_PREALLOC 1 /* memory only for what is used */
+#define BPF_F_MMAPABLE 1024 /* the agent writes memory, not system calls */
+
+#define PINNED(type, name) type ":" PIN_DIR "/" name
+
+/* The agent writes, the programs read: is this address and port a service's? */
+BPF_F_TABLE(PINNED("hash", "frontends"), struct frontend_key, struct frontend, frontends,
+	    MAX_FRONTENDS, BPF_F_NO_PREALLOC);
+
+/* The agent writes, the programs read: where the service's header stands now. */
+BPF_F_TABLE(PINNED("array", "services"), __u32, struct service, services, MAX_SERVICES,
+	    BPF_F_MMAPABLE);
+
+/* The agent writes, the programs read: headers and backends; never changed while published. */
+BPF_F_TABLE(PINNED("array", "slots"), __u32, struct slot, slots, MAX_SLOTS, BPF_F_MMAPABLE);
+
+/* The agent writes, the programs read: may a UDP socket stay with its backend? */
+BPF_F_TABLE(PINNED("hash", "members"), struct member_key, struct member, members, MAX_MEMBERS,
+	    BPF_F_NO_PREALLOC);
+
+/* The agent writes and reads (adoption, status): the programs never look. */
+BPF_F_TABLE(PINNED("hash", "service_names"), __u32, struct service_name, service_names,
+	    MAX_SERVICES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE(PINNED("hash", "node_names"), __u32, struct node_name, node_names, MAX_NODES,
+	    BPF_F_NO_PREALLOC);
+
+/* bcc's BPF_SK_STORAGE with a place to pin it. */
+#define PINNED_SK_STORAGE(name, value)                                                             \
+	struct name##_table {                                                                      \
+		int key;                                                                           \
+		value leaf;                                                                        \
+		void *(*sk_storage_get)(void *, void *, int);                                      \
+		int (*sk_storage_delete)(void *);                                                  \
+		__u32 flags;                                                                       \
+	};                                                                                         \
+	__attribute__((section("maps/" PINNED("sk_storage", #name)))) struct name##_table name = { \
+		.flags = BPF_F_NO_PREALLOC                                                         \
+	};                                                                                         \
+	BPF_ANNOTATE_KV_PAIR(name, int, value)
+
+/* The programs write and read: what a socket asked for. Ends with the socket. */
+PINNED_SK_STORAGE(sock_nat, struct sock_nat);
+
+/* The programs write and read: the second and further services of an unconnected UDP socket. */
+BPF_F_TABLE(PINNED("lru_hash", "udp_backends"), struct udp_backend_key, struct association,
+	    udp_backends, MAX_UDP, 0);
+BPF_F_TABLE(PINNED("lru_hash", "udp_services"), struct udp_service_key, struct udp_service,
+	    udp_services, MAX_UDP, 0);
+
+/* The programs write, status reads: enum counter. */
+BPF_F_TABLE(PINNED("percpu_array", "counters"), __u32, __u64, counters, COUNTER_MAX, 0);
+
+/* The agent writes, the programs read: enum setting. */
+BPF_F_TABLE(PINNED("array", "settings"), __u32, __u64, settings, SETTING_MAX, BPF_F_MMAPABLE);
+
+/* Count one event of enum counter. */
+static __always_inline void count(__u32 index)
+{
+	__u64 *value = counters.lookup(&index);
+
+	if (value)
+		*value += 1;
+}
+
+#endif /* PYPROXY_MAPS_H */

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The sockets path, blind to the family and to how an address stands in the context:
+ * sock.c and mapped.c hand the address in and store what comes back.
+ */
+#ifndef PYPROXY_SOCK_H
+#define PYPROXY_SOCK_H
+
+#include "association.h"
+#include "family.h"
+
+#define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
+#define ECONNREFUSED 111
+
+#define ALLOW 1
+#define DENY 0
+
+/* Return the protocol by which a service is looked up, 0 for those that have no services. */
+static __always_inline __u8 sock_proto(const struct bpf_sock_addr *ctx)
+{
+	switch (ctx->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_MPTCP:
+		return IPPROTO_TCP;
+	case IPPROTO_UDP:
+		return IPPROTO_UDP;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Return what the hook returns for verdict. A refusal is ECONNREFUSED, never the bare
+ * EPERM of a denying hook: NFS and SMB loop on EPERM. Kernels without bpf_set_retval
+ * (before 5.18) let the address pass untranslated instead.
+ */
+static __always_inline int sock_return(enum verdict verdict)
+{
+	if (verdict != VERDICT_REFUSE)
+		return ALLOW;
+	count(COUNTER_REFUSED);
+#if HAVE_SET_RETVAL
+	bpf_set_retval(-ECONNREFUSED);
+	return DENY;
+#else
+	return ALLOW;
+#endif /* HAVE_SET_RETVAL */
+}
+
+/* Decide where a socket that connects to *peer really goes; write it to *peer. */
+static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	__u8 proto = sock_proto(ctx);
+	__u32 service = proto ? frontend_lookup(peer, proto) : 0;
+	struct pick picked = {};
+	struct association made;
+	enum verdict verdict;
+	struct sock_nat *nat;
+
+	/* whatever this socket was connected to before, it no longer is (rule 19) */
+	if (!service) {
+		sock_nat.sk_storage_delete(ctx->sk);
+		return VERDICT_PASS;
+	}
+	verdict = backend_pick(service, &picked);
+	if (verdict != VERDICT_FORWARD) {
+		sock_nat.sk_storage_delete(ctx->sk);
+		if (verdict == VERDICT_DROP)
+			count(COUNTER_LEFT_TO_DROP);
+		return verdict;
+	}
+	made = association_of(peer, &picked);
+	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
+	/* out of memory: the connection still works, only its peer name is the backend's */
+	if (nat)
+		first_write(nat, &made, 1);
+	count(COUNTER_CONNECT);
+	*peer = picked.backend;
+	return VERDICT_FORWARD;
+}
+
+/*
+ * Give the service a backend for this socket's datagrams: the one it has (old) while that
+ * is a member, else a new one. The backend that counts stands in kept afterwards.
+ */
+static __always_inline enum verdict udp_backend(__u32 service, const struct endpoint *peer,
+						bool has_old, struct association *kept)
+{
+	struct pick picked = {};
+	enum verdict verdict;
+
+	if (has_old && kept->service_id == service &&
+	    backend_is_member(service, &kept->backend, &kept->generation))
+		return VERDICT_FORWARD;
+	verdict = backend_pick(service, &picked);
+	if (verdict == VERDICT_FORWARD)
+		*kept = association_of(peer, &picked);
+	return verdict;
+}
+
+/* A datagram to no service: from now on its receiver is itself, not a service's backend. */
+static __always_inline void udp_direct(struct bpf_sock_addr *ctx, const struct endpoint *peer)
+{
+	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
+
+	if (!nat)
+		return;
+	first_forget(nat, peer);
+	if (nat->more)
+		more_forget(bpf_get_socket_cookie(ctx), peer);
+}
+
+/* The datagram's service is the socket's first one, or the first is free. */
+static __always_inline enum verdict udp_send_first(struct sock_nat *nat, __u32 service,
+						   struct endpoint *peer,
+						   const struct association *first, bool has_first)
+{
+	struct association kept = *first;
+	enum verdict verdict = udp_backend(service, peer, has_first, &kept);
+
+	if (verdict != VERDICT_FORWARD)
+		return verdict;
+	if (!has_first || kept.generation != first->generation)
+		first_claim(nat, first, &kept);
+	*peer = kept.backend;
+	return VERDICT_FORWARD;
+}
+
+/* The datagram's service is the socket's second or a further one. */
+static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, struct sock_nat *nat,
+						  __u32 service, struct endpoint *peer)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct association kept = {};
+	bool has_kept = more_read(cookie, service, &kept);
+	enum verdict verdict = udp_backend(service, peer, has_kept, &kept);
+
+	if (verdict != VERDICT_FORWARD)
+		return verdict;
+	nat->more = 1;
+	kept.service = *peer;
+	more_write(cookie, &kept);
+	*peer = kept.backend;
+	return VERDICT_FORWARD;
+}
+
+/* Decide where a datagram that an unconnected socket sends to *peer really goes. */
+static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	__u32 service = sock_proto(ctx) == IPPROTO_UDP ? frontend_lookup(peer, IPPROTO_UDP) : 0;
+	struct association first = {};
+	enum verdict verdict;
+	struct sock_nat *nat;
+	bool has_first;
+
+	if (!service) {
+		udp_direct(ctx, peer);
+		return VERDICT_PASS;
+	}
+	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
+	if (!nat)
+		return VERDICT_REFUSE;
+	has_first = first_read(nat, &first);
+	if (!has_first || endpoint_equal(&first.service, peer))
+		verdict = udp_send_first(nat, service, peer, &first, has_first);
+	else
+		verdict = udp_send_more(ctx, nat, service, peer);
+	if (verdict == VERDICT_FORWARD)
+		count(COUNTER_SENDMSG);
+	else if (verdict == VERDICT_DROP)
+		count(COUNTER_LEFT_TO_DROP);
+	return verdict;
+}
+
+/* Replace the source of a received datagram by the service it answers for, if any. */
+static __always_inline bool sock_recvmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
+	struct association first;
+
+	if (!nat)
+		return false;
+	if (first_read(nat, &first) && endpoint_equal(&first.backend, peer)) {
+		*peer = first.service;
+		return true;
+	}
+	return nat->more && more_service(bpf_get_socket_cookie(ctx), peer, peer);
+}
+
+/* Replace the peer of a connected socket by the service it asked for, if any. */
+static __always_inline bool sock_getpeername(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
+	struct association first;
+
+	if (!nat || !nat->connected || !first_read(nat, &first))
+		return false;
+	if (!endpoint_equal(&first.backend, peer))
+		return false;
+	*peer = first.service;
+	return true;
+}
+
+#endif /* PYPROXY_SOCK_H */
