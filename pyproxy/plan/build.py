@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service and its slices become plans: the pure function that the program is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyproxy.model import EndpointSlice, Family, Service, ServicePort, ServicePortName, family_of
+from pyproxy.plan.endpoints import Candidate, Categories, categorize_endpoints, merge_endpoints
+from pyproxy.plan.frontends import frontends_for, is_externally_accessible, source_ranges_for
+from pyproxy.plan.options import Options
+from pyproxy.tables import Backend, Member, PortPlan, ServiceFlag
+
+_FLAGS = tuple(ServiceFlag(value) for value in range(8))
+
+
+def plan_service(
+    service: Service, slices: Iterable[EndpointSlice], options: Options
+) -> list[PortPlan]:
+    """Return the plans of a service: one a port and family that it has a ClusterIP in (A1.4).
+
+    `slices` are the service's own, of any family, in an order that events don't change. Of two
+    ports with one name and protocol the later counts, as in kube-proxy (A1.5).
+    """
+    pieces = tuple(slices)
+    ports = {(port.name, port.protocol): port for port in service.ports}
+    families = sorted({family_of(address) for address in service.cluster_ips})
+    return [
+        _plan_port(service, port, family, pieces, options)
+        for port in ports.values()
+        for family in families
+    ]
+
+
+def _plan_port(
+    service: Service,
+    port: ServicePort,
+    family: Family,
+    slices: tuple[EndpointSlice, ...],
+    options: Options,
+) -> PortPlan:
+    accessible = is_externally_accessible(service, port, family)
+    external_local = service.external_policy_local and accessible
+    candidates = merge_endpoints(port, slices, family, options)
+    categories = categorize_endpoints(
+        candidates,
+        options,
+        uses_cluster=not service.internal_policy_local or accessible,  # A4.1
+        uses_local=service.internal_policy_local or external_local,  # A4.5
+    )
+    backends, offset = _ordered(categories)
+    return PortPlan(
+        name=ServicePortName(*service.name, port.name, port.protocol),
+        family=family,
+        created=service.created,
+        frontends=frontends_for(service, port, family, options),
+        backends=backends,
+        local_count=len(categories.local),
+        cluster_offset=offset,
+        cluster_count=len(categories.cluster),
+        flags=_FLAGS[
+            service.internal_policy_local | external_local << 1 | categories.has_endpoints << 2
+        ],
+        affinity_timeout_s=service.affinity_timeout_s,
+        members=_members(candidates),
+        source_ranges=source_ranges_for(service, family),
+    )
+
+
+def _ordered(categories: Categories) -> tuple[tuple[Backend, ...], int]:
+    """Return local-only, both, cluster-only backends, and where the Cluster set begins.
+
+    Hints and the terminating fall-back make either set no part of the other (rule 16).
+    """
+    cluster = [candidate.backend for candidate in categories.cluster]
+    if not categories.local:
+        return tuple(cluster), 0
+    local = [candidate.backend for candidate in categories.local]
+    shared = set(cluster).intersection(local)
+    local_only = [backend for backend in local if backend not in shared]
+    both = [backend for backend in local if backend in shared]
+    cluster_only = [backend for backend in cluster if backend not in shared]
+    return (*local_only, *both, *cluster_only), len(local_only)
+
+
+def _members(candidates: list[Candidate]) -> tuple[Member, ...]:
+    """Return the endpoints that established traffic may stay with (datapath rule 18)."""
+    return tuple(
+        Member(backend.address, backend.port, backend.flags)
+        for backend, endpoint in candidates
+        if endpoint.ready or endpoint.serving
+    )

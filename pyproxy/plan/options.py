@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan and a decision depend on besides Services and EndpointSlices.
+
+The names are those of KubeProxyConfiguration where it has one. Where a flag, the file and the
+Node object each have a word (bind address, "primary"), the agent settles it beforehand.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from pyproxy.model import Address, Family, Node, Prefix, family_of
+from pyproxy.plan.cidr import in_any
+
+IPV4_LOOPBACK = Prefix(bytes((127, 0, 0, 0)), 8)
+IPV6_LOOPBACK = Prefix(bytes(15) + b"\x01", 128)
+
+
+class Mode(enum.Enum):
+    """Which of kube-proxy's modes is imitated where they disagree."""
+
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
+
+
+class DetectLocalMode(enum.Enum):
+    """How traffic of this node's pods is recognised (parity A9.14).
+
+    The agent resolves NodeCIDR to the node's podCIDRs: it looks at `local_cidrs` as well.
+    """
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+class Options(NamedTuple):
+    """The node and the settings, as planning and deciding need them.
+
+    `node_ips` are this node's own IPs, one a family at most (A16.2); `local_addresses` are all
+    addresses of its interfaces, loopback ones excepted. `node_port_addresses` holds CIDRs only:
+    "primary" has become /32 and /128 of the node IPs (A7.2). `local_cidrs` are those of
+    ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface` is the
+    bridge's name or the name prefix of the two interface modes.
+    """
+
+    node_name: str
+    zone: str = ""
+    mode: Mode = Mode.IPTABLES
+    masquerade_all: bool = False
+    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
+    local_cidrs: tuple[Prefix, ...] = ()
+    local_interface: str = ""
+    node_ips: tuple[Address, ...] = ()
+    local_addresses: frozenset[Address] = frozenset()
+    node_port_addresses: tuple[Prefix, ...] = ()
+    localhost_node_ports: bool = True
+    service_cidrs: tuple[Prefix, ...] = ()
+    allow_service_external_ips: bool = True
+
+    def node_ip(self, family: Family) -> Address:
+        """Return the node's IP of a family, or the loopback address kube-proxy falls back to.
+
+        Source: parity A16.2.
+        """
+        own = (address for address in self.node_ips if family_of(address) is family)
+        return next(own, b"\x7f\x00\x00\x01" if family is Family.IPV4 else IPV6_LOOPBACK.address)
+
+
+def with_node(options: Options, node: Node | None) -> Options:
+    """Return the options as this node's own Node object makes them; None: it is gone.
+
+    Only the zone goes with a Node that is gone; its addresses stay (parity A5.5, A16.4).
+    """
+    if node is None:
+        return options._replace(zone="")
+    firsts = {family_of(address): address for address in reversed(node.addresses)}
+    order = [address for address in node.addresses if firsts[family_of(address)] is address]
+    return options._replace(zone=node.zone, node_ips=tuple(order) or options.node_ips)
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether an address is in 127.0.0.0/8 or is ::1."""
+    return in_any(address, (IPV4_LOOPBACK, IPV6_LOOPBACK))
+
+
+def is_local(address: Address, options: Options) -> bool:
+    """Whether the node itself has an address: the kernel's `addrtype LOCAL`."""
+    return address in options.local_addresses or is_loopback(address)
+
+
+def is_node_port_address(address: Address, options: Options) -> bool:
+    """Whether NodePorts are served on an address of this node (parity A7.1, A7.3, A7.5)."""
+    if not is_local(address, options):
+        return False
+    if is_loopback(address):
+        return _localhost_is_served(address, options)
+    cidrs = _node_port_cidrs(family_of(address), options)
+    return not cidrs or in_any(address, cidrs)
+
+
+def node_port_addresses(family: Family, options: Options) -> tuple[Address, ...]:
+    """Return the node's addresses of a family on which NodePorts are served, sorted.
+
+    Loopback addresses are not among them: `is_node_port_address` knows about those.
+    """
+    own = (address for address in options.local_addresses if family_of(address) is family)
+    return tuple(sorted(address for address in own if is_node_port_address(address, options)))
+
+
+def _node_port_cidrs(family: Family, options: Options) -> tuple[Prefix, ...]:
+    """Return nodePortAddresses of a family, () where every address counts (parity A7.1)."""
+    cidrs = tuple(p for p in options.node_port_addresses if family_of(p.address) is family)
+    return () if any(cidr.length == 0 for cidr in cidrs) else cidrs
+
+
+def _localhost_is_served(address: Address, options: Options) -> bool:
+    """Whether NodePorts answer on a loopback address: iptables mode and IPv4 only (A7.5).
+
+    With CIDRs, kube-proxy matches the addresses that interfaces have, and lo has 127.0.0.1.
+    """
+    if options.mode is not Mode.IPTABLES or not options.localhost_node_ports:
+        return False
+    if family_of(address) is Family.IPV6:
+        return False
+    cidrs = _node_port_cidrs(Family.IPV4, options)
+    return not cidrs or (address == b"\x7f\x00\x00\x01" and in_any(address, cidrs))

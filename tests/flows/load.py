@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads files of packet cases (schema pyproxy-flows/1; it is described in kube-proxy.yaml)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pyproxy.kube.addresses import parse_address, valid_addresses, valid_prefixes
+from pyproxy.kube.decode import decode
+from pyproxy.kube.events import Kind
+from pyproxy.model import EndpointSlice, Node, Protocol, Service
+from pyproxy.plan.connection import Connection
+from pyproxy.plan.options import DetectLocalMode, Mode, Options, with_node
+from pyproxy.plan.world import World
+from tests.flows.objects import Json, node_object, service_object, slice_object
+
+KUBE_PROXY = Path(__file__).with_name("kube-proxy.yaml")
+SCHEMA = "pyproxy-flows/1"
+_HEADER = ("schema", "upstream", "cases")
+
+
+class FlowFileError(Exception):
+    """A file of cases can't be used; the message says why in one sentence."""
+
+
+class Flow(NamedTuple):
+    """One connection and what kube-proxy does with it: backends as "ip:port", or a verdict."""
+
+    name: str
+    connection: Connection
+    expect: frozenset[str] | str
+    masquerade: bool
+
+
+class Case(NamedTuple):
+    """One state of a case in one of kube-proxy's modes, with the flows to try in it."""
+
+    id: str
+    mode: Mode
+    body: Json
+    flows: tuple[Flow, ...]
+
+    def objects(self) -> list[Json]:
+        """Return Services, EndpointSlices and the Node as the API server has them."""
+        return [
+            *(service_object(short, age) for age, short in enumerate(self.body["services"])),
+            *(slice_object(short, n) for n, short in enumerate(self.body["endpointslices"])),
+            node_object(self.body["node"]),
+        ]
+
+    def options(self) -> Options:
+        """Return the settings of the case, without what the Node object tells."""
+        return _options(self.body, self.mode)
+
+    def world(self) -> World:
+        """Return a world that has the case's objects, not yet planned."""
+        world = World(self.options())
+        for item in self.objects():
+            _feed(world, item)
+        return world
+
+
+def _feed(world: World, item: Json) -> None:
+    """Decode an object and put it, as an agent does; one that isn't proxied is left out."""
+    found = decode(Kind(item["kind"]), item).object
+    if isinstance(found, Service):
+        world.put_service(found)
+    elif isinstance(found, EndpointSlice):
+        world.put_slice(found)
+    elif found is not None:
+        world.put_node(found)
+
+
+class FlowFile(NamedTuple):
+    """A file of cases. `others` counts the entries of sections that aren't packet cases."""
+
+    path: Path
+    cases: tuple[Case, ...]
+    found: int
+    others: dict[str, int]
+
+
+def read_flow_file(path: Path) -> FlowFile:
+    """Read one file. Raises FlowFileError where it isn't one or has what isn't understood."""
+    try:
+        document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise FlowFileError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise FlowFileError(f"{path} is no file of packet cases: it needs `schema: {SCHEMA}`")
+    bodies = document.get("cases") or []
+    try:
+        cases = tuple(case for body in bodies for case in _cases_of(body))
+    except (KeyError, ValueError) as error:
+        raise FlowFileError(f"{path} has a case with a missing or unknown {error}") from error
+    return FlowFile(
+        path=path,
+        cases=cases,
+        found=sum(_count_flows(body, body["backends"]) for body in bodies),
+        others={key: _entries(document[key]) for key in document if key not in _HEADER},
+    )
+
+
+def _entries(section: Any) -> int:
+    """Count what a section of another kind holds."""
+    rows = section.get("rows", section) if isinstance(section, dict) else section
+    return len(rows)
+
+
+def _count_flows(node: Any, backends: list[str]) -> int:
+    """Count flows, once a mode, wherever in a case they stand, so that none is forgotten."""
+    if isinstance(node, list):
+        return sum(_count_flows(item, backends) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    if "srcRole" in node:
+        return len(node.get("only", backends))
+    return sum(_count_flows(item, backends) for item in node.values())
+
+
+def _cases_of(body: Json) -> Iterator[Case]:
+    """Yield a case once for every mode and state that it has."""
+    for mode in (Mode(name) for name in body["backends"]):
+        for state, changed, flows in _states_of(body):
+            name = f"{body['id']}-{mode.value}{state}"
+            yield Case(name, mode, changed, tuple(_flows_of(flows, mode)))
+
+
+def _states_of(body: Json) -> Iterator[tuple[str, Json, list[Json]]]:
+    """Yield a case as it stands, `before` its slices got a label, and `after` an action."""
+    yield "", body, body["flows"]
+    unlabelled = [
+        {key: value for key, value in short.items() if key != "labels"}
+        for short in body["endpointslices"]
+    ]
+    for state in body.get("before", []):
+        yield "-before", {**body, "endpointslices": unlabelled}, state["flows"]
+    for state in body.get("after", []):
+        if state["action"].casefold() != "delete all endpointslices":
+            raise FlowFileError(f"case {body['id']}: unknown action {state['action']!r}")
+        yield "-after", {**body, "endpointslices": []}, state["flows"]
+
+
+def _flows_of(shorts: list[Json], mode: Mode) -> Iterator[Flow]:
+    for short in shorts:
+        if mode.value in short.get("only", [mode.value]):
+            expect = short["expect"]
+            yield Flow(
+                name=short["name"],
+                connection=_connection(short),
+                expect=expect if isinstance(expect, str) else frozenset(expect),
+                masquerade=short["masq"],
+            )
+
+
+def _connection(short: Json) -> Connection:
+    return Connection(
+        source=parse_address(short["src"]),
+        destination=parse_address(short["dst"]),
+        port=short["port"],
+        protocol=Protocol[short["proto"]].value,
+    )
+
+
+def _options(body: Json, mode: Mode) -> Options:
+    config, node = body["config"], body["node"]
+    addresses = valid_addresses(node["ips"])
+    options = Options(
+        node_name=node["name"],
+        mode=mode,
+        masquerade_all=config["masqueradeAll"],
+        detect_local_mode=DetectLocalMode(config["detectLocal"]["mode"]),
+        local_cidrs=valid_prefixes(config["detectLocal"]["cidrs"]),
+        local_addresses=frozenset(addresses),
+        node_port_addresses=valid_prefixes(config["nodePortAddresses"]),
+        localhost_node_ports=config["localhostNodePorts"],
+        service_cidrs=valid_prefixes(config["serviceCIDRs"]),
+    )
+    return with_node(options, Node(node["name"], addresses))
+
+
+def node_port_address_rows(path: Path) -> list[Json]:
+    """Return the rows about nodePortAddresses of a file, none if it has no such section."""
+    document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+    rows: list[Json] = document.get("nodeport_addresses", {}).get("rows", [])
+    return rows

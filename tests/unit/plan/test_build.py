@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans of one service: frontends, order of backends, members (parity A1, A2, A4, A10)."""
+
+from __future__ import annotations
+
+from pyproxy.model import EndpointSlice, Family, Protocol, Service, ServicePort
+from pyproxy.plan.build import plan_service
+from pyproxy.plan.frontends import health_check_node_port
+from pyproxy.plan.options import Mode
+from pyproxy.tables import Kind, PortPlan, ServiceFlag
+from tests.unit.plan.records import HTTP, NODE, cidrs, endpoint, options, piece, service, texts
+
+NODE_PORT = ServicePort("http", Protocol.TCP, 80, 30080)
+
+
+def only_plan(item: Service, *slices: EndpointSlice, **changes: object) -> PortPlan:
+    """Return the one plan of a service."""
+    (plan,) = plan_service(item, slices, options(**changes))
+    return plan
+
+
+def shown(plan: PortPlan) -> list[tuple[str, str, int]]:
+    """Return a plan's frontends as kind, address, port."""
+    return [(f.kind.name, f.key.address.hex("."), f.key.port) for f in plan.frontends]
+
+
+def test_every_kind_of_address_is_a_frontend() -> None:
+    """A2.1-A2.5: VIPs answer on the service port, the NodePort on its own with any address."""
+    item = service(external=["8.8.8.8"], balanced=["1.2.3.4"], ports=(NODE_PORT,))
+    assert shown(only_plan(item)) == [
+        ("CLUSTER_IP", "ac.1e.00.01", 80),
+        ("EXTERNAL_IP", "08.08.08.08", 80),
+        ("LOAD_BALANCER", "01.02.03.04", 80),
+        ("NODE_PORT", "00.00.00.00", 30080),
+    ]
+
+
+def test_repeated_addresses_are_one_frontend() -> None:
+    """A2.2: an address listed twice is harmless."""
+    item = service(external=["8.8.8.8", "8.8.8.8", "172.30.0.1"])
+    assert [kind for kind, *_ in shown(only_plan(item))] == ["CLUSTER_IP", "EXTERNAL_IP"]
+
+
+def test_shared_external_and_balancer_address_filters_as_the_mode_does() -> None:
+    """An address that is both is filtered by source ranges in nftables mode only."""
+    item = service(external=["1.2.3.4"], balanced=["1.2.3.4"])
+    assert only_plan(item).frontends[1].kind is Kind.EXTERNAL_IP
+    assert only_plan(item, mode=Mode.NFTABLES).frontends[1].kind is Kind.LOAD_BALANCER
+
+
+def test_all_zero_vip_claims_no_node_port() -> None:
+    """An externalIP 0.0.0.0 would be a NodePort on the service port; it is left out."""
+    assert len(only_plan(service(external=["0.0.0.0"])).frontends) == 1
+
+
+def test_gate_switches_external_ips_off() -> None:
+    """A2.2: without AllowServiceExternalIPs none is programmed, yet the port counts as external."""
+    item = service(external=["8.8.8.8"], external_policy_local=True)
+    plan = only_plan(item, allow_service_external_ips=False)
+    assert [kind for kind, *_ in shown(plan)] == ["CLUSTER_IP"]
+    assert ServiceFlag.EXTERNAL_LOCAL in plan.flags
+
+
+def test_families_are_planned_apart() -> None:
+    """A3.2: a plan a family, each with the addresses and endpoints of its own."""
+    four, six = plan_service(
+        service(ips=["172.30.0.1", "fd00:30::1"], external=["8.8.8.8"], ports=(NODE_PORT,)),
+        [piece(endpoint("10.0.0.1")), piece(endpoint("fd00::1"), family=Family.IPV6)],
+        options(),
+    )
+    assert (four.family, texts(four.backends)) == (Family.IPV4, ["10.0.0.1"])
+    assert (six.family, texts(six.backends)) == (Family.IPV6, ["fd00::1"])
+    assert [f.key.address for f in six.frontends][-1] == bytes(16)
+    assert len(six.frontends) == 2
+
+
+def test_family_without_cluster_ip_is_not_planned() -> None:
+    """A1.4: external addresses alone don't make a family."""
+    item = service(external=["2001:db8::8"])
+    assert [plan.family for plan in plan_service(item, [], options())] == [Family.IPV4]
+
+
+def test_ports_of_one_name_and_protocol() -> None:
+    """A1.5: of two ports that share name and protocol the later counts, and nothing breaks."""
+    item = service(ports=(HTTP, HTTP._replace(port=81)))
+    assert [port for *_, port in shown(only_plan(item))] == [81]
+
+
+def test_ports_of_one_name_and_two_protocols() -> None:
+    """A1.5: the protocol is part of a port's identity."""
+    item = service(ports=(HTTP, HTTP._replace(protocol=Protocol.UDP)))
+    plans = plan_service(item, [piece(endpoint("10.0.0.1"))], options())
+    assert [len(plan.backends) for plan in plans] == [1, 0]
+
+
+def test_backends_stand_local_only_both_cluster_only() -> None:
+    """Rule 16: each set is one run of the backends, though neither holds the other."""
+    zone_b = frozenset({"zone-b"})
+    zone_a = frozenset({"zone-a"})
+    plan = only_plan(
+        service(ports=(NODE_PORT,), external_policy_local=True),
+        piece(
+            endpoint("10.0.0.1", node=NODE, zone_hints=zone_a),
+            endpoint("10.0.0.2", node="node-2", zone_hints=zone_a),
+            endpoint("10.0.0.3", node=NODE, zone_hints=zone_b),
+        ),
+    )
+    assert texts(plan.backends) == ["10.0.0.3", "10.0.0.1", "10.0.0.2"]
+    assert texts(plan.local) == ["10.0.0.3", "10.0.0.1"]
+    assert texts(plan.cluster) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_external_policy_counts_with_external_exposure_only() -> None:
+    """A4.5: for a port that nothing external leads to, externalTrafficPolicy changes nothing."""
+    slices = piece(endpoint("10.0.0.1", node=NODE))
+    inside = only_plan(service(external_policy_local=True), slices)
+    outside = only_plan(service(external_policy_local=True, ports=(NODE_PORT,)), slices)
+    assert (inside.flags, inside.local_count) == (ServiceFlag.HAS_ENDPOINTS, 0)
+    assert ServiceFlag.EXTERNAL_LOCAL in outside.flags
+    assert outside.local_count == 1
+
+
+def test_internal_policy_local_without_exposure_has_no_cluster_set() -> None:
+    """A4.1: nothing can use the Cluster set of an internal Local port."""
+    plan = only_plan(service(internal_policy_local=True), piece(endpoint("10.0.0.1")))
+    assert (plan.backends, plan.cluster_count) == ((), 0)
+    assert plan.flags == ServiceFlag.INTERNAL_LOCAL | ServiceFlag.HAS_ENDPOINTS
+
+
+def test_members_are_ready_or_serving() -> None:
+    """Rule 18: who may keep a connection is a member, used for new ones or not."""
+    plan = only_plan(
+        service(),
+        piece(
+            endpoint("10.0.0.1"),
+            endpoint("10.0.0.2", "terminating"),
+            endpoint("10.0.0.3", "serving"),
+            endpoint("10.0.0.4", "unready"),
+            endpoint("10.0.0.5", "dead"),
+        ),
+    )
+    assert [member.address[3] for member in plan.members] == [1, 2, 3]
+    assert texts(plan.backends) == ["10.0.0.1"]
+
+
+def test_source_ranges_are_of_the_family() -> None:
+    """A10.2: ranges of the other family, a /0 among them or no balancer address: no filter."""
+    four = cidrs("203.0.113.0/25")
+    ranges = {
+        four + cidrs("2600::/32"): four,
+        cidrs("2600::/32"): (),
+        four + cidrs("0.0.0.0/0"): (),
+        four + cidrs("::/0"): four,
+    }
+    for given, kept in ranges.items():
+        assert only_plan(service(balanced=["1.2.3.4"], source_ranges=given)).source_ranges == kept
+    assert only_plan(service(source_ranges=four)).source_ranges == ()
+
+
+def test_health_check_needs_balancer_and_local_policy() -> None:
+    """A10.5: the health check port counts for type LoadBalancer with Local policy only."""
+    item = service(type="LoadBalancer", external_policy_local=True, health_check_node_port=30200)
+    assert health_check_node_port(item) == 30200
+    assert health_check_node_port(item._replace(type="NodePort")) == 0
+    assert health_check_node_port(item._replace(external_policy_local=False)) == 0
