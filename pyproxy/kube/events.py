@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source of Kubernetes objects tells the agent.
+
+A source runs its own thread and only ever calls `put`; all state belongs to whoever takes
+the events out of the queue. Every event is safe to see twice.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
+
+from pyproxy.model import EndpointSlice, Node, ObjectName, Service
+
+
+class Kind(enum.Enum):
+    """The kinds of objects that are read; the values are Kubernetes' names of the kinds."""
+
+    SERVICE = "Service"
+    ENDPOINT_SLICE = "EndpointSlice"
+    NODE = "Node"
+
+
+class Change(NamedTuple):
+    """An object is now so; None where it is gone or is not to be proxied.
+
+    `name` has the namespace "" for a Node.
+    """
+
+    kind: Kind
+    name: ObjectName
+    object: Service | EndpointSlice | Node | None
+
+
+class Synced(NamedTuple):
+    """Every initial list has been delivered: the state is complete for the first time."""
+
+
+class Report(NamedTuple):
+    """Something about `source` is malformed or stands twice; message "" means mended.
+
+    `source` is a file, a directory or an object reference; there is one report in force per
+    source, a later one replaces it. The last good state of the source stays in force.
+    """
+
+    source: str
+    message: str
+
+
+Event: TypeAlias = Change | Synced | Report
+
+
+class Source(Protocol):
+    """Where objects come from. Implementations take `put: Callable[[Event], None]`."""
+
+    def start(self) -> None:
+        """Begin to deliver events from a thread of its own.
+
+        Raises SourceError where nothing can ever be read (no such directory, no such server).
+        """
+
+    def stop(self) -> None:
+        """End the thread; no event is put after this returned. Safe to call twice."""
+
+
+Put: TypeAlias = Callable[[Event], None]

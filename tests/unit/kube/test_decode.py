@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kubernetes' objects become the model's records by kube-proxy's rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyproxy.errors import SourceError
+from pyproxy.kube.addresses import parse_address, parse_prefix
+from pyproxy.kube.decode import decode
+from pyproxy.kube.events import Change, Kind
+from pyproxy.model import Endpoint, EndpointSlice, Family, Node, ObjectName, Protocol, Service
+from pyproxy.model import ServicePort as Port
+from tests import builders
+from tests.builders import Json
+
+WEB = ObjectName("default", "web")
+BARE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}}
+
+
+def service_of(document: Json) -> Service:
+    """Decode a Service that is proxied, from an object and from JSON bytes alike."""
+    found = both_ways(Kind.SERVICE, document).object
+    assert isinstance(found, Service)
+    return found
+
+
+def slice_of(document: Json) -> EndpointSlice:
+    """Decode an EndpointSlice that is used."""
+    found = both_ways(Kind.ENDPOINT_SLICE, document).object
+    assert isinstance(found, EndpointSlice)
+    return found
+
+
+def node_of(document: Json) -> Node:
+    """Decode a Node."""
+    found = both_ways(Kind.NODE, document).object
+    assert isinstance(found, Node)
+    return found
+
+
+def both_ways(kind: Kind, document: Json) -> Change:
+    """Decode a document as an object and as JSON; both must agree."""
+    change = decode(kind, document)
+    raw = msgspec.json.encode(document)
+    assert decode(kind, raw) == decode(kind, msgspec.Raw(raw)) == change
+    return change
+
+
+def packed(*texts: str) -> tuple[bytes, ...]:
+    """Return addresses as the model has them."""
+    return tuple(parse_address(text) for text in texts)
+
+
+def test_the_builders_give_equal_objects_and_records() -> None:
+    """The defaults of object builders and record builders are the same things."""
+    assert service_of(builders.service()) == builders.service_record()
+    assert slice_of(builders.endpoint_slice()) == builders.slice_record()
+    assert node_of(builders.node()) == builders.node_record()
+
+
+def test_a_full_service() -> None:
+    """Every field that is read arrives (A2.2, A2.3, A4.4, A4.5, A6.2, A10)."""
+    found = service_of(
+        builders.service(
+            cluster_ips=["172.30.0.041", "fd00::1"],
+            ipFamilies=["IPv4", "IPv6"],
+            type="LoadBalancer",
+            ports=[
+                builders.service_port("dns", 53, "UDP", nodePort=30053),
+                builders.service_port("sctp", 9, "SCTP"),
+            ],
+            externalIPs=["192.168.099.022", "", "nonsense", "192.168.99.22"],
+            loadBalancerSourceRanges=[" 203.0.113.000/025 ", "x", "fd00::/8"],
+            internalTrafficPolicy="Local",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=32000,
+            sessionAffinity="ClientIP",
+            sessionAffinityConfig={"clientIP": {"timeoutSeconds": 17}},
+            ingress=[
+                {"ip": "1.2.3.004"},
+                {"ip": "1.2.3.5", "ipMode": "VIP"},
+                {"ip": "1.2.3.6", "ipMode": "Proxy"},
+                {"ip": "1.2.3.7", "ipMode": "Other"},
+                {"hostname": "lb.example"},
+            ],
+        )
+    )
+    assert found == Service(
+        name=WEB,
+        created=builders.CREATED,
+        type="LoadBalancer",
+        cluster_ips=packed("172.30.0.41", "fd00::1"),
+        ports=(Port("dns", Protocol.UDP, 53, 30053), Port("sctp", Protocol.SCTP, 9)),
+        external_ips=packed("192.168.99.22"),
+        load_balancer_ips=packed("1.2.3.4", "1.2.3.5"),
+        source_ranges=(parse_prefix("203.0.113.0/25"), parse_prefix("fd00::/8")),
+        internal_policy_local=True,
+        external_policy_local=True,
+        affinity_timeout_s=17,
+        health_check_node_port=32000,
+    )
+
+
+def test_a_bare_service_has_the_defaults_of_the_api_server() -> None:
+    """A hand-written object may leave out what the API server would fill in."""
+    found = service_of({**BARE, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}})
+    assert found == Service(WEB, "", "ClusterIP", packed("10.0.0.1"), (Port("", Protocol.TCP, 80),))
+
+
+@pytest.mark.parametrize("field", ["labels", "ports", "externalIPs", "sessionAffinityConfig"])
+def test_null_means_not_there(field: str) -> None:
+    """Kubernetes writes null for what is empty."""
+    document = builders.service(**({field: None} if field != "labels" else {}))
+    if field == "labels":
+        document["metadata"]["labels"] = None
+    assert service_of(document).name == WEB
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        builders.service(cluster_ip="None"),
+        builders.service(cluster_ip=""),
+        builders.service(cluster_ips=[]),
+        builders.service(type="ExternalName"),
+        builders.service(labels={"service.kubernetes.io/service-proxy-name": "other"}),
+        builders.service(labels={"service.kubernetes.io/service-proxy-name": ""}),
+        BARE,
+    ],
+)
+def test_services_that_are_not_proxied(document: Json) -> None:
+    """Headless, ExternalName and foreign services decode to None (A1.1, A1.4)."""
+    assert both_ways(Kind.SERVICE, document) == Change(Kind.SERVICE, WEB, None)
+
+
+@pytest.mark.parametrize(
+    ("ips", "families", "expected"),
+    [
+        (["10.0.0.1", "fd00::1"], ["IPv4"], ["10.0.0.1"]),
+        (["10.0.0.1", "fd00::1"], ["IPv6", "IPv4"], ["10.0.0.1", "fd00::1"]),
+        (["fd00::1"], None, ["fd00::1"]),
+        (["10.0.0.1", "10.0.0.2"], None, ["10.0.0.1"]),
+        (["10.0.0.1"], ["IPv6"], []),
+    ],
+)
+def test_cluster_ips_by_family(
+    ips: list[str], families: list[str] | None, expected: list[str]
+) -> None:
+    """One clusterIP a family, of the families that ipFamilies names."""
+    found = service_of(builders.service(cluster_ips=ips, ipFamilies=families))
+    assert found.cluster_ips == packed(*expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"type": "NodePort"}, True),
+        ({"type": "LoadBalancer"}, True),
+        ({"type": "ClusterIP"}, False),
+        ({"type": None}, False),
+        ({"type": "ClusterIP", "externalIPs": ["1.2.3.4"]}, True),
+        ({"externalIPs": ["not an address"]}, True),
+    ],
+)
+def test_external_policy_counts_where_there_is_an_outside(fields: Json, expected: bool) -> None:
+    """externalTrafficPolicy is narrowed to what can be reached from outside (A4.5)."""
+    document = builders.service(externalTrafficPolicy="Local", healthCheckNodePort=3, **fields)
+    found = service_of(document)
+    assert found.external_policy_local is expected
+    assert bool(found.health_check_node_port) is (fields.get("type") == "LoadBalancer")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sessionAffinity": "None", "sessionAffinityConfig": {"clientIP": {}}}, 0),
+        ({"sessionAffinity": "ClientIP"}, 10800),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}, 10800),
+    ],
+)
+def test_affinity_timeout(fields: Json, expected: int) -> None:
+    """The API's default timeout holds where none is given (A6.2)."""
+    assert service_of(builders.service(**fields)).affinity_timeout_s == expected
+
+
+def test_a_full_slice() -> None:
+    """Conditions' nil values are filled in, and only the first address counts (A1.9, A1.10)."""
+    found = slice_of(
+        builders.endpoint_slice(
+            annotations={
+                "endpoints.kubernetes.io/last-change-trigger-time": "2026-11-21T21:00:00.25Z"
+            },
+            ports=[
+                builders.slice_port("http", 8080),
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+                {"name": "", "port": 9},
+            ],
+            endpoints=[
+                {
+                    "addresses": ["10.180.00.001", "10.0.0.9"],
+                    "nodeName": "n2",
+                    "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": None},
+                },
+                {"addresses": []},
+                {"addresses": None},
+                builders.endpoint_json("10.0.0.2", node_name="", ready=False, serving=False),
+                builders.endpoint_json(
+                    "10.0.0.3", ready=False, terminating=True, hints={"forNodes": [{"name": "n1"}]}
+                ),
+            ],
+        )
+    )
+    assert [(port.name, port.protocol, port.port) for port in found.ports] == [
+        ("http", Protocol.TCP, 8080),
+        ("dns", Protocol.UDP, 53),
+        ("", Protocol.TCP, 9),
+    ]
+    zones = frozenset({"a", "b"})
+    assert found.endpoints == (
+        Endpoint(packed("10.180.0.1")[0], "n2", True, True, False, zones),
+        Endpoint(packed("10.0.0.2")[0], "", False, False, False),
+        Endpoint(packed("10.0.0.3")[0], "n1", False, True, True, frozenset(), frozenset({"n1"})),
+    )
+    assert (found.service, found.family, found.trigger_time) == (WEB, Family.IPV4, 1795294800.25)
+
+
+@pytest.mark.parametrize(
+    "port", [{"port": 80}, {"name": "x"}, {"name": "x", "port": 0}, {"name": None, "port": 80}]
+)
+def test_slice_ports_without_name_or_number_mean_nothing(port: Json) -> None:
+    """nil does not mean "all ports" (A1.8)."""
+    assert slice_of(builders.endpoint_slice(ports=[port])).ports == ()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        builders.endpoint_slice(labels={"service.kubernetes.io/headless": ""}),
+        builders.endpoint_slice(service=""),
+        builders.endpoint_slice(labels={"kubernetes.io/service-name": ""}),
+        builders.endpoint_slice(
+            address_type="FQDN", endpoints=[{"addresses": ["www.example.com"]}]
+        ),
+        {**builders.endpoint_slice(), "metadata": {"name": "web-a"}},
+    ],
+)
+def test_slices_that_nobody_reads(document: Json) -> None:
+    """Headless, ownerless and FQDN slices decode to None (A1.1, A1.6, A1.9)."""
+    assert both_ways(Kind.ENDPOINT_SLICE, document).object is None
+
+
+@pytest.mark.parametrize("time", ["yesterday", "", "99999-01-01T00:00:00Z", "2026-02-30T00:00:00Z"])
+def test_an_unreadable_trigger_time_is_none(time: str) -> None:
+    """kube-proxy makes no fuss about the annotation."""
+    annotations = {"endpoints.kubernetes.io/last-change-trigger-time": time}
+    assert slice_of(builders.endpoint_slice(annotations=annotations)).trigger_time == 0.0
+
+
+def test_equal_parts_are_shared() -> None:
+    """Thousands of slices hold one copy of node names, ports and hints."""
+    hints = {"forZones": [{"name": "zone-of-this-test"}]}
+    entry = builders.endpoint_json(node_name="node-of-this-test", hints=hints)
+    raw = msgspec.json.encode(builders.endpoint_slice(endpoints=[entry]))
+    one, two = (decode(Kind.ENDPOINT_SLICE, raw).object for _ in range(2))
+    assert isinstance(one, EndpointSlice)
+    assert isinstance(two, EndpointSlice)
+    assert one.ports is two.ports
+    assert one.endpoints[0].node_name is two.endpoints[0].node_name
+    assert one.endpoints[0].zone_hints is two.endpoints[0].zone_hints
+
+
+def test_a_full_node() -> None:
+    """InternalIPs come before ExternalIPs; what does not parse is left out (A16.2)."""
+    document = builders.node(
+        internal_ips=["192.168.0.1", "fd18::2"],
+        external_ips=["203.0.113.1", "bad"],
+        zone="a",
+        pod_cidrs=["10.244.1.0/24", "fd00:244:1::/64"],
+        taints=["ToBeDeletedByClusterAutoscaler"],
+        deleted="2026-01-01T00:00:00Z",
+    )
+    document["status"]["addresses"].reverse()
+    assert both_ways(Kind.NODE, document) == Change(
+        Kind.NODE,
+        ObjectName("", "n1"),
+        Node(
+            name="n1",
+            addresses=packed("fd18::2", "192.168.0.1", "203.0.113.1"),
+            zone="a",
+            pod_cidrs=(parse_prefix("10.244.1.0/24"), parse_prefix("fd00:244:1::/64")),
+            taints=frozenset({"ToBeDeletedByClusterAutoscaler"}),
+            deleting=True,
+        ),
+    )
+
+
+def test_a_bare_node() -> None:
+    """A Node may have nothing but its name, or podCIDR alone."""
+    assert node_of({"metadata": {"name": "n1", "namespace": "x"}}) == Node("n1")
+    old = node_of({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.0.1.0/24"}})
+    assert old.pod_cidrs == (parse_prefix("10.0.1.0/24"),)
+
+
+def test_a_missing_namespace_is_default() -> None:
+    """Objects without a namespace are in "default", their service too."""
+    document = builders.endpoint_slice(namespace="")
+    assert slice_of(document).name.namespace == slice_of(document).service.namespace == "default"
+    assert service_of(builders.service(namespace="prod")).name == ObjectName("prod", "web")
+
+
+SERVICE, SLICE, NODE = Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "name", "why"),
+    [
+        (SERVICE, builders.service(cluster_ip="10.0.0.300"), "default/web", "$.spec.clusterIPs[0]"),
+        (SERVICE, {**BARE, "spec": {"clusterIP": "x"}}, "default/web", "$.spec.clusterIP`"),
+        (SERVICE, builders.service(ports=[{"port": "80"}]), "default/web", "$.spec.ports[0].port"),
+        (SERVICE, builders.service(ports=[{"port": True}]), "default/web", "$.spec.ports[0].port"),
+        (SERVICE, builders.service(ports=[{"port": 0}]), "default/web", "$.spec.ports[0].port"),
+        (SERVICE, builders.service(ports=[{"port": 65536}]), "default/web", "1 to 65535"),
+        (SERVICE, builders.service(ports=[{"port": HUGE}]), "default/web", "1 to 65535"),
+        (SERVICE, builders.service(ports=[{"name": "x"}]), "default/web", "field `port`"),
+        (
+            SERVICE,
+            builders.service(ports=[{"port": 1, "nodePort": -1}]),
+            "default/web",
+            "$.spec.ports[0].nodePort",
+        ),
+        (
+            SERVICE,
+            builders.service(ports=[{"port": 1}, {"port": 2, "protocol": "ICMP"}]),
+            "default/web",
+            "$.spec.ports[1].protocol",
+        ),
+        (
+            SERVICE,
+            builders.service(ports=[{"port": 1}, {"port": 2}]),
+            "default/web",
+            "second TCP port named ''",
+        ),
+        (SERVICE, builders.service(ports={}), "default/web", "$.spec.ports"),
+        (
+            SERVICE,
+            builders.service(
+                sessionAffinity="ClientIP",
+                sessionAffinityConfig={"clientIP": {"timeoutSeconds": 86401}},
+            ),
+            "default/web",
+            "timeoutSeconds",
+        ),
+        (SERVICE, {"metadata": {}}, "Service without a name", "`name`"),
+        (SERVICE, {"metadata": {"name": 5}}, "Service without a name", "$.metadata.name"),
+        (SERVICE, {}, "Service without a name", "`name`"),
+        (SLICE, builders.endpoint_slice(address_type="IPv5"), "default/web-a", "$.addressType"),
+        (
+            SLICE,
+            builders.endpoint_slice(address_type="IPv6"),
+            "default/web-a",
+            "$.endpoints[0].addresses[0]",
+        ),
+        (
+            SLICE,
+            builders.endpoint_slice(addresses=["10.0.0.1", "x"]),
+            "default/web-a",
+            "$.endpoints[1].addresses[0]",
+        ),
+        (
+            SLICE,
+            builders.endpoint_slice(ports=[builders.slice_port(port=70000)]),
+            "default/web-a",
+            "$.ports[0].port",
+        ),
+        (
+            SLICE,
+            builders.endpoint_slice(ports=[builders.slice_port(protocol="tcp")]),
+            "default/web-a",
+            "$.ports[0].protocol",
+        ),
+        (NODE, {"metadata": {"name": "n1"}, "spec": []}, "Node n1", "$.spec"),
+    ],
+)
+def test_malformed_objects(kind: Kind, document: Json, name: str, why: str) -> None:
+    """The error names the object, the JSON path and what to do."""
+    for form in (document, msgspec.json.encode(document)):
+        with pytest.raises(SourceError) as caught:
+            decode(kind, form)
+        assert name in caught.value.message
+        assert why in caught.value.message
+        assert "correct this field" in caught.value.remedy
+
+
+def test_nesting_without_end_is_malformed() -> None:
+    """A hostile document gives an error, not a crash."""
+    with pytest.raises(SourceError, match="without a name"):
+        decode(Kind.SERVICE, b'{"a":' + b"[" * 100_000)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+FIELDS = [
+    "clusterIP", "clusterIPs", "type", "ports", "externalIPs", "ipFamilies", "sessionAffinity",
+    "loadBalancerSourceRanges", "sessionAffinityConfig", "healthCheckNodePort",
+]  # fmt: skip
+
+
+@given(st.sampled_from(FIELDS), JSON)
+def test_any_value_decodes_or_is_reported(field: str, value: Any) -> None:
+    """Whatever stands in a field, the answer is a record or a SourceError."""
+    document = builders.service(**{field: value})
+    try:
+        assert decode(Kind.SERVICE, document).name == WEB
+    except SourceError as error:
+        assert "default/web" in error.message  # noqa: PT017 - both outcomes are right
