@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sync asks of the kernel, for one family; kernel/datapath.py is the real thing.
+
+Ids, slot numbers and generations start at 1. Every write raises KernelError on failure;
+MapFullError says that a map has no room, and then none or some of a batch was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from pyproxy.model import Address, Family, ServicePortName
+from pyproxy.tables import FrontendKey, Kind, Member
+
+
+class FrontendValue(NamedTuple):
+    """What a frontend leads to."""
+
+    service: int
+    kind: Kind
+
+
+class SlotBackend(NamedTuple):
+    """A backend as a slot holds it: flags as in tables.BackendFlag, node a key of node_names."""
+
+    address: Address
+    port: int
+    flags: int
+    node: int
+
+
+class Header(NamedTuple):
+    """A service's header; the counts are explained by tables.PortPlan."""
+
+    local_count: int
+    cluster_offset: int
+    cluster_count: int
+    affinity_s: int
+    flags: int
+
+    @property
+    def backend_count(self) -> int:
+        """How many slots follow the header."""
+        return max(self.local_count, self.cluster_offset + self.cluster_count)
+
+
+class Run(NamedTuple):
+    """A service's published slots: its header at `first`, then its backends."""
+
+    first: int
+    generation: int
+    header: Header
+    backends: tuple[SlotBackend, ...]
+
+
+class NamedService(NamedTuple):
+    """Who a service id is."""
+
+    name: ServicePortName
+    created: str
+
+
+class Snapshot(NamedTuple):
+    """Everything that is in the maps, by service id or node number."""
+
+    frontends: dict[FrontendKey, FrontendValue]
+    runs: dict[int, Run]
+    names: dict[int, NamedService]
+    members: dict[int, tuple[Member, ...]]
+    nodes: dict[int, str]
+
+
+class Room(NamedTuple):
+    """How many entries each map holds at most."""
+
+    frontends: int
+    services: int
+    slots: int
+    members: int
+    nodes: int
+
+
+class Datapath(Protocol):
+    """The maps of one family."""
+
+    @property
+    def family(self) -> Family:
+        """The family whose maps these are."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """How many entries each map holds at most."""
+        ...
+
+    def read(self) -> Snapshot:
+        """Return everything that is in the maps; runs whose slots are not theirs are left out."""
+        ...
+
+    def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
+        """Write frontends, new ones and such that lead elsewhere now."""
+        ...
+
+    def delete_frontends(self, keys: Iterable[FrontendKey]) -> None:
+        """Delete frontends."""
+        ...
+
+    def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
+        """Write members of services."""
+        ...
+
+    def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
+        """Delete members of services."""
+        ...
+
+    def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
+        """Write who service ids are."""
+        ...
+
+    def delete_names(self, services: Iterable[int]) -> None:
+        """Forget who service ids are."""
+        ...
+
+    def put_nodes(self, items: Sequence[tuple[int, str]]) -> None:
+        """Write node names."""
+        ...
+
+    def delete_nodes(self, nodes: Iterable[int]) -> None:
+        """Forget node names."""
+        ...
+
+    def generation(self, service: int) -> int:
+        """Return the last generation of a service id, published or withdrawn; 0 if never used."""
+        ...
+
+    def write_run(self, service: int, run: Run) -> None:
+        """Write a header and its backends to slots that nothing reads."""
+        ...
+
+    def publish(self, service: int, first: int, generation: int) -> None:
+        """Make a run the service's, in one store; first 0 withdraws the service."""
+        ...
+
+    def set_dropping(self, services: int) -> None:
+        """Tell the guard how many services drop; it passes everything while that is 0."""
+        ...
+
+    def wait_for_readers(self) -> None:
+        """Return when no program can still be reading what was replaced before the call."""
+        ...

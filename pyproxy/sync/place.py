@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one service port gets into a round of writes, and out of the kernel again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyproxy.model import ServicePortName
+from pyproxy.sync.api import FrontendValue, NamedService, Run, SlotBackend
+from pyproxy.sync.books import Books
+from pyproxy.sync.state import Programmed, State
+from pyproxy.sync.work import Work
+from pyproxy.tables import Backend, Frontend
+
+
+def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
+    """Add to work what brings a service port to state, and note it in the books.
+
+    Returns "" or why it does not fit; then neither work nor books have changed, and the
+    service port keeps what it has.
+    """
+    entry = books.programmed.get(name)
+    reason = _shortage(books, work, entry, state)
+    if reason:
+        return reason
+    service = entry.service if entry else books.ids.take()
+    if service is None:
+        return _full("services", len(books.ids), books.room.services - 1)
+    run = _run(books, work, service, entry, state)
+    if run is None:
+        if entry is None:
+            books.ids.give_back(service)
+        return _full("slots", books.slots.used, books.room.slots)
+    if entry is None or entry.state.created != state.created:
+        work.names.append((service, NamedService(name, state.created)))
+    _members(work, service, entry, state)
+    _frontends(books, work, service, entry, state)
+    books.enter(name, Programmed(service, run, state))
+    return ""
+
+
+def remove(books: Books, work: Work, name: ServicePortName) -> None:
+    """Add to work what takes a service port out of the kernel, and note it in the books."""
+    entry = books.programmed[name]
+    books.strike(name)
+    _leave_frontends(books, work, entry.service, entry.state.frontends)
+    work.gone_services.append((entry.service, entry.run.generation))
+    work.gone_members += [(entry.service, member) for member in entry.state.members]
+    work.gone_names.append(entry.service)
+    work.gone_nodes += books.nodes.release(b.node for b in entry.state.backends)
+    work.limbo_runs.append((entry.run.first, entry.slots))
+    work.limbo_ids.append(entry.service)
+
+
+def _full(what: str, used: int, room: int) -> str:
+    return f"the map {what} is full ({used} of {room} used)"
+
+
+def _shortage(books: Books, work: Work, entry: Programmed | None, state: State) -> str:
+    new = sum(frontend.key not in books.frontends for frontend in state.frontends)
+    if len(books.frontends) + len(work.gone_frontends) + new > books.room.frontends:
+        return _full("frontends", len(books.frontends), books.room.frontends)
+    # old members stay until the new ones are published
+    members = len(state.members - (entry.state.members if entry else frozenset()))
+    if books.member_count + len(work.gone_members) + members > books.room.members:
+        return _full("members", books.member_count, books.room.members)
+    return ""
+
+
+def _run(
+    books: Books, work: Work, service: int, entry: Programmed | None, state: State
+) -> Run | None:
+    if entry and (entry.state.header, entry.state.backends) == (state.header, state.backends):
+        return entry.run
+    first = books.slots.take(1 + len(state.backends))
+    if first is None:
+        return None
+    backends = tuple(_slot(books, work, backend) for backend in state.backends)
+    run = Run(first, books.next_generation(service), state.header, backends)
+    work.runs.append((service, run))
+    if entry:
+        work.limbo_runs.append((entry.run.first, entry.slots))
+        # after the new run took its uses: a name that stays is never released in between
+        work.gone_nodes += books.nodes.release(b.node for b in entry.state.backends)
+    return run
+
+
+def _slot(books: Books, work: Work, backend: Backend) -> SlotBackend:
+    number, is_new = books.nodes.use(backend.node)
+    if is_new:
+        work.nodes.append((number, backend.node))
+    return SlotBackend(backend.address, backend.port, int(backend.flags), number)
+
+
+def _members(work: Work, service: int, entry: Programmed | None, state: State) -> None:
+    old = entry.state.members if entry else frozenset()
+    work.members += [(service, member) for member in state.members - old]
+    # a member whose flags changed is written over, not deleted
+    kept = {(member.address, member.port) for member in state.members}
+    work.gone_members += [
+        (service, member) for member in old if (member.address, member.port) not in kept
+    ]
+
+
+def _frontends(
+    books: Books, work: Work, service: int, entry: Programmed | None, state: State
+) -> None:
+    old = entry.state.frontends if entry else frozenset()
+    for frontend in state.frontends:
+        value = FrontendValue(service, frontend.kind)
+        if books.frontends.get(frontend.key) != value:
+            books.frontends[frontend.key] = value
+            work.frontends[frontend.key] = value
+            work.gone_frontends.discard(frontend.key)
+    kept = {frontend.key for frontend in state.frontends}
+    _leave_frontends(books, work, service, (f for f in old if f.key not in kept))
+
+
+def _leave_frontends(books: Books, work: Work, service: int, frontends: Iterable[Frontend]) -> None:
+    for frontend in frontends:
+        # another service may have taken it over in this very round
+        if books.frontends[frontend.key].service == service:
+            del books.frontends[frontend.key]
+            work.gone_frontends.add(frontend.key)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From wanted plans to the kernel, one family at a time.
+
+The syncer writes only differences, in the order that work.py gives. What does not fit is
+refused by name and keeps what it had; after a failed write the kernel is read back and
+compared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pyproxy.model import ServicePortName
+from pyproxy.sync.api import Datapath
+from pyproxy.sync.books import Books, adopt
+from pyproxy.sync.place import place, remove
+from pyproxy.sync.state import State, state_of
+from pyproxy.sync.work import Work
+from pyproxy.tables import Frontend, PortPlan
+
+
+class Syncer:
+    """Keeps the maps of one family equal to the wanted plans.
+
+    `serves` says which frontends the datapath can serve; service ports without any are left
+    out. `refused` has the service ports that do not fit, each with the reason.
+    """
+
+    def __init__(self, datapath: Datapath, serves: Callable[[Frontend], bool]) -> None:
+        self._datapath = datapath
+        self._serves = serves
+        self._wanted: dict[ServicePortName, State] = {}
+        self._stale = True  # the books may differ from the kernel
+        self._room_was_made = False
+        self.books = Books(datapath.room, datapath.generation)
+        self.refused: dict[ServicePortName, str] = {}
+
+    def apply(self, plans: Mapping[ServicePortName, PortPlan | None]) -> int:
+        """Take over changed plans (None: gone); write what differs; return how many entries.
+
+        Raises KernelError when a write failed; the next call reads the kernel back first.
+        """
+        for name, plan in plans.items():
+            state = state_of(plan, self._serves)
+            if state is None:
+                self._wanted.pop(name, None)
+            else:
+                self._wanted[name] = state
+        if self._stale:
+            return self._apply_all()
+        names = set(plans)
+        if self.can_retry:
+            names |= self.refused.keys()
+        return self._write(names, Work())
+
+    def reclaim(self) -> None:
+        """Free the slots and ids that were replaced, once no program can be reading them."""
+        if self.has_limbo:
+            self._datapath.wait_for_readers()
+            self.books.free_limbo()
+            self._room_was_made = True
+
+    @property
+    def has_limbo(self) -> bool:
+        """Whether reclaim() has something to do."""
+        return bool(self.books.limbo_runs or self.books.limbo_ids)
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether room was made since service ports were refused."""
+        return self._room_was_made and bool(self.refused)
+
+    def _apply_all(self) -> int:
+        # slots that a former round replaced count as free from here on
+        self._datapath.wait_for_readers()
+        self.books, leftovers = self._adopt()
+        self._datapath.set_dropping(self.books.dropping)
+        self.refused = {}
+        return self._write(set(self._wanted) | set(self.books.programmed), leftovers)
+
+    def _adopt(self) -> tuple[Books, Work]:
+        datapath = self._datapath
+        return adopt(datapath.read(), datapath.room, datapath.generation)
+
+    def _write(self, names: set[ServicePortName], work: Work) -> int:
+        dropping_before = self.books.dropping
+        # what comes first: a frontend that moves from one service to another never is missing
+        for name in sorted(names & self._wanted.keys(), key=self._age):
+            self._place(name, work)
+        for name in names - self._wanted.keys():
+            self.refused.pop(name, None)
+            if name in self.books.programmed:
+                remove(self.books, work, name)
+        self._room_was_made = bool(work.gone_frontends or work.gone_members)
+        if work.count:
+            self._stale = True
+            work.write(self._datapath, dropping_before, self.books.dropping)
+        self._stale = False
+        self.books.close_round(work)
+        return work.count
+
+    def _age(self, name: ServicePortName) -> tuple[str, ServicePortName]:
+        return (self._wanted[name].created or "~", name)
+
+    def _place(self, name: ServicePortName, work: Work) -> None:
+        state = self._wanted[name]
+        entry = self.books.programmed.get(name)
+        reason = ""
+        if entry is None or entry.state != state:
+            reason = place(self.books, work, name, state)
+            if reason and self.has_limbo:
+                self.reclaim()
+                reason = place(self.books, work, name, state)
+        if reason:
+            self.refused[name] = reason
+        else:
+            self.refused.pop(name, None)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Differences only, in an order that readers can bear, whatever fails."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyproxy.errors import KernelError
+from pyproxy.model import ServicePortName
+from pyproxy.sync.api import Room, Snapshot
+from pyproxy.sync.syncer import Syncer
+from pyproxy.tables import Frontend, Kind, PortPlan, ServiceFlag
+from tests.unit.sync.fake import ROOM, FakeDatapath
+from tests.unit.sync.plans import backend, plan
+
+Plans = dict[ServicePortName, PortPlan | None]
+
+
+def serves(frontend: Frontend) -> bool:
+    """Serve ClusterIPs."""
+    return frontend.kind is Kind.CLUSTER_IP
+
+
+def plans(*wanted: PortPlan) -> Plans:
+    """Return plans by name."""
+    return {each.name: each for each in wanted}
+
+
+def contents(datapath: FakeDatapath) -> dict[ServicePortName, object]:
+    """Return what the maps say of each service port, without ids, slots and generations."""
+    snapshot: Snapshot = datapath.read()
+    return {
+        named.name: (
+            {key for key, value in snapshot.frontends.items() if value.service == service},
+            snapshot.runs[service].header,
+            [
+                (b.address, b.port, b.flags, snapshot.nodes.get(b.node))
+                for b in snapshot.runs[service].backends
+            ],
+            set(snapshot.members.get(service, ())),
+        )
+        for service, named in snapshot.names.items()
+    }
+
+
+def fresh(wanted: Plans) -> dict[ServicePortName, object]:
+    """Return the contents of new maps after one sync of everything."""
+    datapath = FakeDatapath()
+    Syncer(datapath, serves).apply(wanted)
+    return contents(datapath)
+
+
+def test_nothing_is_written_for_what_is_there() -> None:
+    """A second syncer adopts what the first one wrote, ids and slots included."""
+    datapath = FakeDatapath()
+    wanted = plans(plan("a"), plan("b", vips=(2, 3), backends=(backend(1), backend(2))))
+    Syncer(datapath, serves).apply(wanted)
+    writes = datapath.writes
+    assert Syncer(datapath, serves).apply(wanted) == 0
+    assert datapath.writes == writes
+
+
+def test_what_is_gone_when_the_agent_starts_is_removed() -> None:
+    """A service that was deleted while no agent ran goes at the first sync."""
+    datapath = FakeDatapath()
+    Syncer(datapath, serves).apply(plans(plan("a"), plan("b", vips=(2,))))
+    Syncer(datapath, serves).apply(plans(plan("b", vips=(2,))))
+    assert contents(datapath) == fresh(plans(plan("b", vips=(2,))))
+
+
+def test_a_change_of_backends_is_one_publication() -> None:
+    """New backends are written to other slots and take effect by a single store."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a")))
+    datapath.log.clear()
+    syncer.apply(plans(plan("a", backends=(backend(2), backend(3)))))
+    assert datapath.log == ["member", "member", "run", "publish", "-member"]
+
+
+def test_replaced_slots_wait_for_their_readers() -> None:
+    """Slots of a replaced run are not handed out before the readers were waited for."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a")))
+    first = datapath.services[1][0]
+    syncer.apply(plans(plan("a", backends=(backend(2),))))
+    assert syncer.has_limbo
+    used = syncer.books.slots.used
+    waits = datapath.waits
+    syncer.reclaim()
+    assert datapath.waits == waits + 1
+    assert syncer.books.slots.used == used - 2
+    assert datapath.services[1][0] != first
+
+
+def test_a_frontend_moves_between_services_without_a_gap() -> None:
+    """A ClusterIP that another service takes over is never missing from the map."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a", vips=(1,)), plan("b", vips=(2,))))
+    key = next(k for k, v in datapath.frontends.items() if v.service == 1)
+
+    def is_there() -> None:
+        assert key in datapath.frontends
+
+    datapath.check = is_there
+    gone: Plans = {plan("a").name: None}
+    syncer.apply(gone | plans(plan("b", vips=(1, 2))))
+    assert len(datapath.frontends) == 2
+
+
+def test_the_guard_knows_of_a_dropping_service_before_it_drops() -> None:
+    """The number of dropping services is raised before and lowered after the publication."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    drops = plan("a", backends=(), flags=ServiceFlag.INTERNAL_LOCAL | ServiceFlag.HAS_ENDPOINTS)
+    seen: list[int] = []
+    datapath.check = lambda: seen.append(datapath.dropping)
+    syncer.apply(plans(drops))
+    assert set(seen) == {1}
+    syncer.apply({drops.name: None})
+    assert set(seen) == {1}
+    assert datapath.dropping == 0
+
+
+@pytest.mark.parametrize(
+    ("room", "word"),
+    [
+        (ROOM._replace(frontends=2), "frontends"),
+        (ROOM._replace(services=3), "services"),
+        (ROOM._replace(slots=8), "slots"),
+        (ROOM._replace(members=2), "members"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name_and_the_rest_works(room: Room, word: str) -> None:
+    """A full map refuses the youngest, says which map, and serves it once there is room."""
+    datapath = FakeDatapath(room)
+    syncer = Syncer(datapath, serves)
+    old = [plan("a", created="2020"), plan("b", vips=(2,), created="2021")]
+    late = plan("c", vips=(3,), created="2022", backends=(backend(1), backend(2), backend(3)))
+    syncer.apply(plans(*old, late))
+    assert word in syncer.refused[late.name]
+    assert contents(datapath) == fresh(plans(*old))
+    small = plan("c", vips=(3,), created="2022")
+    syncer.apply({old[0].name: None, **plans(small)})
+    syncer.reclaim()
+    syncer.apply({})
+    assert syncer.refused == {}
+    assert contents(datapath) == fresh(plans(old[1], small))
+
+
+def test_a_service_that_grows_too_large_keeps_what_it_had() -> None:
+    """A refused change leaves the old backends in force."""
+    datapath = FakeDatapath(ROOM._replace(members=3))
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a")))
+    before = contents(datapath)
+    syncer.apply(plans(plan("a", backends=tuple(backend(n) for n in range(1, 9)))))
+    assert list(syncer.refused) == [plan("a").name]
+    assert contents(datapath) == before
+
+
+names = st.sampled_from("abcd")
+backends = st.lists(
+    st.builds(backend, st.integers(1, 6), node=st.sampled_from(["", "node1", "node2"])),
+    max_size=4,
+    unique_by=lambda b: b.address,
+)
+flags = st.sampled_from([ServiceFlag(0), ServiceFlag.HAS_ENDPOINTS, ServiceFlag(5)])
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[Plans]:
+    """Draw rounds of changes; each name has frontends of its own, so that none clash."""
+    rounds: list[Plans] = []
+    for _ in range(draw(st.integers(1, 6))):
+        changes: Plans = {}
+        for name in draw(st.sets(names, min_size=1)):
+            vip = 10 * ord(name) % 200
+            made = plan(
+                name,
+                vips=draw(st.sampled_from([(vip,), (vip, vip + 1)])),
+                backends=draw(backends),
+                flags=draw(flags),
+            )
+            changes[made.name] = draw(st.sampled_from([made, None]))
+        rounds.append(changes)
+    return rounds
+
+
+def wanted_after(rounds: list[Plans]) -> Plans:
+    """Return what is wanted after all rounds."""
+    merged: Plans = {}
+    for changes in rounds:
+        merged |= changes
+    return {name: each for name, each in merged.items() if each}
+
+
+@given(steps())
+@settings(max_examples=150)
+def test_any_order_of_changes_gives_the_same_maps(rounds: list[Plans]) -> None:
+    """The maps depend on what is wanted now, not on how it came to be."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    for changes in rounds:
+        syncer.apply(changes)
+    assert contents(datapath) == fresh(wanted_after(rounds))
+    syncer.apply(dict.fromkeys(wanted_after(rounds)))
+    assert datapath.is_empty()
+
+
+@given(steps(), st.integers(1, 60))
+@settings(max_examples=200)
+def test_a_write_that_fails_anywhere_is_made_good(rounds: list[Plans], fail_at: int) -> None:
+    """After a failed write the next round reads the kernel back and nothing is lost or left."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    datapath.fail_at = fail_at
+    for changes in rounds:
+        try:
+            syncer.apply(changes)
+        except KernelError:
+            syncer.apply({})
+    datapath.fail_at = 0
+    assert contents(datapath) == fresh(wanted_after(rounds))
+    syncer.apply(dict.fromkeys(wanted_after(rounds)))
+    assert datapath.is_empty()
+
+
+@given(steps())
+@settings(max_examples=100)
+def test_a_reader_never_meets_anything_half_done(rounds: list[Plans]) -> None:
+    """After each single write, every frontend leads to a published run that is its service's."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+
+    def reader() -> None:
+        for value in datapath.frontends.values():
+            first, generation = datapath.services[value.service]
+            owner, run = datapath.runs[first]
+            assert (owner, run.generation) == (value.service, generation)
+
+    datapath.check = reader
+    for changes in rounds:
+        syncer.apply(changes)
