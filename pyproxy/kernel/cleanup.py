@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking everything of ours out of the kernel, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from pyproxy.kernel import libbpf
+from pyproxy.kernel.clsact import OWNED
+from pyproxy.kernel.devices import devices
+from pyproxy.kernel.guards import Guards
+from pyproxy.kernel.lock import LOCK
+from pyproxy.kernel.pins import Pins, remove_tree
+from pyproxy.model import Family
+
+_VERSION = re.compile(r"v[0-9]+")
+
+
+def detach_and_unpin(root: Path, run_dir: Path) -> int:
+    """Detach all programs and unpin everything below a bpffs root; return how many pins went.
+
+    Layouts of other versions go too. Links end with their pins, filters are deleted.
+    """
+    if not libbpf.tcx_exists():
+        present = devices()
+        for family in Family:
+            Guards(Pins(root, family), run_dir, tcx=False).detach(present)
+    versions = _versions(root)
+    # sockets first stop being translated, then what translates them goes
+    pins = [pin for version in versions for pin in _pins(version)]
+    for version in versions:
+        for links in sorted(version.glob("*/links")):
+            remove_tree(links)
+        remove_tree(version)
+    with contextlib.suppress(OSError):
+        root.rmdir()
+    return len(pins)
+
+
+def forget_run_dir(run_dir: Path) -> None:
+    """Remove what agents leave in their run-dir, and the run-dir if nothing else is in it."""
+    for name in (OWNED, LOCK, "state.json", "state.json.new"):
+        (run_dir / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run_dir.rmdir()
+
+
+def _versions(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if _VERSION.fullmatch(p.name))
+
+
+def _pins(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]

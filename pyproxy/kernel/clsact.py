@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tc filters on a clsact qdisc, for kernels without tcx (before 6.6).
+
+The qdisc may be someone else's: it is removed only if we made it and nothing of anybody's is
+left on it (datapath rule 1). Who made it is remembered in the run-dir.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyproxy.errors import KernelError
+from pyproxy.kernel import libbpf, links
+
+INGRESS = 0xFFFFFFF2  # TC_H_CLSACT with TC_H_MIN_INGRESS
+EGRESS = 0xFFFFFFF3
+ETH_P_ALL = 0x0003
+OWNED = "clsact.json"
+
+# before filters that somebody added without a preference (the kernel counts down from 49152)
+PREFERENCE = 10
+
+
+class Filter(NamedTuple):
+    """A filter of ours: on which device and side, for which family's program."""
+
+    ifindex: int
+    parent: int
+    family: int
+
+    @property
+    def name(self) -> str:
+        """The filter's name as tc shows it."""
+        return f"pyproxy-guard-{self.family}"
+
+
+@contextmanager
+def _route() -> Iterator[Any]:
+    from pyroute2 import IPRoute  # noqa: PLC0415 - 0.2 s that 'pyproxy status' does not need
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - as above
+
+    try:
+        with IPRoute() as route:
+            yield route
+    except NetlinkError as error:
+        raise KernelError(f"tc: {error}", errno=error.code) from error
+
+
+class Clsact:
+    """Our filters in this network namespace."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._owned_file = run_dir / OWNED
+
+    def ensure(self, wanted: Filter, program: Path) -> bool:
+        """Make a filter run the program pinned at `program`; return whether anything changed."""
+        with links.opened(program) as fd, _route() as route:
+            tag = libbpf.program_info(fd).tag
+            if self._find(route, wanted) == tag:
+                return False
+            self._make_qdisc(route, wanted.ifindex)
+            route.tc(
+                "replace-filter",
+                "bpf",
+                wanted.ifindex,
+                handle=wanted.family,
+                fd=fd,
+                name=wanted.name,
+                parent=wanted.parent,
+                prio=PREFERENCE,
+                protocol=ETH_P_ALL,
+                direct_action=True,
+            )
+        return True
+
+    def tag(self, wanted: Filter) -> str | None:
+        """Return the tag of the program a filter runs, None if there is no such filter."""
+        with _route() as route:
+            return self._find(route, wanted)
+
+    def remove(self, wanted: Filter) -> None:
+        """Remove a filter, and the qdisc if we made it and it is empty now."""
+        with _route() as route:
+            if self._find(route, wanted) is not None:
+                route.tc(
+                    "del-filter",
+                    "bpf",
+                    wanted.ifindex,
+                    handle=wanted.family,
+                    parent=wanted.parent,
+                    prio=PREFERENCE,
+                    protocol=ETH_P_ALL,
+                )
+            if wanted.ifindex in self._owned() and not self._filters(route, wanted.ifindex):
+                route.tc("del", "clsact", wanted.ifindex)
+                self._own(self._owned() - {wanted.ifindex})
+
+    def _find(self, route: Any, wanted: Filter) -> str | None:
+        for each in route.get_filters(index=wanted.ifindex, parent=wanted.parent):
+            options = each.get_attr("TCA_OPTIONS")
+            if options is None or options.get_attr("TCA_BPF_NAME") != wanted.name:
+                continue
+            tag = options.get_attr("TCA_BPF_TAG")
+            return bytes.fromhex(tag.replace(":", "")).hex() if isinstance(tag, str) else ""
+        return None
+
+    def _filters(self, route: Any, ifindex: int) -> list[Any]:
+        return [
+            each
+            for parent in (INGRESS, EGRESS)
+            for each in route.get_filters(index=ifindex, parent=parent)
+        ]
+
+    def _make_qdisc(self, route: Any, ifindex: int) -> None:
+        kinds = [each.get_attr("TCA_KIND") for each in route.get_qdiscs(index=ifindex)]
+        if "clsact" in kinds:
+            return
+        if "ingress" in kinds:
+            raise KernelError(
+                f"device {ifindex} has an ingress qdisc, which excludes clsact",
+                "the CNI's bandwidth plugin makes it: use a kernel with tcx (6.6) or leave the "
+                "device out with --devices",
+            )
+        route.tc("add", "clsact", ifindex)
+        self._own(self._owned() | {ifindex})
+
+    def _owned(self) -> set[int]:
+        try:
+            return set(json.loads(self._owned_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return set()
+
+    def _own(self, indexes: set[int]) -> None:
+        self._owned_file.write_text(json.dumps(sorted(indexes)), encoding="utf-8")

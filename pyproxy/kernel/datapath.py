@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of one family in the kernel: what sync.api.Datapath promises."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pyproxy.kernel.barrier import wait_for_readers
+from pyproxy.kernel.codec import text
+from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.pins import Pins
+from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
+from pyproxy.tables import BackendFlag, FrontendKey, Kind, Member
+
+_FRONTEND_KEY = ("addr", "port", "proto")
+_FRONTEND = ("service", "addr_fold", "port", "proto", "kind")
+_HEADER = (
+    "service",
+    "generation",
+    "header.local_count",
+    "header.cluster_offset",
+    "header.cluster_count",
+    "header.affinity_s",
+    "header.flags",
+)
+_BACKEND = (
+    "service",
+    "generation",
+    "backend.addr",
+    "backend.port",
+    "backend.flags",
+    "backend.node",
+)
+_MEMBER_KEY = ("service", "endpoint.addr", "endpoint.port")
+_NAME = ("namespace", "name", "port", "created", "proto")
+
+SETTING_DROPPING = 0
+
+
+def addr_fold(address: bytes) -> int:
+    """Return the words of an address in network order XORed, as bpf/addr.h does."""
+    folded = 0
+    for start in range(0, len(address), 4):
+        folded ^= int.from_bytes(address[start : start + 4], sys.byteorder)
+    return folded
+
+
+class KernelDatapath:
+    """The pinned maps of one family."""
+
+    def __init__(self, pins: Pins, *, write: bool = True) -> None:
+        maps = pins.maps
+        self.family: Family = pins.family
+        self.frontends = HashMap(str(maps / "frontends"), _FRONTEND_KEY, _FRONTEND)
+        self.members = HashMap(str(maps / "members"), _MEMBER_KEY, ("flags",))
+        self.names = HashMap(str(maps / "service_names"), ("",), _NAME)
+        self.nodes = HashMap(str(maps / "node_names"), ("",), ("",))
+        self.services = ArrayMap(str(maps / "services"), write=write)
+        self.slots = ArrayMap(str(maps / "slots"), write=write)
+        self.settings = ArrayMap(str(maps / "settings"), write=write)
+        self._service = self.services.codec(("first_slot", "generation"))
+        self._header = self.slots.codec(_HEADER)
+        self._backend = self.slots.codec(_BACKEND)
+
+    @property
+    def room(self) -> Room:
+        """How many entries each map holds at most."""
+        return Room(
+            self.frontends.info.max_entries,
+            self.services.max,
+            self.slots.max,
+            self.members.info.max_entries,
+            self.nodes.info.max_entries,
+        )
+
+    def close(self) -> None:
+        """Close all maps."""
+        for each in (
+            self.frontends, self.members, self.names, self.nodes,
+            self.services, self.slots, self.settings,
+        ):  # fmt: skip
+            each.close()
+
+    def read(self) -> Snapshot:
+        """Return everything that is in the maps; runs whose slots are not theirs are left out."""
+        frontends = {
+            FrontendKey(*key): FrontendValue(value[0], Kind(value[4]))
+            for key, value in self.frontends.items()
+        }
+        names = self.read_names()
+        runs = {service: run for service in names if (run := self._run(service))}
+        members: dict[int, list[Member]] = {}
+        for (service, address, port), (flags,) in self.members.items():
+            members.setdefault(service, []).append(Member(address, port, BackendFlag(flags)))
+        return Snapshot(
+            frontends,
+            runs,
+            names,
+            {service: tuple(found) for service, found in members.items()},
+            {number: text(name) for (number,), (name,) in self.nodes.items()},
+        )
+
+    def read_names(self) -> dict[int, NamedService]:
+        """Return who the service ids are."""
+        return {number: _named(value) for (number,), value in self.names.items()}
+
+    def slots_used(self) -> int:
+        """Return how many slots the published runs take."""
+        headers = (self._header_of(service) for service in self.read_names())
+        return sum(1 + found[2].backend_count for found in headers if found)
+
+    def _header_of(self, service: int) -> tuple[int, int, Header] | None:
+        """Return first slot, generation and header of a published run, None if there is none."""
+        first, generation = self._service.unpack(self.services.read(service))
+        if not first or first >= self.slots.max:
+            return None
+        owner, age, *counts = self._header.unpack(self.slots.read(first))
+        header = Header(*counts)
+        if (owner, age) != (service, generation) or first + header.backend_count >= self.slots.max:
+            return None
+        return first, generation, header
+
+    def _run(self, service: int) -> Run | None:
+        found = self._header_of(service)
+        if found is None:
+            return None
+        first, generation, header = found
+        raw = self.slots.read(first + 1, header.backend_count)
+        backends = []
+        for offset in range(0, len(raw), self.slots.stride):
+            owner, age, *rest = self._backend.unpack(raw, offset)
+            if (owner, age) != (service, generation):
+                return None
+            backends.append(SlotBackend(*rest))
+        return Run(first, generation, header, tuple(backends))
+
+    def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
+        """Write frontends."""
+        self.frontends.update(
+            [
+                (key, (to.service, addr_fold(key.address), key.port, key.protocol, to.kind))
+                for key, to in items
+            ]
+        )
+
+    def delete_frontends(self, keys: Iterable[FrontendKey]) -> None:
+        """Delete frontends."""
+        self.frontends.delete(keys)
+
+    def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
+        """Write members."""
+        self.members.update([((s, m.address, m.port), (int(m.flags),)) for s, m in items])
+
+    def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
+        """Delete members."""
+        self.members.delete((service, m.address, m.port) for service, m in items)
+
+    def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
+        """Write who service ids are."""
+        self.names.update([((service,), _name_fields(named)) for service, named in items])
+
+    def delete_names(self, services: Iterable[int]) -> None:
+        """Forget who service ids are."""
+        self.names.delete((service,) for service in services)
+
+    def put_nodes(self, items: Sequence[tuple[int, str]]) -> None:
+        """Write node names."""
+        self.nodes.update([((number,), (name.encode(),)) for number, name in items])
+
+    def delete_nodes(self, nodes: Iterable[int]) -> None:
+        """Forget node names."""
+        self.nodes.delete((number,) for number in nodes)
+
+    def write_run(self, service: int, run: Run) -> None:
+        """Write a header and its backends to slots that nothing reads."""
+        parts = [self._header.pack(service, run.generation, *run.header)]
+        pack = self._backend.pack
+        parts += [
+            pack(service, run.generation, b.address, b.port, b.flags, b.node) for b in run.backends
+        ]
+        self.slots.write(run.first, b"".join(parts))
+
+    def generation(self, service: int) -> int:
+        """Return the last generation of a service id."""
+        return int(self._service.unpack(self.services.read(service))[1])
+
+    def publish(self, service: int, first: int, generation: int) -> None:
+        """Make a run the service's, in one aligned 8-byte store."""
+        word = self._service.pack(first, generation)
+        self.services.store(service, int.from_bytes(word, sys.byteorder))
+
+    def set_dropping(self, services: int) -> None:
+        """Tell the guard how many services drop."""
+        self.settings.store(SETTING_DROPPING, services)
+
+    def wait_for_readers(self) -> None:
+        """Return when no program can still be reading what was replaced before the call."""
+        wait_for_readers()
+
+
+def _named(value: tuple[Any, ...]) -> NamedService:
+    namespace, name, port, created, protocol = value
+    full = ServicePortName(text(namespace), text(name), text(port), Protocol(protocol))
+    return NamedService(full, text(created))
+
+
+def _name_fields(named: NamedService) -> tuple[Any, ...]:
+    name = named.name
+    words = (name.namespace, name.name, name.port, named.created)
+    return (*(word.encode() for word in words), int(name.protocol))

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network devices of this network namespace, and word of new ones."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
+ARPHRD_ETHER = 1  # include/uapi/linux/if_arp.h
+ARPHRD_LOOPBACK = 772
+
+
+class Device(NamedTuple):
+    """A device; `has_link_layer`: packets at its hooks begin with an Ethernet header."""
+
+    ifindex: int
+    name: str
+    has_link_layer: bool
+
+
+def devices(patterns: Iterable[str] = ()) -> list[Device]:
+    """Return the devices that packets of pods and clients come by: all but loopback.
+
+    With shell patterns (--devices), only those whose name matches one.
+    """
+    from pyroute2 import IPRoute  # noqa: PLC0415 - 0.2 s that 'pyproxy status' does not need
+
+    wanted = tuple(patterns) or ("*",)
+    with IPRoute() as route:
+        return [
+            Device(link["index"], name, link["ifi_type"] == ARPHRD_ETHER)
+            for link in route.get_links()
+            if link["ifi_type"] != ARPHRD_LOOPBACK
+            and any(fnmatch.fnmatch(name := link.get_attr("IFLA_IFNAME"), p) for p in wanted)
+        ]
+
+
+class Watch:
+    """Calls `changed` from a thread of its own whenever a device appears, changes or goes."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._netlink.bind((0, RTMGRP_LINK))
+        self._netlink.setblocking(False)
+        self._stop = os.eventfd(0)
+        self._thread = threading.Thread(target=self._run, name="devices", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; changes since the constructor are reported."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        self._netlink.close()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._netlink.fileno(), self._stop], [], [])
+            if self._stop in ready:
+                return
+            self._drain()
+            self._changed()
+
+    def _drain(self) -> None:
+        # what the messages say does not matter: the devices are listed anew; an overrun
+        # (ENOBUFS) means only that there were many
+        while True:
+            try:
+                self._netlink.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue

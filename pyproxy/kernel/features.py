@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this kernel can do, asked by trying and never by its version."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyproxy.kernel import libbpf
+from pyproxy.kernel.programs import CGROUP_SOCK_ADDR
+
+HELPER_SK_STORAGE_GET = 107  # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
+HELPER_SPIN_LOCK = 93
+HELPER_SET_RETVAL = 187
+
+MAP_HASH = 1
+MAP_ARRAY = 2
+MAP_PERCPU_ARRAY = 6
+MAP_LRU_HASH = 9
+MAP_SK_STORAGE = 24
+
+
+class Features(NamedTuple):
+    """What the programs are compiled and attached by."""
+
+    set_retval: bool
+    tcx: bool
+
+
+def probe() -> Features:
+    """Ask the kernel for what changes how programs are compiled and attached."""
+    return Features(
+        set_retval=libbpf.helper_exists(CGROUP_SOCK_ADDR, HELPER_SET_RETVAL),
+        tcx=libbpf.tcx_exists(),
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in the kernel of one bpffs root, read from the pins alone: no agent is needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.errors import KernelError, NothingLoadedError
+from pyproxy.kernel import libbpf, links
+from pyproxy.kernel.cgroup import cgroup_id
+from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.guards import device_of, guard_pins
+from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.programs import Program, socket_programs
+from pyproxy.model import Family
+
+COUNTERS = ("connect", "sendmsg", "refused", "left_to_drop", "stale", "guard_drop")
+POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+
+
+class ProgramStatus(NamedTuple):
+    """A program at a hook. `expected` is the tag it should have; id 0 and tag "": none is there."""
+
+    hook: str
+    target: str
+    id: int
+    tag: str
+    expected: str
+    attached: bool
+
+
+class MapStatus(NamedTuple):
+    """How full a map is."""
+
+    name: str
+    used: int
+    max: int
+
+
+def loaded_families(root: Path) -> list[Pins]:
+    """Return the families that have pins below a bpffs root; raise if there are none."""
+    found = [pins for family in Family if (pins := Pins(root, family)).exist()]
+    if not found:
+        raise NothingLoadedError(
+            f"nothing is loaded below {root}", "start 'pyproxy run', or give its --bpffs-root"
+        )
+    return found
+
+
+def programs(pins: Pins, cgroup_root: Path | None) -> Iterator[ProgramStatus]:
+    """Give the programs of a family: those that should be attached, and what is."""
+    directories = pins.program_directories()
+    expected = directories[-1] if directories else pins.base / "programs"
+    for program in socket_programs(pins.family):
+        yield _socket_program(pins, program, expected, cgroup_root)
+    for pin in guard_pins(pins):
+        yield _guard(pin, expected)
+
+
+def _socket_program(
+    pins: Pins, program: Program, expected: Path, cgroup_root: Path | None
+) -> ProgramStatus:
+    info = links.read(pins.links / program.name)
+    target = str(cgroup_root) if cgroup_root else f"cgroup {info.target if info else '?'}"
+    tag = _tag(expected / program.name)
+    if info is None or not info.target:
+        return ProgramStatus(program.hook, target, 0, "", tag, attached=False)
+    right = cgroup_root is None or _is_cgroup(cgroup_root, info.target)
+    running = _program_tag(info.program_id)
+    return ProgramStatus(program.hook, target, info.program_id, running, tag, attached=right)
+
+
+def _guard(pin: Path, expected: Path) -> ProgramStatus:
+    info = links.read(pin)
+    device = _device_name(device_of(pin))
+    hook = "tcx ingress" if pin.name.endswith("-in") else "tcx egress"
+    tags = {name: _tag(expected / name) for name in ("guard", "guard_l3")}
+    if info is None or not info.target:
+        return ProgramStatus(hook, device, 0, "", tags["guard"], attached=False)
+    running = _program_tag(info.program_id)
+    wanted = tags["guard_l3"] if running == tags["guard_l3"] else tags["guard"]
+    return ProgramStatus(hook, device, info.program_id, running, wanted, attached=True)
+
+
+def _is_cgroup(path: Path, number: int) -> bool:
+    return path.is_dir() and cgroup_id(path) == number
+
+
+def _device_name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"device {index} (gone)"
+
+
+def _tag(pin: Path) -> str:
+    try:
+        with links.opened(pin) as fd:
+            return libbpf.program_info(fd).tag
+    except KernelError:
+        return ""
+
+
+def _program_tag(number: int) -> str:
+    try:
+        fd = libbpf.program_fd(number)
+    except KernelError:
+        return ""
+    try:
+        return libbpf.program_info(fd).tag
+    finally:
+        os.close(fd)
+
+
+def maps(datapath: KernelDatapath) -> list[MapStatus]:
+    """Return how full a family's maps are."""
+    prefix = datapath.family.label
+    room = datapath.room
+    services = len(datapath.names)
+    return [
+        MapStatus(f"{prefix} frontends", len(datapath.frontends), room.frontends),
+        MapStatus(f"{prefix} services", services, room.services - 1),
+        MapStatus(f"{prefix} slots", datapath.slots_used(), room.slots),
+        MapStatus(f"{prefix} members", len(datapath.members), room.members),
+        MapStatus(f"{prefix} node_names", len(datapath.nodes), room.nodes),
+    ]
+
+
+def counters(pins: Pins) -> dict[str, int]:
+    """Return the event counters of a family, summed over all CPUs."""
+    cpus = _possible_cpus(POSSIBLE_CPUS.read_text(encoding="ascii"))
+    with links.opened(pins.maps / "counters") as fd:
+        return {name: libbpf.percpu_sum(fd, i, cpus) for i, name in enumerate(COUNTERS)}
+
+
+def _possible_cpus(text: str) -> int:
+    """Return how many CPUs "0-3,8" names: per-CPU values come for all possible ones."""
+    parts = [part.partition("-") for part in text.strip().split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in parts)

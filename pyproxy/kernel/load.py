@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The short-lived loader: compiles, loads and pins one family's programs and maps, then exits.
+
+Run as `python -m pyproxy.kernel.load`; a request (JSON) comes on stdin. Programs are pinned
+in a directory of their own that gets its name in one rename: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyproxy.errors import KernelError, PyproxyError
+from pyproxy.kernel import libbpf
+from pyproxy.kernel.pins import Pins, make_directory, remove_tree
+from pyproxy.kernel.programs import programs
+from pyproxy.kernel.source import Build, Sizes, bpf_directory, build
+from pyproxy.model import Family
+
+LOAD_TIMEOUT_S = 120
+
+
+class Request:
+    """What to load: a family's objects below a bpffs root."""
+
+    def __init__(self, root: Path, family: Family, *, set_retval: bool) -> None:
+        self.pins = Pins(root, family)
+        self.family = family
+        self.set_retval = set_retval
+
+    def build(self) -> Build:
+        """Return the sources and settings this request is for."""
+        return build(self.family, self.pins.maps, Sizes(), set_retval=self.set_retval)
+
+    def to_json(self) -> str:
+        """Return the request as text for the loader's stdin."""
+        root, family = str(self.pins.root), self.family.value
+        return json.dumps({"root": root, "family": family, "set_retval": self.set_retval})
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Return the request that to_json() made."""
+        raw: dict[str, Any] = json.loads(text)
+        return cls(Path(raw["root"]), Family(raw["family"]), set_retval=raw["set_retval"])
+
+
+def is_loaded(request: Request) -> bool:
+    """Return whether these very programs are pinned already, and all of them."""
+    directory = request.pins.programs(request.build().digest)
+    return all((directory / program.name).exists() for program in programs(request.family))
+
+
+def start(request: Request) -> subprocess.Popen[str]:
+    """Start a loader for the request; finish() waits for it."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pyproxy.kernel.load"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if child.stdin is None:
+        raise KernelError("the loader has no stdin")
+    child.stdin.write(request.to_json())
+    child.stdin.close()
+    child.stdin = None
+    return child
+
+
+def finish(child: subprocess.Popen[str]) -> None:
+    """Wait for a loader; raise KernelError with what it said if it failed."""
+    try:
+        output, _ = child.communicate(timeout=LOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        child.kill()
+        child.communicate()
+        raise KernelError(f"the loader did not finish in {LOAD_TIMEOUT_S} s") from error
+    if child.returncode:
+        raise KernelError(output.strip() or f"the loader ended with {child.returncode}")
+
+
+def load(request: Request) -> None:
+    """Compile, check and pin; runs inside the loader."""
+    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - the agent never gets here
+
+    wanted = request.build()
+    request.pins.make()
+    compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    for pin in sorted(request.pins.maps.iterdir()):
+        _check_shape(pin, *compiled.map_shape(pin.name))
+    final = request.pins.programs(wanted.digest)
+    unfinished = final.with_name(f"{final.name}-unfinished")
+    remove_tree(unfinished)
+    remove_tree(final)
+    make_directory(unfinished)
+    for program in programs(request.family):
+        libbpf.obj_pin(compiled.load(program), str(unfinished / program.name))
+    unfinished.rename(final)
+
+
+def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None:
+    # bcc opens a pinned map of any shape without complaint
+    if fd < 0:
+        raise KernelError(f"{pin} is no map of this version", "run 'pyproxy cleanup'")
+    info = libbpf.map_info(fd)
+    # an sk_storage map has no size of its own
+    same = (info.key_size, info.value_size) == (key, value)
+    if not same or info.max_entries not in (entries, 0):
+        raise KernelError(
+            f"{pin} has another layout (key {info.key_size}, value {info.value_size} bytes, "
+            f"{info.max_entries} entries; wanted {key}, {value}, {entries})",
+            "stop the agent and run 'pyproxy cleanup' to begin anew",
+        )
+
+
+def main() -> int:
+    """Serve one request from stdin; return the exit status."""
+    try:
+        load(Request.from_json(sys.stdin.read()))
+    except PyproxyError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
+        return error.exit_status
+    # LLVM's destructors take 20 ms and free what the kernel frees anyway
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are pinned below the bpffs root.
+
+    <bpffs-root>/v1/<family>/maps/<map>
+    <bpffs-root>/v1/<family>/programs-<digest>/<program>
+    <bpffs-root>/v1/<family>/links/<link>
+
+The version is that of the layouts in bpf/types.h: another layout never meets these maps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pyproxy.errors import KernelError
+from pyproxy.model import Family
+
+LAYOUT_VERSION = 1
+
+
+class Pins:
+    """The pin directories of one family."""
+
+    def __init__(self, root: Path, family: Family) -> None:
+        self.root = root
+        self.family = family
+        self.base = root / f"v{LAYOUT_VERSION}" / str(family.value)
+        self.maps = self.base / "maps"
+        self.links = self.base / "links"
+
+    def programs(self, digest: str) -> Path:
+        """Return the directory of the programs that were compiled from what digest says."""
+        return self.base / f"programs-{digest}"
+
+    def program_directories(self) -> list[Path]:
+        """Return the directories of programs of any digest."""
+        if not self.base.is_dir():
+            return []
+        return sorted(p for p in self.base.iterdir() if p.name.startswith("programs-"))
+
+    def make(self) -> None:
+        """Make the directories that do not exist yet."""
+        for directory in (self.maps, self.links):
+            make_directory(directory)
+
+    def exist(self) -> bool:
+        """Return whether there is anything of this family's."""
+        return self.maps.is_dir() and any(self.maps.iterdir())
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents below a bpffs."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(
+            f"cannot make {path}: {error.strerror}",
+            "give --bpffs-root a directory on a mounted bpffs that root may write",
+        ) from error
+
+
+def remove_tree(path: Path) -> None:
+    """Unpin everything below path; what is pinned ends with its last user."""
+    if path.is_dir():
+        shutil.rmtree(path)
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return path or the first of its parents that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def is_bpffs(path: Path) -> bool:
+    """Return whether path (or its first parent that exists) lies on a bpffs."""
+    wanted = nearest_existing(path).stat().st_dev
+    device = f"{os.major(wanted)}:{os.minor(wanted)}"
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == device:
+                return after.split()[0] == "bpf"
+    return False

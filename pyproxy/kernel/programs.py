@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs there are: from which source, of which type, at which hook."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyproxy.model import Family
+
+CGROUP_SOCK_ADDR = 18  # enum bpf_prog_type
+SCHED_CLS = 3
+
+TCX_INGRESS = 46  # enum bpf_attach_type
+TCX_EGRESS = 47
+
+
+class Program(NamedTuple):
+    """One program of a family's object.
+
+    `hook` is the kernel's word for where it runs, `attach_type` its number there; tc programs
+    are attached to many devices in two directions and have none of their own.
+    """
+
+    name: str
+    hook: str
+    source: str
+    type: int
+    attach_type: int = 0
+
+
+_SOCKET_HOOKS = {
+    # hook: attach type for IPv4, for IPv6
+    "connect": (10, 11),
+    "sendmsg": (14, 15),
+    "recvmsg": (19, 20),
+    "getpeername": (29, 30),
+}
+
+GUARDS = (
+    Program("guard", "tc", "guard.c", SCHED_CLS),
+    Program("guard_l3", "tc", "guard.c", SCHED_CLS),
+)
+
+
+def socket_programs(family: Family) -> tuple[Program, ...]:
+    """Return the cgroup programs of a family, those for IPv4-mapped addresses included."""
+    index = 0 if family is Family.IPV4 else 1
+    native = [
+        Program(name, f"{name}{family.value}", "sock.c", CGROUP_SOCK_ADDR, types[index])
+        for name, types in _SOCKET_HOOKS.items()
+    ]
+    if family is Family.IPV6:
+        return tuple(native)
+    mapped = [
+        Program(f"{name}_mapped", f"{name}6", "mapped.c", CGROUP_SOCK_ADDR, types[1])
+        for name, types in _SOCKET_HOOKS.items()
+    ]
+    return (*native, *mapped)
+
+
+def programs(family: Family) -> tuple[Program, ...]:
+    """Return all programs of a family."""
+    return socket_programs(family) + GUARDS
+
+
+def sources(family: Family) -> tuple[str, ...]:
+    """Return the source files of a family's object, in order."""
+    return tuple(dict.fromkeys(program.source for program in programs(family)))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node must have, each probed, each with its remedy: the list behind `pyproxy check`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.errors import PyproxyError
+from pyproxy.kernel import cgroup, features, libbpf
+from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
+
+_NEWER = "use a kernel of 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
+
+
+class Check(NamedTuple):
+    """One requirement. `required` is False for what only costs a feature; remedy is "" when ok."""
+
+    name: str
+    ok: bool
+    required: bool
+    message: str
+    remedy: str
+
+
+class _Requirement(NamedTuple):
+    name: str
+    required: bool
+    probe: Callable[[], bool]
+    present: str
+    absent: str
+    remedy: str
+
+
+def requirements(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
+    """Return everything that is probed, in the order in which it is needed."""
+    return [
+        _Requirement("root", True, lambda: os.geteuid() == 0, "runs as root",
+                     "does not run as root", "run it as root or with sudo"),
+        *_kernel(),
+        *_mounts(cgroup_root, bpffs_root),
+        *_packages(),
+    ]  # fmt: skip
+
+
+def _kernel() -> list[_Requirement]:
+    maps = (
+        ("hash maps", features.MAP_HASH),
+        ("LRU hash maps", features.MAP_LRU_HASH),
+        ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
+        ("socket storage", features.MAP_SK_STORAGE),
+    )
+    helpers = (
+        ("bpf_sk_storage_get in socket hooks", features.HELPER_SK_STORAGE_GET),
+        ("bpf_spin_lock in socket hooks", features.HELPER_SPIN_LOCK),
+    )
+    return [
+        *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
+        _needs("socket address hooks", lambda: libbpf.program_type_exists(CGROUP_SOCK_ADDR)),
+        _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
+        *(_needs(name, partial(libbpf.helper_exists, CGROUP_SOCK_ADDR, number))
+          for name, number in helpers),
+        _Requirement("bpf_set_retval", False, lambda: features.probe().set_retval,
+                     "services without endpoints refuse at once",
+                     "connections to services without endpoints are left untranslated",
+                     "use a kernel of 5.18 or newer to have them refused at once"),
+        _Requirement("tcx", False, libbpf.tcx_exists, "devices take tcx links",
+                     "devices get tc filters on a clsact qdisc, which excludes the CNI "
+                     "bandwidth plugin", "use a kernel of 6.6 or newer, or leave that plugin out"),
+    ]  # fmt: skip
+
+
+def _needs(name: str, probe: Callable[[], bool]) -> _Requirement:
+    return _Requirement(name, True, probe, "present", "missing in this kernel", _NEWER)
+
+
+def _mounts(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
+    def has_cgroup() -> bool:
+        return bool(cgroup.check(cgroup_root) if cgroup_root else cgroup.find_root())
+
+    return [
+        _Requirement("cgroup2", True, has_cgroup, "mounted", "not mounted",
+                     "mount it with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"),
+        _Requirement("bpffs", True, lambda: is_bpffs(bpffs_root),
+                     f"{bpffs_root} lies on one", f"{bpffs_root} does not lie on one",
+                     "mount it with 'mount -t bpf bpf /sys/fs/bpf'"),
+    ]  # fmt: skip
+
+
+def _packages() -> list[_Requirement]:
+    def has_bcc() -> bool:
+        return importlib.util.find_spec("bcc") is not None
+
+    return [
+        _Requirement("bcc", True, has_bcc, "installed", "its Python module is not installed",
+                     "install the package python3-bpfcc"),
+    ]  # fmt: skip
+
+
+def check(cgroup_root: Path | None, bpffs_root: Path) -> list[Check]:
+    """Probe everything. A probe that needs root is not tried without it."""
+    found: list[Check] = []
+    for each in requirements(cgroup_root, bpffs_root):
+        try:
+            ok, message = each.probe(), ""
+        except (PyproxyError, OSError) as error:
+            ok, message = False, str(error)
+        text = each.present if ok else message or each.absent
+        found.append(Check(each.name, ok, each.required, text, "" if ok else each.remedy))
+        if each.name == "root" and not ok:
+            break
+    return found

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One text for bcc out of bpf/*.c and *.h, and its digest.
+
+bcc rewrites map accesses only in the main file (is_rewritable_ext_func in its
+b_frontend_action.cc), so quoted includes are flattened; #line keeps compiler messages
+pointing at the real file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pyproxy
+from pyproxy.errors import KernelError
+from pyproxy.kernel.programs import sources
+from pyproxy.model import Family
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
+
+
+class Sizes(NamedTuple):
+    """How many entries the maps hold; names as in bpf/maps.h."""
+
+    max_frontends: int = 131_072
+    max_services: int = 65_536
+    max_slots: int = 524_288
+    max_members: int = 524_288
+    max_nodes: int = 16_384
+    max_udp: int = 65_536
+
+
+class Build(NamedTuple):
+    """Everything that one family's object depends on."""
+
+    family: Family
+    text: str
+    cflags: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change whenever the programs would."""
+        kernel = os.uname()
+        parts = (self.text, *self.cflags, kernel.release, kernel.version, pyproxy.__version__)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def bpf_directory() -> Path:
+    """Return where the C sources are: inside the package when installed, else beside it."""
+    package = Path(pyproxy.__file__).parent
+    for candidate in (package / "bpf", package.parent / "bpf"):
+        if (candidate / "types.h").is_file():
+            return candidate
+    raise KernelError("the C sources (bpf/types.h) are missing", "install pyproxy again")
+
+
+def flatten(directory: Path, names: tuple[str, ...]) -> str:
+    """Return one text: the files in order, each quoted include in place once."""
+    seen: set[str] = set()
+    return "".join(_flat(directory, name, seen) for name in names)
+
+
+def _flat(directory: Path, name: str, seen: set[str]) -> str:
+    seen.add(name)
+    parts = [f'#line 1 "{name}"\n']
+    lines = (directory / name).read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        included = _INCLUDE.match(line)
+        if not included:
+            parts.append(line)
+            continue
+        if included[1] not in seen:
+            parts.append(_flat(directory, included[1], seen))
+        parts.append(f'#line {number + 1} "{name}"\n')
+    return "".join(parts)
+
+
+def build(family: Family, pin_directory: Path, sizes: Sizes, *, set_retval: bool) -> Build:
+    """Return what to compile for a family; maps are pinned in `pin_directory`."""
+    settings = {name.upper(): value for name, value in sizes._asdict().items()}
+    settings |= {"FAMILY": family.value, "HAVE_SET_RETVAL": int(set_retval)}
+    cflags = [f"-D{name}={value}" for name, value in settings.items()]
+    cflags.append(f'-DPIN_DIR="{pin_directory}"')
+    return Build(family, flatten(bpf_directory(), sources(family)), tuple(cflags))
