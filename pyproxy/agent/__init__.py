@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: one process on one node."""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one agent runs with, settled once from flags and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.model import Prefix
+
+
+class RunConfig(NamedTuple):
+    """The settings of one agent. Addresses to bind are host and port, None for no server."""
+
+    manifests: Path
+    node_name: str
+    cluster_cidrs: tuple[Prefix, ...]
+    healthz_bind_address: tuple[str, int] | None
+    metrics_bind_address: tuple[str, int] | None
+    cgroup_root: Path
+    bpffs_root: Path
+    run_dir: Path
+    devices: tuple[str, ...]

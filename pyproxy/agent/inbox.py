@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects of the cluster as events bring them, and what is wrong with their sources."""
+
+from __future__ import annotations
+
+import logging
+
+from pyproxy.agent.problems import Problem, conflict, malformed
+from pyproxy.kube.events import Change, Kind, Report, Synced
+from pyproxy.model import EndpointSlice, Node, Service, endpoint_text
+from pyproxy.plan.options import Options
+from pyproxy.plan.world import World
+
+log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Takes events into a World; `synced` is set once every initial list has arrived."""
+
+    def __init__(self, options: Options) -> None:
+        self.world = World(options)
+        self.reports: dict[str, str] = {}
+        self.synced = False
+
+    def take(self, event: Change | Synced | Report) -> None:
+        """Take one event; nothing is planned yet."""
+        if isinstance(event, Synced):
+            self.synced = True
+        elif isinstance(event, Report):
+            self._report(event)
+        elif event.object is None:
+            self._drop(event)
+        else:
+            self._put(event.object)
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the objects."""
+        found = [malformed(source, text) for source, text in sorted(self.reports.items())]
+        for each in self.world.conflicts():
+            losers = ", ".join(str(loser) for loser in each.losers)
+            address = endpoint_text(each.frontend.address, each.frontend.port)
+            found.append(conflict(address, str(each.winner), losers))
+        return found
+
+    def _report(self, event: Report) -> None:
+        if event.message:
+            if self.reports.get(event.source) != event.message:
+                log.error("%s: %s", event.source, event.message)
+            self.reports[event.source] = event.message
+        elif self.reports.pop(event.source, None):
+            log.info("%s is right again", event.source)
+
+    def _put(self, thing: Service | EndpointSlice | Node) -> None:
+        if isinstance(thing, Service):
+            self.world.put_service(thing)
+        elif isinstance(thing, EndpointSlice):
+            self.world.put_slice(thing)
+        else:
+            self.world.put_node(thing)
+
+    def _drop(self, event: Change) -> None:
+        if event.kind is Kind.SERVICE:
+            self.world.drop_service(event.name)
+        elif event.kind is Kind.ENDPOINT_SLICE:
+            self.world.drop_slice(event.name)
+        else:
+            self.world.drop_node(event.name.name)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing the datapath up: programs loaded and attached, maps open."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.agent.config import RunConfig
+from pyproxy.kernel import load, sockets
+from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.devices import devices
+from pyproxy.kernel.features import Features
+from pyproxy.kernel.guards import Guards
+from pyproxy.kernel.pins import Pins, remove_tree
+from pyproxy.model import Family
+
+log = logging.getLogger(__name__)
+
+IF_INET6 = Path("/proc/net/if_inet6")
+
+
+def families(if_inet6: Path = IF_INET6) -> tuple[Family, ...]:
+    """Return the families this node has: IPv6 unless the kernel goes without (parity A3.3)."""
+    return (Family.IPV4, Family.IPV6) if if_inet6.exists() else (Family.IPV4,)
+
+
+class Loaded(NamedTuple):
+    """One family in the kernel."""
+
+    pins: Pins
+    digest: str
+    datapath: KernelDatapath
+    guards: Guards
+
+
+class Loading:
+    """Loads what is not pinned yet, all families at once; finish() waits and opens the maps."""
+
+    def __init__(self, config: RunConfig, features: Features) -> None:
+        self._config = config
+        self._features = features
+        self._requests = [
+            load.Request(config.bpffs_root, family, set_retval=features.set_retval)
+            for family in families()
+        ]
+        self._children = [
+            (request, load.start(request))
+            for request in self._requests
+            if not load.is_loaded(request)
+        ]
+
+    def finish(self) -> dict[Family, Loaded]:
+        """Return every family, its programs attached to the cgroup."""
+        for request, child in self._children:
+            load.finish(child)
+            log.info("compiled and loaded the programs for %s", request.family.label)
+        return {request.family: self._attach(request) for request in self._requests}
+
+    def abandon(self) -> None:
+        """End loaders that still run."""
+        for _, child in self._children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+    def _attach(self, request: load.Request) -> Loaded:
+        pins, digest = request.pins, request.build().digest
+        changed = sockets.attach(pins, digest, self._config.cgroup_root)
+        if changed:
+            where = self._config.cgroup_root
+            log.info("attached %d %s socket programs to %s", changed, request.family.label, where)
+        guards = Guards(pins, self._config.run_dir, tcx=self._features.tcx)
+        return Loaded(pins, digest, KernelDatapath(pins), guards)
+
+
+def attach_devices(loaded: dict[Family, Loaded], config: RunConfig) -> list[str]:
+    """Attach the guards to all devices there are now; return what failed."""
+    present = devices(config.devices)
+    failures: list[str] = []
+    for each in loaded.values():
+        failures += each.guards.attach(each.digest, present)
+    return failures
+
+
+def forget_former_programs(loaded: dict[Family, Loaded]) -> None:
+    """Unpin programs of other digests: nothing runs them once every link was updated."""
+    for each in loaded.values():
+        for directory in each.pins.program_directories():
+            if directory != each.pins.programs(each.digest):
+                remove_tree(directory)

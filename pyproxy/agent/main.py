@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start and end of an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+
+from pyproxy.agent.config import RunConfig
+from pyproxy.agent.kernel import Loading, forget_former_programs
+from pyproxy.agent.run import Agent, DevicesChanged, Message, Stop
+from pyproxy.errors import ConfigError, PyproxyError
+from pyproxy.kernel import cgroup, features
+from pyproxy.kernel.devices import Watch
+from pyproxy.kernel.lock import Lock
+from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kube.manifests import ManifestSource
+from pyproxy.serve.health import HealthServer
+
+log = logging.getLogger(__name__)
+
+
+def check_node(config: RunConfig) -> None:
+    """Raise what keeps an agent from running here at all."""
+    if os.geteuid() != 0:
+        raise PyproxyError("the agent needs root", "run it as root or with sudo")
+    cgroup.check(config.cgroup_root)
+    if not is_bpffs(config.bpffs_root):
+        raise ConfigError(
+            f"--bpffs-root {config.bpffs_root} is not on a bpffs",
+            "mount one with 'mount -t bpf bpf /sys/fs/bpf'",
+        )
+
+
+def run(config: RunConfig) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
+    check_node(config)
+    lock = Lock(config.run_dir)
+    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    # SimpleQueue.put is made for signal handlers: it never waits for a lock of ours
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: messages.put(Stop()))
+    try:
+        _run(config, messages)
+    finally:
+        lock.release()
+    log.info("stopped; programs and maps stay and go on serving")
+
+
+def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
+    with contextlib.ExitStack() as running:
+        # programs compile while the objects are read
+        loading = Loading(config, features.probe())
+        running.callback(loading.abandon)
+        source = ManifestSource(config.manifests, messages.put)
+        source.start()
+        running.callback(source.stop)
+        watch = Watch(lambda: messages.put(DevicesChanged()))
+        watch.start()
+        running.callback(watch.stop)
+        loaded = loading.finish()
+        forget_former_programs(loaded)
+        agent = Agent(config, loaded, messages)
+        if config.healthz_bind_address:
+            server = HealthServer(config.healthz_bind_address, agent.health)
+            server.start()
+            running.callback(server.stop)
+        agent.run()

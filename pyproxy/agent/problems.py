@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong, in the words of `pyproxy status`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: a code for programs, a message and a remedy for people."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+def malformed(source: str, message: str) -> Problem:
+    """An object or file cannot be used; its last good version stays in force."""
+    return Problem("malformed", f"{source}: {message}", "correct it; the rest works meanwhile")
+
+
+def refused(name: str, reason: str) -> Problem:
+    """A service port does not fit into the maps."""
+    return Problem(
+        "map-full",
+        f"service port {name} is not programmed: {reason}",
+        "remove services or endpoints; it is tried again as soon as there is room",
+    )
+
+
+def not_served(name: str) -> Problem:
+    """A service port has a protocol that is not translated."""
+    return Problem(
+        "not-served",
+        f"service port {name} is not served: SCTP is not translated",
+        "reach its endpoints directly, or serve it by TCP or UDP",
+    )
+
+
+def conflict(address: str, winner: str, losers: str) -> Problem:
+    """Several service ports claim one frontend."""
+    return Problem(
+        "frontend-claimed-twice",
+        f"{address} belongs to {winner}, the oldest that claims it; {losers} go without",
+        "give each service an address and port of its own",
+    )
+
+
+def sync_failed(family: str, message: str) -> Problem:
+    """Writing the maps failed; what was written before works on."""
+    return Problem(
+        "sync-failed",
+        f"{family}: {message}",
+        "it is tried again by itself; look at the agent's log if it stays",
+    )
+
+
+def not_attached(message: str) -> Problem:
+    """A program could not be attached to a device."""
+    return Problem(
+        "not-attached",
+        f"no guard on {message}",
+        "services whose policy drops may be answered by others behind this device",
+    )

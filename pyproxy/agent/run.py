@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: one process on one node, from events to maps.
+
+Watchers only put events on the queue; the thread that runs Agent.run() owns all state.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+from typing import NamedTuple, TypeAlias
+
+import pyproxy
+from pyproxy.agent import report
+from pyproxy.agent.config import RunConfig
+from pyproxy.agent.inbox import Inbox
+from pyproxy.agent.kernel import Loaded, attach_devices
+from pyproxy.agent.problems import not_attached
+from pyproxy.agent.sync import Syncers
+from pyproxy.kube.events import Event
+from pyproxy.model import Family
+from pyproxy.plan.options import Options
+from pyproxy.serve.health import Health
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.5  # how long nothing must happen before replaced slots are freed
+REPORT_EVERY_S = 0.1
+
+
+class DevicesChanged(NamedTuple):
+    """Some device appeared, changed or went."""
+
+
+class Stop(NamedTuple):
+    """The agent is to end."""
+
+
+Message: TypeAlias = Event | DevicesChanged | Stop
+
+
+class Agent:
+    """Keeps one node's datapath equal to the objects it is told of."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        loaded: dict[Family, Loaded],
+        inbox: queue.SimpleQueue[Message],
+    ) -> None:
+        self._config = config
+        self._loaded = loaded
+        self._queue = inbox
+        options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
+        self._inbox = Inbox(options)
+        self._syncers = Syncers(loaded)
+        self._not_covered: list[str] = []
+        self._changed = False
+        self._reported_at = 0.0
+        self._synced = False
+
+    def health(self) -> Health:
+        """Return whether the node is served; called from the server's threads."""
+        healthy = self._synced and not self._syncers.failed
+        return Health(healthy, self._syncers.last_success)
+
+    def run(self) -> None:
+        """Handle messages until Stop."""
+        self.cover_devices()
+        while True:
+            messages = self._wait()
+            if any(isinstance(each, Stop) for each in messages):
+                break
+            self._handle(messages)
+        self._report()
+
+    def cover_devices(self) -> None:
+        """Attach the guards to all devices there are now."""
+        failures = attach_devices(self._loaded, self._config)
+        for failure in failures:
+            if failure not in self._not_covered:
+                log.error("no guard on %s", failure)
+        self._changed |= failures != self._not_covered
+        self._not_covered = failures
+
+    def _wait(self) -> list[Message]:
+        try:
+            messages = [self._queue.get(timeout=self._patience())]
+        except queue.Empty:
+            return []
+        while not self._queue.empty():
+            messages.append(self._queue.get())
+        return messages
+
+    def _patience(self) -> float | None:
+        """Return for how many seconds the queue may stay silent before something is due."""
+        due = []
+        if self._syncers.has_idle_work:
+            due.append(IDLE_S)
+        if self._changed:
+            due.append(REPORT_EVERY_S)
+        if self._syncers.retry_at is not None:
+            due.append(max(self._syncers.retry_at - time.monotonic(), 0))
+        return min(due, default=None)
+
+    def _handle(self, messages: list[Message]) -> None:
+        devices = False
+        for each in messages:
+            if isinstance(each, DevicesChanged):
+                devices = True
+            elif not isinstance(each, Stop):
+                self._inbox.take(each)
+        if self._inbox.synced:
+            self._sync(messages)
+        if devices:
+            self.cover_devices()
+        if self._changed and time.monotonic() - self._reported_at >= REPORT_EVERY_S:
+            self._report()
+
+    def _sync(self, messages: list[Message]) -> None:
+        changes = self._inbox.world.replan()
+        retry_at = self._syncers.retry_at
+        is_due = retry_at is not None and time.monotonic() >= retry_at
+        if changes or not self._synced or is_due:
+            self._syncers.apply(changes)
+            self._changed = True
+        elif messages:
+            self._changed = True
+        elif self._syncers.has_idle_work:
+            self._syncers.idle()
+        if not self._synced and not self._syncers.failed:
+            self._synced = True
+            services, endpoints = self._syncers.counts()
+            log.info("synced: %d services with %d endpoints", services, endpoints)
+            self._report()
+
+    def _report(self) -> None:
+        services, endpoints = self._syncers.counts()
+        problems = self._inbox.problems() + self._syncers.problems()
+        problems += [not_attached(each) for each in self._not_covered]
+        state = report.State(
+            pid=os.getpid(),
+            version=pyproxy.__version__,
+            node=self._config.node_name,
+            cgroup_root=str(self._config.cgroup_root),
+            devices=list(self._config.devices),
+            synced=self._synced,
+            last_sync=self._syncers.last_success,
+            last_sync_seconds=self._syncers.last_seconds,
+            services=services,
+            endpoints=endpoints,
+            refused=self._syncers.refused,
+            malformed=len(self._inbox.reports),
+            problems=problems,
+        )
+        report.write(self._config.run_dir, state)
+        self._changed, self._reported_at = False, time.monotonic()

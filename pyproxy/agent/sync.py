@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both families' syncers, and what they could not do."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.problems import Problem, not_served, refused, sync_failed
+from pyproxy.errors import KernelError
+from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.plan.claims import PlanKey
+from pyproxy.sync.syncer import Syncer
+from pyproxy.tables import Frontend, Kind, PortPlan
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 30.0  # kube-proxy's syncPeriod, after which it tries again (parity A15.2)
+
+
+def serves(frontend: Frontend) -> bool:
+    """Return whether the datapath serves a frontend: TCP and UDP on ClusterIPs so far."""
+    return frontend.kind is Kind.CLUSTER_IP and frontend.key.protocol in _SERVED_PROTOCOLS
+
+
+_SERVED_PROTOCOLS = frozenset({int(Protocol.TCP), int(Protocol.UDP)})
+
+
+class Syncers:
+    """Writes plans to the maps of both families; a failure in one leaves the other alone."""
+
+    def __init__(self, loaded: dict[Family, Loaded]) -> None:
+        self.syncers = {f: Syncer(each.datapath, serves) for f, each in loaded.items()}
+        self._not_served: set[ServicePortName] = set()
+        self._failed: dict[Family, str] = {}
+        self._retry_after_s = RETRY_FIRST_S
+        self.retry_at: float | None = None
+        self.last_success = 0.0
+        self.last_seconds = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the maps of some family are not what they should be."""
+        return bool(self._failed)
+
+    def apply(self, changes: dict[PlanKey, PortPlan | None]) -> None:
+        """Take over changed plans and write what differs; failures are noted for a retry."""
+        started = time.perf_counter()
+        self._note_unserved(changes)
+        written = 0
+        for family, syncer in self.syncers.items():
+            mine = {key.name: plan for key, plan in changes.items() if key.family is family}
+            written += self._apply(family, syncer, mine)
+        if self._failed:
+            return
+        self.retry_at, self._retry_after_s = None, RETRY_FIRST_S
+        self.last_success, self.last_seconds = time.time(), time.perf_counter() - started
+        if written:
+            ms = self.last_seconds * 1000
+            log.info("%d plans changed, %d entries written in %.1f ms", len(changes), written, ms)
+
+    def _apply(
+        self, family: Family, syncer: Syncer, plans: dict[ServicePortName, PortPlan | None]
+    ) -> int:
+        known = set(syncer.refused)
+        try:
+            written = syncer.apply(plans)
+        except KernelError as error:
+            log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)
+            self._failed[family] = str(error)
+            self.retry_at = time.monotonic() + self._retry_after_s
+            self._retry_after_s = min(self._retry_after_s * 2, RETRY_MOST_S)
+            return 0
+        self._failed.pop(family, None)
+        for name in syncer.refused.keys() - known:
+            log.error("%s is not programmed for %s: %s", name, family.label, syncer.refused[name])
+        return written
+
+    def idle(self) -> None:
+        """Use a quiet moment: free what was replaced, and place what did not fit."""
+        for syncer in self.syncers.values():
+            syncer.reclaim()
+        if any(syncer.can_retry for syncer in self.syncers.values()):
+            self.apply({})
+
+    @property
+    def has_idle_work(self) -> bool:
+        """Whether idle() has something to do."""
+        return any(s.has_limbo or s.can_retry for s in self.syncers.values())
+
+    def problems(self) -> list[Problem]:
+        """Return what is not in the kernel and why."""
+        found = [sync_failed(family.label, text) for family, text in self._failed.items()]
+        for syncer in self.syncers.values():
+            found += [refused(str(name), why) for name, why in sorted(syncer.refused.items())]
+        return found + [not_served(str(name)) for name in sorted(self._not_served)]
+
+    @property
+    def refused(self) -> int:
+        """How many service ports are not programmed."""
+        names = {name for syncer in self.syncers.values() for name in syncer.refused}
+        return len(names | self._not_served)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many Services and how many backends are programmed."""
+        entries = [s.books.programmed for s in self.syncers.values()]
+        services = {(n.namespace, n.name) for programmed in entries for n in programmed}
+        backends = sum(len(p.state.backends) for each in entries for p in each.values())
+        return len(services), backends
+
+    def _note_unserved(self, changes: dict[PlanKey, PortPlan | None]) -> None:
+        for key, plan in changes.items():
+            if key.name.protocol is not Protocol.SCTP:
+                continue
+            if plan is None:
+                self._not_served.discard(key.name)
+            elif key.name not in self._not_served:
+                self._not_served.add(key.name)
+                log.warning("%s is not served: SCTP is not translated", key.name)

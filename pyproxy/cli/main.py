@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: names, options and exit statuses; what commands do is beside this file.
+
+Exit status of every command: 0 done or healthy, 1 failed or unhealthy, 2 wrong usage,
+3 unknown (nothing loaded, maps unreadable).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import pyproxy
+from pyproxy.cli.options import json_output, node_roots, output
+from pyproxy.errors import PyproxyError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pyproxy.__version__, "--version")
+def cli() -> None:
+    """kube-proxy's job done by eBPF."""
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), help="KubeProxyConfiguration v1alpha1.")
+@click.option("--manifests", type=click.Path(path_type=Path), help="Directory of manifests.")
+@click.option("--hostname-override", help="Name of this node's Node object.")
+@click.option("--cluster-cidr", help="CIDR of the pods, two with a comma for dual stack.")
+@click.option("--healthz-bind-address", help="Where /healthz answers; empty for nowhere.")
+@click.option("--metrics-bind-address", help="Where metrics will answer; empty for nowhere.")
+@click.option("--devices", help="Only devices whose names match, shell patterns with commas.")
+@node_roots
+def run(**flags: Any) -> int:
+    """Serve this node's Services until SIGTERM; what is loaded stays when the agent ends."""
+    from pyproxy.cli.run import run_agent  # noqa: PLC0415 - other commands need none of it
+
+    run_agent(flags)
+    return 0
+
+
+@cli.command()
+@output
+@node_roots
+def status(output_format: str, bpffs_root: Path, run_dir: Path, **_: Any) -> int:
+    """What this node does: health, programs, maps, last sync, what is wrong and what to do."""
+    from pyproxy.cli import status as command  # noqa: PLC0415 - as above
+
+    return command.show(bpffs_root, run_dir, as_json=json_output(output_format))
+
+
+@cli.command()
+@output
+@node_roots
+def services(output_format: str, bpffs_root: Path, **_: Any) -> int:
+    """Frontends with their backends, from the maps; works with no agent running."""
+    from pyproxy.cli import services as command  # noqa: PLC0415 - as above
+
+    return command.show(bpffs_root, as_json=json_output(output_format))
+
+
+@cli.command()
+@output
+@node_roots
+def check(output_format: str, **roots: Any) -> int:
+    """Can this node run it? Every needed kernel feature, probed, each with its remedy."""
+    from pyproxy.cli import check as command  # noqa: PLC0415 - as above
+
+    return command.show(
+        roots["cgroup_root"], roots["bpffs_root"], as_json=json_output(output_format)
+    )
+
+
+@cli.command()
+@click.option("--force", is_flag=True, help="Even while an agent runs.")
+@node_roots
+def cleanup(force: bool, bpffs_root: Path, run_dir: Path, **_: Any) -> int:
+    """Detach and unpin everything; nothing of anybody else's is touched."""
+    from pyproxy.cli import cleanup as command  # noqa: PLC0415 - as above
+
+    return command.clean(bpffs_root, run_dir, force=force)
+
+
+def main() -> int:
+    """Run the command line; return the exit status. No error ends in a traceback."""
+    try:
+        return int(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.Abort:
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except PyproxyError as error:
+        print(f"pyproxy: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # whoever reads us has seen enough
+        sys.stdout = None
+        return 0

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyproxy run: flags and files into one RunConfig."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+from pyproxy.agent.config import RunConfig
+from pyproxy.agent.main import run
+from pyproxy.errors import ConfigError
+from pyproxy.kernel import cgroup
+from pyproxy.kube.proxyconfig import (
+    HEALTHZ_PORT,
+    METRICS_PORT,
+    BindAddress,
+    ProxyConfig,
+    node_name,
+    parse_bind_address,
+    parse_cluster_cidrs,
+    read_config,
+)
+from pyproxy.model import Prefix
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+
+# kube-proxy ignores these flags when it has a file (parity A18.1, A18.10)
+RULED_BY_FILE = ("cluster_cidr", "healthz_bind_address", "metrics_bind_address")
+
+
+def run_agent(flags: dict[str, Any]) -> None:
+    """Run an agent by flags as click gives them, until it is told to stop."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    run(config_from(flags))
+
+
+def config_from(flags: dict[str, Any]) -> RunConfig:
+    """Return what the agent runs with; raises ConfigError for what makes no sense."""
+    manifests: Path | None = flags["manifests"]
+    if manifests is None:
+        raise ConfigError("there is no source of objects", "give --manifests DIR")
+    file: Path | None = flags["config"]
+    config = _from_file(file, flags) if file else ProxyConfig()
+    flagged = {} if file else flags
+    return RunConfig(
+        manifests=manifests,
+        node_name=_node_name(flags["hostname_override"], config),
+        cluster_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
+        healthz_bind_address=_bind(
+            flagged.get("healthz_bind_address"), HEALTHZ_PORT, config.healthz_bind_address
+        ),
+        metrics_bind_address=_bind(
+            flagged.get("metrics_bind_address"), METRICS_PORT, config.metrics_bind_address
+        ),
+        cgroup_root=flags["cgroup_root"] or cgroup.find_root(),
+        bpffs_root=flags["bpffs_root"],
+        run_dir=flags["run_dir"],
+        devices=tuple(filter(None, (flags["devices"] or "").split(","))),
+    )
+
+
+def _from_file(path: Path, flags: dict[str, Any]) -> ProxyConfig:
+    for name in RULED_BY_FILE:
+        if flags[name] is not None:
+            log.warning("--%s is ignored: --config rules", name.replace("_", "-"))
+    config = read_config(path)
+    for warning in config.warnings:
+        log.warning("%s: %s", path, warning)
+    return config
+
+
+def _cidrs(flag: str | None, config: ProxyConfig) -> tuple[Prefix, ...]:
+    if not flag:
+        return config.cluster_cidrs
+    try:
+        return parse_cluster_cidrs(flag)
+    except ValueError as error:
+        raise ConfigError(f"--cluster-cidr: {error}", "give one CIDR, or one a family") from error
+
+
+def _bind(flag: str | None, port: int, otherwise: BindAddress) -> BindAddress | None:
+    """Return where to listen; an empty flag means nowhere (parity A12.7, A19.10)."""
+    if flag is None:
+        return otherwise
+    try:
+        return parse_bind_address(flag, port) if flag else None
+    except ValueError as error:
+        raise ConfigError(f"{flag!r} is no address to bind: {error}", "give IP:PORT") from error
+
+
+def _node_name(override: str | None, config: ProxyConfig) -> str:
+    """Return the node's name, trimmed and in lower case (parity A16.1, A18.10)."""
+    if override is None:
+        return config.node_name or node_name(socket.gethostname())
+    if not override.strip():
+        raise ConfigError("--hostname-override is blank", "leave it out or give the Node's name")
+    return node_name(override)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyproxy status."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyproxy
+from pyproxy.agent import report
+from pyproxy.agent.problems import Problem
+from pyproxy.cli.show import print_json, print_lines, print_table
+from pyproxy.errors import KernelError, NothingLoadedError
+from pyproxy.kernel import inspect
+from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.inspect import MapStatus, ProgramStatus
+from pyproxy.kernel.lock import holder
+
+NEARLY_FULL = 0.8
+
+
+class Status(NamedTuple):
+    """Everything that is shown."""
+
+    agent: int | None
+    state: report.State | None
+    programs: list[ProgramStatus]
+    maps: list[MapStatus]
+    counters: dict[str, dict[str, int]]
+    services: int
+    endpoints: int
+    problems: list[Problem]
+
+
+def collect(bpffs_root: Path, run_dir: Path) -> Status:
+    """Read the node's state from the pins and from what the agent left in its run-dir."""
+    state, agent = report.read(run_dir), holder(run_dir)
+    root = Path(state.cgroup_root) if state else None
+    programs: list[ProgramStatus] = []
+    maps: list[MapStatus] = []
+    counters: dict[str, dict[str, int]] = {}
+    services: set[tuple[str, str]] = set()
+    endpoints = 0
+    for pins in inspect.loaded_families(bpffs_root):
+        datapath = KernelDatapath(pins, write=False)
+        programs += inspect.programs(pins, root)
+        maps += inspect.maps(datapath)
+        counters[pins.family.label] = inspect.counters(pins)
+        names = [named.name for named in datapath.read_names().values()]
+        services |= {(name.namespace, name.name) for name in names}
+        endpoints += datapath.slots_used() - len(names)
+        datapath.close()
+    problems = _problems(agent, state, programs, maps)
+    return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
+
+
+def _problems(
+    agent: int | None,
+    state: report.State | None,
+    programs: list[ProgramStatus],
+    maps: list[MapStatus],
+) -> list[Problem]:
+    found = list(state.problems) if state else []
+    if agent is None:
+        found.insert(0, Problem(
+            "agent-not-running",
+            "no agent runs with this run-dir; what is loaded serves the last known state",
+            "start 'pyproxy run', or give its --run-dir",
+        ))  # fmt: skip
+    elif state is None or state.pid != agent or not state.synced:
+        text = "the agent has not synced yet: its first lists are still incomplete"
+        found.append(Problem("not-synced", text, "wait, or look at the agent's log"))
+    found += [
+        Problem("not-attached", f"{p.hook} on {p.target} is not attached", "restart the agent")
+        for p in programs
+        if not p.attached
+    ]
+    found += [
+        Problem("foreign-program", f"{p.hook} on {p.target} runs {p.tag}, expected {p.expected}",
+                "restart the agent")
+        for p in programs
+        if p.attached and p.tag != p.expected
+    ]  # fmt: skip
+    found += [
+        Problem("map-nearly-full", f"{m.name} holds {m.used} of {m.max}", "remove what is not used")
+        for m in maps
+        if m.used >= NEARLY_FULL * m.max
+    ]
+    return found
+
+
+def show(bpffs_root: Path, run_dir: Path, *, as_json: bool) -> int:
+    """Print the status; return 0 healthy, 1 unhealthy, 3 nothing loaded."""
+    try:
+        status = collect(bpffs_root, run_dir)
+    except (KernelError, NothingLoadedError) as error:
+        return _unknown(error, holder(run_dir), as_json=as_json)
+    if as_json:
+        print_json("status", _answer(status))
+    else:
+        _tables(status)
+    return 1 if status.problems else 0
+
+
+def _unknown(error: KernelError | NothingLoadedError, agent: int | None, *, as_json: bool) -> int:
+    code = "nothing-loaded" if isinstance(error, NothingLoadedError) else "unreadable"
+    problem = Problem(code, error.message, error.remedy)
+    empty = Status(agent, None, [], [], {}, 0, 0, [problem])
+    if as_json:
+        print_json("status", _answer(empty))
+    else:
+        print_lines([f"unknown: {error}"])
+    return 3
+
+
+def _answer(status: Status) -> dict[str, Any]:
+    state = status.state
+    return {
+        "healthy": not status.problems,
+        "problems": [problem._asdict() for problem in status.problems],
+        "agent": _agent(status),
+        "programs": [program._asdict() for program in status.programs],
+        "maps": [each._asdict() for each in status.maps],
+        "counts": {
+            "services": status.services,
+            "endpoints": status.endpoints,
+            "refused": state.refused if state else 0,
+            "malformed": state.malformed if state else 0,
+        },
+        "lastSync": {"time": _time(state), "seconds": state.last_sync_seconds} if state else None,
+        "counters": status.counters,
+    }
+
+
+def _agent(status: Status) -> dict[str, Any] | None:
+    if status.agent is None:
+        return None
+    same = status.state is not None and status.state.pid == status.agent
+    version = status.state.version if same and status.state else pyproxy.__version__
+    return {"pid": status.agent, "version": version}
+
+
+def _time(state: report.State) -> str | None:
+    if not state.last_sync:
+        return None
+    return datetime.fromtimestamp(state.last_sync, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _tables(status: Status) -> None:
+    print_lines(_head(status))
+    if status.problems:
+        rows = [(p.code, p.message, p.remedy) for p in status.problems]
+        print_table("Problems", ("code", "what", "what to do"), rows)
+    programs = [
+        (p.hook, p.target, p.id or "-", p.tag or "-", "yes" if p.attached else "NO")
+        for p in status.programs
+    ]
+    print_table("Programs", ("hook", "target", "id", "tag", "attached"), programs)
+    maps = [(m.name, m.used, m.max) for m in status.maps]
+    print_table("Maps", ("map", "used", "max"), maps)
+    names = list(next(iter(status.counters.values()), {}))
+    counted = [(n, *(c[n] for c in status.counters.values())) for n in names]
+    print_table("Counters", ("event", *status.counters), counted)
+
+
+def _head(status: Status) -> list[str]:
+    state, health = status.state, "unhealthy" if status.problems else "healthy"
+    agent = f"agent {status.agent}" if status.agent else "no agent"
+    lines = [f"{health}: {agent}, node {state.node if state else '?'}, {pyproxy.__version__}"]
+    counts = f"{status.services} services, {status.endpoints} endpoints"
+    if state:
+        counts += f", {state.refused} refused, {state.malformed} malformed"
+    lines.append(counts)
+    if state and state.last_sync:
+        ago, ms = time.time() - state.last_sync, state.last_sync_seconds * 1000
+        lines.append(f"last sync {ago:.1f} s ago, took {ms:.1f} ms")
+    return [*lines, ""]
