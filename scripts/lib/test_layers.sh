@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Sourced by scripts/test, after setup.sh. Every layer leaves in $results: LAYER.xml (pytest's
+# report) or LAYER.checks (one line a check: name, status, tab-separated), LAYER.exit (pytest's
+# exit status) and LAYER.seconds. tally.py counts them. scripts/test sets results and pytest_args.
+
+# What the tests drive; python3-bpfcc brings libbcc and libbpf.
+datapath_packages=(
+    python3-bpfcc iproute2 nftables strace bpftool tcpdump gcc libc6-dev procps util-linux
+)
+
+run_layer() {
+    local layer=$1 start
+    say "== $layer"
+    make_venv dev
+    "install_$layer"
+    start=$EPOCHREALTIME
+    "run_$layer"
+    awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }' \
+        >"$results/$layer.seconds"
+}
+
+install_unit() { need_packages git clang-format shellcheck; }
+install_datapath() { need_packages "${datapath_packages[@]}"; }
+install_e2e() { need_packages "${datapath_packages[@]}"; }
+
+# The linters run beside the tests: on two cores that halves the time of this layer.
+run_unit() {
+    local linting
+    lint >"$results/lint.log" 2>&1 &
+    linting=$!
+    run_pytest unit tests/unit
+    wait "$linting" || true
+    cat "$results/lint.log" >&2
+}
+
+run_datapath() { run_pytest datapath tests/datapath tests/kernels; }
+run_e2e() { run_pytest e2e tests/e2e; }
+
+run_pytest() {
+    local layer=$1 status=0
+    shift
+    "$venv/bin/python" -m pytest "$@" -o junit_family=xunit1 --junitxml="$results/$layer.xml" \
+        "${pytest_args[@]}" </dev/null || status=$?
+    echo "$status" >"$results/$layer.exit"
+}
+
+# record LAYER STATUS NAME: one line of a report; STATUS is passed or failed.
+record() { printf '%s\t%s\n' "$3" "$2" >>"$results/$1.checks"; }
+
+# check LAYER NAME COMMAND...: the command's exit status decides; its output is shown on failure.
+check() {
+    local layer=$1 name=$2 output
+    shift 2
+    if output=$("$@" 2>&1 </dev/null); then
+        record "$layer" passed "$name"
+    else
+        printf '%s\n' "$output" | tail -n 60 >&2
+        record "$layer" failed "$name"
+    fi
+}
+
+# project_files GLOB...: files of the checkout, new ones included, ignored ones not. A checkout
+# may belong to another user than root.
+project_files() {
+    git -c safe.directory='*' ls-files -z -co --exclude-standard -- "$@" |
+        while IFS= read -r -d '' file; do [ ! -f "$file" ] || printf '%s\n' "$file"; done
+}
+
+# files_run_by INTERPRETER: files whose first line names it.
+files_run_by() {
+    local file first
+    project_files | while IFS= read -r file; do
+        IFS= read -r first <"$file" 2>/dev/null || continue
+        [[ $first != '#!'*"$1"* ]] || printf '%s\n' "$file"
+    done
+}
+
+lint() {
+    local -a c_files shell_files python_files
+    mapfile -t c_files < <(project_files '*.c' '*.h')
+    # Files that are only sourced are checked with those that source them.
+    mapfile -t shell_files < <(files_run_by sh)
+    mapfile -t python_files < <(files_run_by python | grep -v '\.py$')
+    check unit "ruff check" "$venv/bin/ruff" check . "${python_files[@]}"
+    check unit "ruff format" "$venv/bin/ruff" format --check --diff . "${python_files[@]}"
+    check unit "shellcheck" shellcheck --external-sources --check-sourced "${shell_files[@]}"
+    [ "${#c_files[@]}" -eq 0 ] ||
+        check unit "clang-format" clang-format --dry-run -Werror "${c_files[@]}"
+    check unit "mypy" "$venv/bin/mypy" --scripts-are-modules pyproxy tests scripts \
+        "${python_files[@]}"
+}
+
+# tally LAYER...: counts every report and prints the last line; its exit status is the answer.
+tally() {
+    local -a selected=()
+    [ "${#pytest_args[@]}" -eq 0 ] || selected=(--selected)
+    /usr/bin/env python3 scripts/lib/tally.py "${selected[@]}" \
+        --results "$results" --skips tests/skips.txt "$@"
+}
