@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.cover import Cover
 from pyproxy.kernel import load, sockets
 from pyproxy.kernel.datapath import KernelDatapath
-from pyproxy.kernel.devices import devices
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.guards import Guards
 from pyproxy.kernel.pins import Pins, remove_tree
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
     pins: Pins
     digest: str
     datapath: KernelDatapath
-    guards: Guards
+    cover: Cover
 
 
 class Loading:
@@ -72,16 +72,8 @@ class Loading:
             where = self._config.cgroup_root
             log.info("attached %d %s socket programs to %s", changed, request.family.label, where)
         guards = Guards(pins, self._config.run_dir, tcx=self._features.tcx)
-        return Loaded(pins, digest, KernelDatapath(pins), guards)
-
-
-def attach_devices(loaded: dict[Family, Loaded], config: RunConfig) -> list[str]:
-    """Attach the guards to all devices there are now; return what failed."""
-    present = devices(config.devices)
-    failures: list[str] = []
-    for each in loaded.values():
-        failures += each.guards.attach(each.digest, present)
-    return failures
+        cover = Cover(guards, digest, self._config.devices)
+        return Loaded(pins, digest, KernelDatapath(pins, before_dropping=cover.need), cover)
 
 
 def forget_former_programs(loaded: dict[Family, Loaded]) -> None:

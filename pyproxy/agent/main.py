@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -43,6 +44,8 @@ def run(config: RunConfig) -> None:
     # SimpleQueue.put is made for signal handlers: it never waits for a lock of ours
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: messages.put(Stop()))
+    # a start makes many objects and drops few: the collector would only walk them in vain
+    gc.disable()
     try:
         _run(config, messages)
     finally:

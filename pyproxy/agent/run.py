@@ -6,17 +6,20 @@ Watchers only put events on the queue; the thread that runs Agent.run() owns all
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
 import time
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import pyproxy
 from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.cover import Cover
 from pyproxy.agent.inbox import Inbox
-from pyproxy.agent.kernel import Loaded, attach_devices
+from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.sync import Syncers
 from pyproxy.kube.events import Event
@@ -56,7 +59,6 @@ class Agent:
         options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
         self._inbox = Inbox(options)
         self._syncers = Syncers(loaded)
-        self._not_covered: list[str] = []
         self._changed = False
         self._reported_at = 0.0
         self._synced = False
@@ -68,7 +70,10 @@ class Agent:
 
     def run(self) -> None:
         """Handle messages until Stop."""
-        self.cover_devices()
+        # devices that appeared while no agent ran wait for no list
+        for each in self._loaded.values():
+            if each.datapath.dropping():
+                each.cover.need()
         while True:
             messages = self._wait()
             if any(isinstance(each, Stop) for each in messages):
@@ -76,14 +81,27 @@ class Agent:
             self._handle(messages)
         self._report()
 
-    def cover_devices(self) -> None:
-        """Attach the guards to all devices there are now."""
-        failures = attach_devices(self._loaded, self._config)
-        for failure in failures:
-            if failure not in self._not_covered:
-                log.error("no guard on %s", failure)
-        self._changed |= failures != self._not_covered
-        self._not_covered = failures
+    def _refresh_covers(self) -> None:
+        before = self._not_covered()
+        for each in self._loaded.values():
+            each.cover.refresh()
+        self._changed |= before != self._not_covered()
+
+    def _not_covered(self) -> list[str]:
+        return sorted({f for each in self._loaded.values() for f in each.cover.failures})
+
+    def _has_idle_work(self) -> bool:
+        return self._syncers.has_idle_work or any(self._unneeded_covers())
+
+    def _unneeded_covers(self) -> Iterator[Cover]:
+        for each in self._loaded.values():
+            if each.cover.is_on and not each.datapath.dropping():
+                yield each.cover
+
+    def _idle(self) -> None:
+        for cover in self._unneeded_covers():
+            cover.release()
+        self._syncers.idle()
 
     def _wait(self) -> list[Message]:
         try:
@@ -97,7 +115,7 @@ class Agent:
     def _patience(self) -> float | None:
         """Return for how many seconds the queue may stay silent before something is due."""
         due = []
-        if self._syncers.has_idle_work:
+        if self._synced and self._has_idle_work():
             due.append(IDLE_S)
         if self._changed:
             due.append(REPORT_EVERY_S)
@@ -115,7 +133,7 @@ class Agent:
         if self._inbox.synced:
             self._sync(messages)
         if devices:
-            self.cover_devices()
+            self._refresh_covers()
         if self._changed and time.monotonic() - self._reported_at >= REPORT_EVERY_S:
             self._report()
 
@@ -128,18 +146,21 @@ class Agent:
             self._changed = True
         elif messages:
             self._changed = True
-        elif self._syncers.has_idle_work:
-            self._syncers.idle()
+        else:
+            self._idle()
         if not self._synced and not self._syncers.failed:
             self._synced = True
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
+            # what is there now mostly stays: later collections leave it out
+            gc.freeze()
+            gc.enable()
             self._report()
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
         problems = self._inbox.problems() + self._syncers.problems()
-        problems += [not_attached(each) for each in self._not_covered]
+        problems += [not_attached(each) for each in self._not_covered()]
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,

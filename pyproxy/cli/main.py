@@ -83,10 +83,13 @@ def cleanup(force: bool, bpffs_root: Path, run_dir: Path, **_: Any) -> int:
     return command.clean(bpffs_root, run_dir, force=force)
 
 
-def main() -> int:
-    """Run the command line; return the exit status. No error ends in a traceback."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line (None: the process's); return the exit status.
+
+    What an operator can bring about ends in one sentence, never in a traceback.
+    """
     try:
-        return int(cli.main(standalone_mode=False) or 0)
+        return int(cli.main(arguments, prog_name="pyproxy", standalone_mode=False) or 0)
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.Abort:

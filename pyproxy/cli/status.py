@@ -42,10 +42,13 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     maps: list[MapStatus] = []
     counters: dict[str, dict[str, int]] = {}
     services: set[tuple[str, str]] = set()
+    uncovered: set[str] = set()
     endpoints = 0
     for pins in inspect.loaded_families(bpffs_root):
         datapath = KernelDatapath(pins, write=False)
         programs += inspect.programs(pins, root)
+        if datapath.dropping():
+            uncovered |= set(inspect.uncovered(pins, state.devices if state else ()))
         maps += inspect.maps(datapath)
         counters[pins.family.label] = inspect.counters(pins)
         names = [named.name for named in datapath.read_names().values()]
@@ -53,7 +56,13 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
         endpoints += datapath.slots_used() - len(names)
         datapath.close()
     problems = _problems(agent, state, programs, maps)
+    problems += [_uncovered(name) for name in sorted(uncovered)]
     return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
+
+
+def _uncovered(name: str) -> Problem:
+    text = f"{name} has no guard: services whose policy drops may be answered by others there"
+    return Problem("device-not-covered", text, "start the agent; it covers every device")
 
 
 def _problems(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pyproxy.kernel.barrier import wait_for_readers
@@ -51,8 +51,15 @@ def addr_fold(address: bytes) -> int:
 class KernelDatapath:
     """The pinned maps of one family."""
 
-    def __init__(self, pins: Pins, *, write: bool = True) -> None:
+    def __init__(
+        self,
+        pins: Pins,
+        *,
+        write: bool = True,
+        before_dropping: Callable[[], None] = lambda: None,
+    ) -> None:
         maps = pins.maps
+        self._before_dropping = before_dropping
         self.family: Family = pins.family
         self.frontends = HashMap(str(maps / "frontends"), _FRONTEND_KEY, _FRONTEND)
         self.members = HashMap(str(maps / "members"), _MEMBER_KEY, ("flags",))
@@ -193,8 +200,14 @@ class KernelDatapath:
         self.services.store(service, int.from_bytes(word, sys.byteorder))
 
     def set_dropping(self, services: int) -> None:
-        """Tell the guard how many services drop."""
+        """Tell the guard how many services drop, after seeing to it that there is one."""
+        if services:
+            self._before_dropping()
         self.settings.store(SETTING_DROPPING, services)
+
+    def dropping(self) -> int:
+        """Return how many services drop, as the guard was told last."""
+        return int.from_bytes(self.settings.read(SETTING_DROPPING), sys.byteorder)
 
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""

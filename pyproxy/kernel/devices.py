@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
 import os
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from typing import NamedTuple
 RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
 ARPHRD_ETHER = 1  # include/uapi/linux/if_arp.h
 ARPHRD_LOOPBACK = 772
+SIOCGIFHWADDR = 0x8927  # include/uapi/linux/sockios.h
 
 
 class Device(NamedTuple):
@@ -27,18 +30,29 @@ class Device(NamedTuple):
 def devices(patterns: Iterable[str] = ()) -> list[Device]:
     """Return the devices that packets of pods and clients come by: all but loopback.
 
-    With shell patterns (--devices), only those whose name matches one.
+    With shell patterns (--devices), only those whose name matches one. Asked by ioctl:
+    pyroute2 would cost every agent 0.15 s at start and 20 MB for good.
     """
-    from pyroute2 import IPRoute  # noqa: PLC0415 - 0.2 s that 'pyproxy status' does not need
-
     wanted = tuple(patterns) or ("*",)
-    with IPRoute() as route:
-        return [
-            Device(link["index"], name, link["ifi_type"] == ARPHRD_ETHER)
-            for link in route.get_links()
-            if link["ifi_type"] != ARPHRD_LOOPBACK
-            and any(fnmatch.fnmatch(name := link.get_attr("IFLA_IFNAME"), p) for p in wanted)
-        ]
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for ifindex, name in socket.if_nameindex():
+            kind = _link_type(sock, name)
+            if kind in {None, ARPHRD_LOOPBACK}:
+                continue
+            if any(fnmatch.fnmatch(name, pattern) for pattern in wanted):
+                found.append(Device(ifindex, name, kind == ARPHRD_ETHER))
+    return found
+
+
+def _link_type(sock: socket.socket, name: str) -> int | None:
+    """Return a device's ARPHRD_ number, None if it vanished meanwhile (netdevice(7))."""
+    request = struct.pack("16s24x", os.fsencode(name))
+    try:
+        answer = fcntl.ioctl(sock, SIOCGIFHWADDR, request)
+    except OSError:
+        return None
+    return int(struct.unpack_from("=H", answer, 16)[0])
 
 
 class Watch:

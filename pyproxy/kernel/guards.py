@@ -59,8 +59,14 @@ class Guards:
             if device_of(pin) not in indexes:
                 pin.unlink()
 
+    def exist(self) -> bool:
+        """Return whether links of guards are pinned; of filters nothing is known without a dump."""
+        return bool(guard_pins(self._pins))
+
     def detach(self, devices: Iterable[Device]) -> None:
-        """Remove the filters from devices; links end with their pins."""
+        """Take all guards off: links wherever they are, filters from these devices."""
+        for pin in guard_pins(self._pins):
+            pin.unlink()
         if self._clsact is None:
             return
         for device in devices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from pyproxy.errors import KernelError, NothingLoadedError
 from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.devices import devices
 from pyproxy.kernel.guards import device_of, guard_pins
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.programs import Program, socket_programs
@@ -43,7 +44,10 @@ class MapStatus(NamedTuple):
 
 def loaded_families(root: Path) -> list[Pins]:
     """Return the families that have pins below a bpffs root; raise if there are none."""
-    found = [pins for family in Family if (pins := Pins(root, family)).exist()]
+    try:
+        found = [pins for family in Family if (pins := Pins(root, family)).exist()]
+    except OSError as error:
+        raise KernelError(f"{root} cannot be read: {error.strerror}", "run as root") from error
     if not found:
         raise NothingLoadedError(
             f"nothing is loaded below {root}", "start 'pyproxy run', or give its --bpffs-root"
@@ -59,6 +63,17 @@ def programs(pins: Pins, cgroup_root: Path | None) -> Iterator[ProgramStatus]:
         yield _socket_program(pins, program, expected, cgroup_root)
     for pin in guard_pins(pins):
         yield _guard(pin, expected)
+
+
+def uncovered(pins: Pins, patterns: Iterable[str]) -> list[str]:
+    """Return the devices that should have a guard of a family and have none, by name.
+
+    Where the kernel has no tcx there are no links to go by, and nothing is said.
+    """
+    if not libbpf.tcx_exists():
+        return []
+    covered = {device_of(pin) for pin in guard_pins(pins)}
+    return [device.name for device in devices(patterns) if device.ifindex not in covered]
 
 
 def _socket_program(

@@ -7,6 +7,7 @@ Kubernetes (k8s.io/utils/net ParseIPSloppy) has always read them as decimal.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -66,8 +67,11 @@ def valid_prefixes(texts: Iterable[str]) -> tuple[Prefix, ...]:
 
 
 def address_text(address: Address) -> str:
-    """Return the usual notation of an address of 4 or 16 bytes."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+    """Return the notation of RFC 5952 of an address of 4 or 16 bytes.
+
+    inet_ntop is not it: it writes ::0.1.0.128 for ::1:80.
+    """
+    return str(ipaddress.ip_address(address))
 
 
 def _try(parse: Callable[[str], _Item], texts: Iterable[str]) -> Iterator[_Item]:

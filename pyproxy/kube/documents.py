@@ -103,7 +103,8 @@ def _any_sections(text: bytes, known: Mapping[Digest, Section]) -> Sections:
 def _yaml_sections(text: bytes, known: Mapping[Digest, Section]) -> Sections:
     sections: Sections = {}
     for line, chunk in split_yaml(text):
-        digest = _digest(chunk)
+        # Without the separator, which the first document of a file need not have.
+        digest = _digest(chunk.removeprefix(b"---").lstrip(b"\r\n"))
         before = known.get(digest)
         found = before.found if before else tuple(interpret(load_document(chunk, first_line=line)))
         sections.setdefault(digest, Section(f"line {line}", found))

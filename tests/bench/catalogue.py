@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measures by name, and which of them a command line asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from pyproxy.errors import ConfigError
+from tests.bench.bench import Bench
+from tests.bench.figures import Figure
+from tests.bench.programming import programming_figures
+from tests.bench.rates import CASES, rate_figures
+from tests.bench.startup import startup_figures, status_figures
+
+DATAPATH = tuple(dict.fromkeys(case.measure for case in CASES))
+CONTROL_PLANE = {
+    "programming-latency": programming_figures,
+    "start-up": startup_figures,
+    "status-time": status_figures,
+}
+GROUPS = {"datapath": DATAPATH, "control-plane": tuple(CONTROL_PLANE)}
+NAMES = (*DATAPATH, *CONTROL_PLANE)
+
+# Yields figures; what it raises concerns its own measures only.
+Part = Callable[[Bench], Iterator[Figure]]
+
+
+def selected(group: str, only: Sequence[str]) -> list[str]:
+    """Return the names of a group ("all": of all groups), or those of `only` that it has.
+
+    Raises ConfigError for a name that is in no group, or not in this one.
+    """
+    names = NAMES if group == "all" else GROUPS[group]
+    for name in only:
+        if name not in names:
+            where = "" if group == "all" else f" in {group}"
+            raise ConfigError(f'no measure "{name}"{where}', f"take one of {', '.join(names)}")
+    return [name for name in names if not only or name in only]
+
+
+def parts(names: Collection[str]) -> dict[str, Part]:
+    """Return what is to be run for these names, by what to call it when it fails.
+
+    All of the datapath is one part: its measures share the agents.
+    """
+    chosen: dict[str, Part] = {}
+    datapath = [name for name in DATAPATH if name in names]
+    if datapath:
+        chosen[", ".join(datapath)] = lambda bench: rate_figures(bench, datapath)
+    chosen |= {name: part for name, part in CONTROL_PLANE.items() if name in names}
+    return chosen

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// client tcp-connect|udp-connect|tcp-request ADDRESS PORT CPU
+//
+// Each line on standard input, "<milliseconds>", runs one window of operations, one after
+// another, and prints one line of JSON: operations, nanoseconds and their latencies. The
+// process stays between windows, so that none pays for a start, and it ends with its input.
+//
+//   tcp-connect  socket, connect, request, answer, close by RST
+//   udp-connect  socket, connect, request, answer, close
+//   tcp-request  request and answer on one connection that is made once a window
+//
+// Any failed operation ends the process with status 1.
+#include "endpoint.h"
+#include "process.h"
+#include "samples.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct mode {
+	const char *name;
+	int type;
+	bool kept;
+};
+
+static const struct mode modes[] = {
+	{ "tcp-connect", SOCK_STREAM, false },
+	{ "udp-connect", SOCK_DGRAM, false },
+	{ "tcp-request", SOCK_STREAM, true },
+};
+
+static int dial(const struct mode *mode, const struct endpoint *to)
+{
+	int fd = endpoint_dial(to, mode->type);
+
+	if (fd < 0)
+		die("connect");
+	if (mode->type == SOCK_STREAM)
+		reset_on_close(fd);
+	return fd;
+}
+
+static void exchange(int fd)
+{
+	static const char request[MESSAGE_BYTES] = "request";
+	char answer[MESSAGE_BYTES];
+
+	if (message_send(fd, request) != 0)
+		die("send");
+	if (message_receive(fd, answer) != 0)
+		die("receive");
+}
+
+static void exchange_once(const struct mode *mode, const struct endpoint *to)
+{
+	int fd = dial(mode, to);
+
+	exchange(fd);
+	close(fd);
+}
+
+static void run_window(const struct mode *mode, const struct endpoint *to, uint64_t length_ns,
+		       struct samples *samples)
+{
+	int kept = mode->kept ? dial(mode, to) : -1;
+	uint64_t start = now_ns(), last = start;
+
+	samples_clear(samples);
+	while (last - start < length_ns) {
+		if (mode->kept)
+			exchange(kept);
+		else
+			exchange_once(mode, to);
+		uint64_t now = now_ns();
+		samples_add(samples, now - last);
+		last = now;
+	}
+	if (mode->kept)
+		close(kept);
+	printf("{\"operations\":%zu,\"ns\":%llu,\"latency_ns\":", samples->count,
+	       (unsigned long long)(last - start));
+	samples_print(samples);
+	puts("}");
+	fflush(stdout);
+}
+
+static const struct mode *mode_named(const char *name)
+{
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i].name, name) == 0)
+			return &modes[i];
+	die_usage("the mode must be tcp-connect, udp-connect or tcp-request");
+}
+
+int main(int argc, char **argv)
+{
+	struct samples samples = { 0 };
+	char line[32];
+
+	if (argc != 5)
+		die_usage("usage: client MODE ADDRESS PORT CPU (-1: any)");
+	const struct mode *mode = mode_named(argv[1]);
+	struct endpoint to = endpoint_parse(argv[2], argv[3]);
+	pin_to_cpu(parse_number(argv[4], -1, 1023, "the CPU"));
+	go_first();
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = '\0';
+		long ms = parse_number(line, 1, 3600000, "a window's length in ms");
+		run_window(mode, &to, (uint64_t)ms * 1000000u, &samples);
+	}
+	return 0;
+}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services and EndpointSlices as files for --manifests: what is measured, and the crowd beside.
+
+Every service is dual stack with one slice a family, as the API server writes them. Each has a
+file of its own: a directory of a thousand files is what a reader of it has to bear. They are
+JSON, which is YAML too: the time that a YAML parser takes for them is none of the proxy's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+NAMESPACE = "bench"
+PORT = 80
+ENDPOINTS_OF_THE_CROWD = 4
+
+CROWD4 = IPv4Address("10.96.16.0")
+CROWD6 = IPv6Address("fd00:10:96::1000")
+CROWD_PODS4 = IPv4Address("10.200.0.0")
+CROWD_PODS6 = IPv6Address("fd00:10:200::")
+
+
+class Addresses(NamedTuple):
+    """One address of each family."""
+
+    ipv4: str
+    ipv6: str
+
+
+def service(name: str, cluster_ips: Addresses, protocols: Sequence[str]) -> dict[str, object]:
+    """Return a dual-stack ClusterIP Service with one port a protocol ("TCP", "UDP")."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": NAMESPACE, "name": name},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": cluster_ips.ipv4,
+            "clusterIPs": list(cluster_ips),
+            "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [
+                {"name": protocol.lower(), "protocol": protocol, "port": PORT}
+                for protocol in protocols
+            ],
+        },
+    }
+
+
+def slice_of(
+    name: str, family: str, addresses: Sequence[str], ports: Mapping[str, int], node: str
+) -> dict[str, object]:
+    """Return the EndpointSlice of a service in a family ("IPv4", "IPv6"), all endpoints ready.
+
+    `ports` are target ports by protocol; `node` is where the endpoints are, "" for unknown.
+    """
+    placed = {"nodeName": node} if node else {}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": f"{name}-{family.lower()}",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": family,
+        "ports": [
+            {"name": protocol.lower(), "protocol": protocol, "port": port}
+            for protocol, port in ports.items()
+        ],
+        "endpoints": [
+            {
+                "addresses": [address],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                **placed,
+            }
+            for address in addresses
+        ],
+    }
+
+
+def crowd_member(number: int) -> list[dict[str, object]]:
+    """Return one of the services that are only there, with its slices."""
+    name = f"crowd-{number}"
+    cluster_ips = Addresses(str(CROWD4 + number), str(CROWD6 + number))
+    first = number * ENDPOINTS_OF_THE_CROWD
+    places = range(first, first + ENDPOINTS_OF_THE_CROWD)
+    ports = {"TCP": 8080}
+    return [
+        service(name, cluster_ips, ["TCP"]),
+        slice_of(name, "IPv4", [str(CROWD_PODS4 + place) for place in places], ports, "elsewhere"),
+        slice_of(name, "IPv6", [str(CROWD_PODS6 + place) for place in places], ports, "elsewhere"),
+    ]
+
+
+def write_crowd(folder: Path, services: int) -> None:
+    """Write so many services that nobody calls, a file each."""
+    for number in range(services):
+        write(folder / f"crowd-{number}.json", crowd_member(number))
+
+
+def write(path: Path, objects: Sequence[Mapping[str, object]]) -> None:
+    """Write objects as one List, by rename: a reader sees the file before or after, whole."""
+    stage(path, objects).rename(path)
+
+
+def stage(path: Path, objects: Sequence[Mapping[str, object]]) -> Path:
+    """Write what is to become `path` under a name that --manifests ignores, and return that."""
+    staged = path.with_name(f".{path.name}.new")
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    staged.write_text(text, encoding="utf-8")
+    return staged

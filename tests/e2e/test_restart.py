@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic goes on while agents die, and an agent that comes back takes over what is pinned."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.scene import App, Scene
+from tests.lab import bpf_objects
+from tests.lab.agent import Agent
+from tests.lab.cluster import Cluster
+from tests.lab.prober import answered
+from tests.lab.waiting import wait_for
+
+BETWEEN = 200  # new connections seen between two acts
+
+
+@pytest.fixture(scope="module")
+def web(own: Scene) -> App:
+    """An application on all pods of a cluster whose agents may be killed."""
+    app = own.app("web")
+    own.run(app, own.cluster.pods)
+    return app
+
+
+@pytest.fixture
+def agent(own: Scene) -> Iterator[Agent]:
+    """The agent of node1; it runs again after the test."""
+    agent = own.agents[0]
+    yield agent
+    if not agent.running:
+        agent.start()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_kill_and_restart_under_traffic(own: Scene, web: App, agent: Agent, family: int) -> None:
+    """SIGKILL and restart: a held connection lives and not one of the new ones fails."""
+    prober = own.cluster.nodes[0].pods[0].prober
+    held = prober.open("held", web.tcp(family))
+    assert held.error == ""
+    server = prober.ask("held", web.tcp(family))[0].who
+    for stream, target in (("tcp", web.tcp(family)), ("udp", web.udp(family))):
+        prober.start(stream, target)
+    for act in (lambda: None, agent.kill, agent.start, agent.stop, agent.start):
+        act()
+        _await_flow(own, BETWEEN)
+        assert answered(prober.ask("held", web.tcp(family), 3)) == {server: 3}
+    for stream in ("tcp", "udp"):
+        drawn = answered(prober.stop(stream))
+        assert set(drawn) == {pod.name for pod in own.cluster.pods}, drawn
+    prober.close("held")
+
+
+def _await_flow(own: Scene, more: int) -> None:
+    prober = own.cluster.nodes[0].pods[0].prober
+    for stream in ("tcp", "udp"):
+        goal = prober.seen(stream)[0] + more
+        wait_for(lambda s=stream, g=goal: prober.seen(s)[0] >= g, 20, f"{goal} of {stream}")  # type: ignore[misc]  # mypy can't infer a lambda with defaults
+
+
+def test_restart_adopts_what_is_pinned(own: Scene, web: App, agent: Agent) -> None:
+    """With unchanged manifests programs, maps and links keep their ids."""
+    before = bpf_objects.owned(agent)
+    services = agent.services()
+    assert before.programs
+    assert before.maps
+    assert before.links
+    agent.kill()
+    agent.start()
+    assert bpf_objects.owned(agent) == before
+    assert agent.services() == services
+    own.await_backends(web, own.cluster.pods)
+
+
+def test_change_made_while_no_agent_ran(own: Scene, web: App, agent: Agent) -> None:
+    """An agent that comes back writes what has changed, and takes away what has gone."""
+    gone = own.app("gone")
+    own.run(gone, own.cluster.pods)
+    agent.kill()
+    own.drop(f"{gone.name}.json")
+    pods = own.cluster.pods[1:2]
+    own.put(f"{web.name}.json", web.service(), *web.slices(pods))
+    agent.start()
+    own.await_backends(web, pods)
+    assert {service["name"] for service in agent.services()} == {web.name}
+    own.run(web, own.cluster.pods)
+
+
+def test_sigterm_ends_the_agent_within_two_seconds(agent: Agent) -> None:
+    """SIGTERM: gone within 2 s, exit status 0."""
+    assert agent.stop() < 2
+    assert agent.process is not None
+    assert agent.process.returncode == 0
+
+
+def test_sigterm_counts_whichever_thread_receives_it(agent: Agent) -> None:
+    """The kernel may hand a signal to any thread (the main one may be stopped by a tracer)."""
+    threads = [int(path.name) for path in Path("/proc", str(agent.pid), "task").iterdir()]
+    other = max(threads)
+    assert other != agent.pid
+    assert ctypes.CDLL(None).tgkill(agent.pid, other, signal.SIGTERM) == 0
+    wait_for(lambda: not agent.running, 2, "the agent to end")
+
+
+def test_commands_work_without_an_agent(web: App, agent: Agent) -> None:
+    """`services` and `status` read the maps; status says that no agent runs."""
+    while_running = agent.services()
+    agent.kill()
+    assert agent.services() == while_running
+    reply = agent.cli("status", "-o", "json")
+    assert reply.json["agent"] is None
+    assert reply.json["healthy"] is False
+    assert reply.status == 1
+    assert web.name in agent.cli("services").stdout
+
+
+def test_status_of_a_healthy_node(own: Scene, web: App, agent: Agent) -> None:
+    """The keys of the contract, every expected program attached, exit status 0."""
+    own.await_backends(web, own.cluster.pods)
+    reply = agent.cli("status", "-o", "json")
+    status = reply.json
+    assert (reply.status, status["healthy"], status["problems"]) == (0, True, [])
+    assert next(iter(status)) == "schema"
+    assert status["schema"] == "pyproxy.status/1"
+    assert status["agent"]["pid"] == agent.pid
+    assert status["counts"]["services"] >= 1
+    assert status["counts"]["endpoints"] >= len(own.cluster.pods)
+    assert {p["hook"] for p in status["programs"]} >= {
+        f"{hook}{family}"
+        for hook in ("connect", "sendmsg", "recvmsg", "getpeername")
+        for family in (4, 6)
+    }
+    assert all(p["attached"] for p in status["programs"] if p["expected"])
+    assert all(0 <= m["used"] <= m["max"] for m in status["maps"])
+
+
+def test_agent_is_free_of_llvm(agent: Agent) -> None:
+    """Compiling happens in a child: neither bcc nor LLVM is mapped into the agent."""
+    maps = Path("/proc", str(agent.pid), "maps").read_text()
+    assert "python" in maps
+    assert not [name for name in ("LLVM", "libbcc", "clang") if name in maps]
+
+
+def test_start_opens_no_kernel_headers(tmp_path: Path) -> None:
+    """A first start, which compiles, opens nothing under /usr/src or /lib/modules."""
+    trace = tmp_path / "trace"
+    with Cluster(nodes=1, pods_per_node=1) as cluster:
+        agent = cluster.agent(cluster.nodes[0])
+        # -D: the tracer is the grandchild, so that the agent keeps the process id.
+        agent.start(
+            "strace", "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", str(trace)
+        )
+        agent.stop()
+    lines = trace.read_text().splitlines()
+    assert any("bpf/sock" in line or "types.h" in line for line in lines), "the loader was not seen"
+    assert not [line for line in lines if '"/usr/src' in line or '"/lib/modules' in line]
+    assert not [line for line in lines if '"/usr/lib/modules' in line]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever an operator gets wrong ends in one sentence with the remedy and the right status."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pyproxy.cli.main import main
+from tests.lab.cluster import Cluster
+
+NOBODY = 65534
+TIMEOUT_S = 20
+
+
+class Said(NamedTuple):
+    """What a command said and how it ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def _child(arguments: list[str], uid: int, answer: Connection) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    if uid:
+        # everything is imported by now: a clone in root's home would be out of reach
+        os.setgid(uid)
+        os.setuid(uid)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        sys.argv = ["pyproxy"]
+        status = main(arguments)
+    answer.send(Said(status, out.getvalue(), err.getvalue()))
+
+
+def pyproxy(*arguments: object, uid: int = 0) -> Said:
+    """Run a command in a child process, as another user if told so."""
+    here, there = multiprocessing.Pipe()
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=_child, args=([str(a) for a in arguments], uid, there))
+    child.start()
+    try:
+        assert here.poll(TIMEOUT_S), "the command did not end"
+        said: Said = here.recv()
+    finally:
+        child.kill()
+        child.join()
+    assert "Traceback" not in said.stderr
+    return said
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One node; no agent runs on it."""
+    with Cluster(nodes=1, pods_per_node=1) as made:
+        made.respond()
+        (made.directory / "manifests").mkdir(exist_ok=True)
+        yield made
+
+
+def roots(cluster: Cluster) -> list[str]:
+    """Return the options that are right for the node."""
+    return cluster.agent(cluster.nodes[0]).roots
+
+
+def test_a_wrong_flag_is_named(cluster: Cluster) -> None:
+    """Wrong usage is exit status 2."""
+    said = pyproxy("run", "--manifest", "x", *roots(cluster))
+    assert said.status == 2
+    assert "--manifest" in said.stderr
+
+
+def test_no_source_is_wrong_usage(cluster: Cluster) -> None:
+    """An agent needs to be told where the objects are."""
+    said = pyproxy("run", *roots(cluster))
+    assert said.status == 2
+    assert said.stderr.count("\n") == 1
+    assert "--manifests" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("--cgroup-root", "/nowhere", "cgroup2"),
+        ("--cgroup-root", "/proc", "cgroup2"),
+        ("--bpffs-root", "/tmp/pyproxy", "mount -t bpf"),  # noqa: S108 - nothing is made there
+        ("--run-dir", "/proc/pyproxy", "--run-dir"),
+        ("--cluster-cidr", "10.0.0.0", "CIDR"),
+        ("--healthz-bind-address", "localhost:1", "IP:PORT"),
+        ("--hostname-override", " ", "hostname-override"),
+        ("--config", "/nowhere", "--config"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_remedy(
+    cluster: Cluster, option: str, value: str, remedy: str
+) -> None:
+    """One sentence, exit status 2, and nothing was loaded."""
+    given = [r for r in roots(cluster) if not r.startswith(option)]
+    folder = cluster.directory / "manifests"
+    said = pyproxy("run", f"--manifests={folder}", *given, f"{option}={value}")
+    assert said.status == 2
+    assert said.stderr.count("\n") == 1
+    assert remedy in said.stderr
+    assert pyproxy("status", *roots(cluster)).status == 3
+
+
+def test_a_missing_manifests_directory_is_named(cluster: Cluster) -> None:
+    """The directory must exist when the agent starts."""
+    said = pyproxy("run", "--manifests=/nowhere", *roots(cluster))
+    assert said.status == 1
+    assert "/nowhere" in said.stderr.splitlines()[-1]
+
+
+def test_bcc_that_is_missing_is_named_with_its_package(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's reason reaches the operator."""
+    (tmp_path / "bcc.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = cluster.directory / "manifests"
+    said = pyproxy("run", f"--manifests={folder}", *roots(cluster))
+    assert said.status == 1
+    assert "python3-bpfcc" in said.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "cleanup", "status", "services", "check"])
+def test_without_root_every_command_says_so(cluster: Cluster, command: str) -> None:
+    """Root is the remedy, and no command ends well without it."""
+    source = [f"--manifests={cluster.directory / 'manifests'}"] if command == "run" else []
+    agent = cluster.start_agents()[0]
+    said = pyproxy(command, *source, *agent.roots, uid=NOBODY)
+    agent.stop()
+    assert agent.cli("cleanup").status == 0
+    assert said.status == {"status": 3, "services": 3}.get(command, 1)
+    assert "root" in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "services"])
+def test_nothing_loaded_is_unknown(cluster: Cluster, command: str) -> None:
+    """Exit status 3, and with -o json still one object."""
+    said = pyproxy(command, "-o", "json", *roots(cluster))
+    assert said.status == 3
+    assert next(iter(json.loads(said.stdout).items())) == ("schema", f"pyproxy.{command}/1")
+    said = pyproxy(command, *roots(cluster))
+    assert (said.status, said.stdout.count("\n")) == (3, 1)
+    assert "pyproxy run" in said.stdout
+
+
+def test_check_says_what_the_node_can_do(cluster: Cluster) -> None:
+    """Every requirement is listed; a missing one is exit status 1 with its remedy."""
+    said = pyproxy("check", "-o", "json", *roots(cluster))
+    answer = json.loads(said.stdout)
+    assert (said.status, answer["schema"], answer["healthy"]) == (0, "pyproxy.check/1", True)
+    assert {"cgroup2", "bpffs", "bcc", "tcx"} <= {each["name"] for each in answer["checks"]}
+    said = pyproxy("check", "--bpffs-root=/proc", f"--cgroup-root={cluster.nodes[0].root}")
+    assert said.status == 1
+    assert "mount -t bpf" in said.stdout
+
+
+def test_two_agents_do_not_share_a_run_dir(cluster: Cluster) -> None:
+    """The second one names the first and changes nothing."""
+    agent = cluster.start_agents()[0]
+    folder = cluster.directory / "manifests"
+    pid = agent.pid
+    said = pyproxy("run", f"--manifests={folder}", *agent.roots)
+    agent.stop()
+    assert agent.cli("cleanup").status == 0
+    assert said.status == 1
+    assert f"(pid {pid})" in said.stderr
+    assert "--run-dir" in said.stderr

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Somebody else's BPF programs, which pyproxy must leave alone; made through libbpf."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from tests.lab.hosts import Node
+
+SCHED_CLS = 3  # enum bpf_prog_type
+CGROUP_SOCK_ADDR = 18
+CGROUP_INET4_CONNECT = 10  # enum bpf_attach_type
+ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
+LIBBPF = "libbpf.so.1"
+
+
+class _LoadOptions(ctypes.Structure):
+    """The head of libbpf's struct bpf_prog_load_opts; it reads as far as `sz` says."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+    )
+
+
+def _program(kind: int, attach_type: int, verdict: int) -> int:
+    """Load `return verdict` and return its descriptor."""
+    move = bytes([0xB7, 0, 0, 0]) + verdict.to_bytes(4, "little", signed=True)
+    leave = bytes([0x95]) + bytes(7)
+    options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, attach_type)
+    code = ctypes.create_string_buffer(move + leave, 16)
+    load = ctypes.CDLL(LIBBPF).bpf_prog_load
+    return _checked(load(kind, b"foreign", b"GPL", code, ctypes.c_size_t(2), ctypes.byref(options)))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def _pin(descriptor: int, path: Path) -> None:
+    _checked(ctypes.CDLL(LIBBPF).bpf_obj_pin(descriptor, str(path).encode()))
+
+
+def attach_to_cgroup(node: Node) -> None:
+    """Leave a program that lets everything pass on connect4 of the node's cgroup root."""
+    program = _program(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT, 1)
+    group = os.open(node.root, os.O_RDONLY)
+    try:
+        attach = ctypes.CDLL(LIBBPF).bpf_prog_attach
+        _checked(attach(program, group, CGROUP_INET4_CONNECT, ALLOW_MULTI))
+    finally:
+        os.close(group)
+        os.close(program)
+
+
+def attach_to_device(node: Node, device: str, pin: Path) -> None:
+    """Leave a clsact with a filter that says "next, please" at ingress of a device.
+
+    `pin` is a path on a bpffs where the program stays pinned (tc finds it there).
+    """
+    program = _program(SCHED_CLS, 0, -1)
+    try:
+        _pin(program, pin)
+    finally:
+        os.close(program)
+    node.run("tc", "qdisc", "add", "dev", device, "clsact", check=True)
+    where = ("tc", "filter", "add", "dev", device, "ingress", "pref", "7")
+    node.run(*where, "bpf", "da", "object-pinned", pin, check=True)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has which address, and the `ip -batch` texts that wire it: pure, no system call.
+
+A topology is an object with `lan`, `node`, `pod` and `client` texts (see `Wiring`); the first
+is `PointToPoint`: each pod behind a veth of its own, as the CNI plugin ptp does it. Addresses
+may be the same in every cluster: they exist inside its namespaces only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+SERVICE_CIDRS = ("10.96.0.0/16", "fd00:10:96::/112")
+
+
+class PodNet(NamedTuple):
+    """A pod's name and addresses; `device` is the host side of its veth."""
+
+    name: str
+    device: str
+    ipv4: str
+    ipv6: str
+
+
+class NodeNet(NamedTuple):
+    """A node's name, its addresses on the lan, its pod CIDRs with their gateways, its pods."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+    cidr4: str
+    cidr6: str
+    gateway4: str
+    gateway6: str
+    pods: tuple[PodNet, ...]
+
+
+class ClientNet(NamedTuple):
+    """The outside client's addresses on the lan."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+
+
+class Plan(NamedTuple):
+    """All namespaces of a cluster but the lan's."""
+
+    nodes: tuple[NodeNet, ...]
+    client: ClientNet
+
+
+class Wiring(Protocol):
+    """What makes a topology: one `ip -batch` text for each namespace.
+
+    `netns` is the directory of the namespaces' files; `ip` takes a path for a name.
+    """
+
+    def lan(self, plan: Plan, netns: Path) -> str:
+        """Return what joins the uplinks of nodes and client, run in the lan's namespace."""
+
+    def node(self, plan: Plan, node: NodeNet, netns: Path) -> str:
+        """Return a node's uplink, its pods' veths and its routes."""
+
+    def pod(self, node: NodeNet, pod: PodNet) -> str:
+        """Return a pod's addresses and routes."""
+
+    def client(self, plan: Plan) -> str:
+        """Return the client's addresses and routes."""
+
+
+def plan_cluster(nodes: int, pods_per_node: int) -> Plan:
+    """Give names and addresses to `nodes` nodes of `pods_per_node` pods and a client."""
+    client = ClientNet("client", "10.0.0.200", "fd00:10::200")
+    return Plan(tuple(_node(n, pods_per_node) for n in range(1, nodes + 1)), client)
+
+
+def _node(number: int, pods: int) -> NodeNet:
+    return NodeNet(
+        name=f"node{number}",
+        ipv4=f"10.0.0.{10 + number}",
+        ipv6=f"fd00:10::{10 + number}",
+        cidr4=f"10.244.{number}.0/24",
+        cidr6=f"fd00:10:244:{number}::/64",
+        gateway4=f"10.244.{number}.1",
+        gateway6=f"fd00:10:244:{number}::1",
+        pods=tuple(_pod(number, k) for k in range(1, pods + 1)),
+    )
+
+
+def _pod(node: int, number: int) -> PodNet:
+    return PodNet(
+        name=f"pod{node}-{number}",
+        device=f"veth-pod{number}",
+        ipv4=f"10.244.{node}.{10 + number}",
+        ipv6=f"fd00:10:244:{node}::{10 + number}",
+    )
+
+
+class PointToPoint:
+    """Nodes on one bridged lan, pods behind veths, pod CIDRs routed from node to node."""
+
+    def lan(self, plan: Plan, netns: Path) -> str:
+        """Return a bridge with a veth to the eth0 of every node and of the client."""
+        lines = ["link set lo up", "link add lan type bridge", "link set lan up"]
+        for name in (*(node.name for node in plan.nodes), plan.client.name):
+            port = f"to-{name}"
+            lines += [
+                f"link add {port} type veth peer name eth0 netns {netns}/{name}",
+                f"link set {port} master lan up",
+            ]
+        return _text(lines)
+
+    def node(self, plan: Plan, node: NodeNet, netns: Path) -> str:
+        """Return the node's addresses, a veth a pod with its host route, routes to the others."""
+        lines = ["link set lo up", *_uplink(node.ipv4, node.ipv6)]
+        for pod in node.pods:
+            lines += _pod_veth(node, pod, netns)
+        lines += _routes_to(other for other in plan.nodes if other.name != node.name)
+        lines.append(f"route add default via {plan.client.ipv4}")
+        lines.append(f"route add default via {plan.client.ipv6}")
+        return _text(lines)
+
+    def pod(self, node: NodeNet, pod: PodNet) -> str:
+        """Return single addresses and a default route through the node's gateway address."""
+        return _text(
+            [
+                "link set lo up",
+                f"address add {pod.ipv4}/32 dev eth0",
+                f"address add {pod.ipv6}/128 dev eth0 nodad",
+                "link set eth0 up",
+                f"route add {node.gateway4}/32 dev eth0 scope link",
+                f"route add default via {node.gateway4} dev eth0 src {pod.ipv4}",
+                f"route add {node.gateway6}/128 dev eth0",
+                f"route add default via {node.gateway6} dev eth0 src {pod.ipv6}",
+            ]
+        )
+
+    def client(self, plan: Plan) -> str:
+        """Return the client's addresses and routes to the pods (for direct traffic).
+
+        The client is also the nodes' default gateway and owns every service address: what
+        leaves a node untranslated reaches it and shows as an answer of the client's.
+        """
+        client = plan.client
+        lines = ["link set lo up", *_uplink(client.ipv4, client.ipv6)]
+        lines += [f"route add local {cidr} dev lo" for cidr in SERVICE_CIDRS]
+        return _text([*lines, *_routes_to(plan.nodes)])
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _uplink(ipv4: str, ipv6: str) -> list[str]:
+    return [
+        f"address add {ipv4}/24 dev eth0",
+        f"address add {ipv6}/64 dev eth0 nodad",
+        "link set eth0 up",
+    ]
+
+
+def _pod_veth(node: NodeNet, pod: PodNet, netns: Path) -> list[str]:
+    return [
+        f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
+        f"address add {node.gateway4}/32 dev {pod.device}",
+        f"address add {node.gateway6}/128 dev {pod.device} nodad",
+        f"link set {pod.device} up",
+        f"route add {pod.ipv4}/32 dev {pod.device} scope link",
+        f"route add {pod.ipv6}/128 dev {pod.device}",
+    ]
+
+
+def _routes_to(nodes: Iterable[NodeNet]) -> list[str]:
+    lines: list[str] = []
+    for node in nodes:
+        lines.append(f"route add {node.cidr4} via {node.ipv4}")
+        lines.append(f"route add {node.cidr6} via {node.ipv6}")
+    return lines
