@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import signal
+import threading
 
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.kernel import Loading, forget_former_programs
@@ -44,6 +45,7 @@ def run(config: RunConfig) -> None:
     # SimpleQueue.put is made for signal handlers: it never waits for a lock of ours
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: messages.put(Stop()))
+    threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
@@ -71,4 +73,13 @@ def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
             running.callback(server.stop)
-        agent.run()
+        reason = agent.run()
+    if reason:
+        raise PyproxyError(reason, "start it again, and report what the log says")
+
+
+def _crashed(crash: threading.ExceptHookArgs) -> Stop:
+    """Log a thread's unexpected end: an agent that no longer hears of changes must not go on."""
+    name = crash.thread.name if crash.thread else "?"
+    log.critical("the thread %s ended unexpectedly", name, exc_info=crash.exc_value)
+    return Stop(f"the thread {name} ended unexpectedly: {crash.exc_value}")

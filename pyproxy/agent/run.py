@@ -38,7 +38,9 @@ class DevicesChanged(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """The agent is to end."""
+    """The agent is to end; `reason` is what went wrong, "" if nothing did."""
+
+    reason: str = ""
 
 
 Message: TypeAlias = Event | DevicesChanged | Stop
@@ -68,18 +70,19 @@ class Agent:
         healthy = self._synced and not self._syncers.failed
         return Health(healthy, self._syncers.last_success)
 
-    def run(self) -> None:
-        """Handle messages until Stop."""
+    def run(self) -> str:
+        """Handle messages until Stop; return its reason."""
         # devices that appeared while no agent ran wait for no list
         for each in self._loaded.values():
             if each.datapath.dropping():
                 each.cover.need()
         while True:
             messages = self._wait()
-            if any(isinstance(each, Stop) for each in messages):
-                break
+            stops = [each for each in messages if isinstance(each, Stop)]
+            if stops:
+                self._report()
+                return stops[0].reason
             self._handle(messages)
-        self._report()
 
     def _refresh_covers(self) -> None:
         before = self._not_covered()

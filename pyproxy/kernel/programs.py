@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from pyproxy.model import Family
 
-CGROUP_SOCK_ADDR = 18  # enum bpf_prog_type
+CGROUP_SOCK = 9  # enum bpf_prog_type
+CGROUP_SOCK_ADDR = 18
 SCHED_CLS = 3
 
 TCX_INGRESS = 46  # enum bpf_attach_type
@@ -36,6 +37,8 @@ _SOCKET_HOOKS = {
     "getpeername": (29, 30),
 }
 
+SOCK_RELEASE = Program("sock_release", "sock_release", "release.c", CGROUP_SOCK, 34)
+
 GUARDS = (
     Program("guard", "tc", "guard.c", SCHED_CLS),
     Program("guard_l3", "tc", "guard.c", SCHED_CLS),
@@ -49,6 +52,7 @@ def socket_programs(family: Family) -> tuple[Program, ...]:
         Program(name, f"{name}{family.value}", "sock.c", CGROUP_SOCK_ADDR, types[index])
         for name, types in _SOCKET_HOOKS.items()
     ]
+    native.append(SOCK_RELEASE)
     if family is Family.IPV6:
         return tuple(native)
     mapped = [

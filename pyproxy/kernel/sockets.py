@@ -11,9 +11,9 @@ from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.programs import Program, socket_programs
 
-# names shown to a socket are put right before addresses are changed: a connection made in
-# between shows the backend's name, never the reverse
-_ORDER = ("recvmsg", "getpeername", "sendmsg", "connect")
+# what forgets comes before what remembers, and names are put right before addresses are
+# changed: a connection made in between shows the backend's name, never the reverse
+_ORDER = ("sock_release", "recvmsg", "getpeername", "sendmsg", "connect")
 
 
 def attach(pins: Pins, digest: str, cgroup: Path) -> int:

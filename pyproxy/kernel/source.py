@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     max_slots: int = 524_288
     max_members: int = 524_288
     max_nodes: int = 16_384
+    max_connected: int = 262_144
     max_udp: int = 65_536
 
 

@@ -6,6 +6,8 @@
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$checkout/.venv
+# tc and bpftool live in sbin, which `su` without a login shell leaves out.
+PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*" >&2; }
 
