@@ -37,12 +37,10 @@ static __always_inline bool first_read(struct sock_nat *nat, struct association 
 }
 
 /* Make wanted the socket's first association, whatever it was. */
-static __always_inline void first_write(struct sock_nat *nat, const struct association *wanted,
-					__u32 connected)
+static __always_inline void first_write(struct sock_nat *nat, const struct association *wanted)
 {
 	bpf_spin_lock(&nat->lock);
 	nat->first = *wanted;
-	nat->connected = connected;
 	bpf_spin_unlock(&nat->lock);
 }
 
@@ -68,7 +66,7 @@ static __always_inline void first_claim(struct sock_nat *nat, const struct assoc
 static __always_inline void first_forget(struct sock_nat *nat, const struct endpoint *backend)
 {
 	bpf_spin_lock(&nat->lock);
-	if (endpoint_equal(&nat->first.backend, backend) && !nat->connected)
+	if (endpoint_equal(&nat->first.backend, backend))
 		nat->first.service_id = 0;
 	bpf_spin_unlock(&nat->lock);
 }
@@ -93,11 +91,62 @@ static __always_inline __u32 udp_service_check(const struct endpoint *service,
 	return endpoint_fold(service) ^ (endpoint_fold(backend) << 1) ^ (__u32)cookie ^ 0x5eed5eed;
 }
 
+/* Return a socket cookie as it stands in keys. */
+static __always_inline struct cookie cookie_of(__u64 cookie)
+{
+	struct cookie words = { .word = { (__u32)cookie, cookie >> 32 } };
+
+	return words;
+}
+
+/*
+ * Remember what a connected socket asked for: in its storage if the map is full. Out of
+ * memory the connection still works, only its peer name is the backend's.
+ */
+static __always_inline void connected_write(struct bpf_sock_addr *ctx, struct association *wanted)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct cookie key = cookie_of(cookie);
+	struct sock_nat *nat;
+
+	wanted->check = association_check(wanted, cookie);
+	if (!connected.update(&key, wanted))
+		return;
+	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
+	if (nat)
+		first_write(nat, wanted);
+}
+
+/* Copy what a connected socket asked for to copy. Return false if it asked for no service. */
+static __always_inline bool connected_read(struct bpf_sock_addr *ctx, struct association *copy)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct cookie key = cookie_of(cookie);
+	struct association *found = connected.lookup(&key);
+	struct sock_nat *nat;
+
+	if (found) {
+		*copy = *found;
+		return copy->check == association_check(copy, cookie);
+	}
+	nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
+	return nat && first_read(nat, copy);
+}
+
+/* Forget all that a socket asked for: it connects to no service (rule 19). */
+static __always_inline void connected_forget(struct bpf_sock_addr *ctx)
+{
+	struct cookie key = cookie_of(bpf_get_socket_cookie(ctx));
+
+	if (connected.lookup(&key))
+		connected.delete(&key);
+	sock_nat.sk_storage_delete(ctx->sk);
+}
+
 /* Copy a further association of a socket to copy. Return false if there is none. */
 static __always_inline bool more_read(__u64 cookie, __u32 service, struct association *copy)
 {
-	struct udp_backend_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
-				       .service = service };
+	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = service };
 	struct association *found = udp_backends.lookup(&key);
 
 	if (!found)
@@ -109,10 +158,8 @@ static __always_inline bool more_read(__u64 cookie, __u32 service, struct associ
 /* Remember a further association of a socket, for its sends and for its receives. */
 static __always_inline void more_write(__u64 cookie, struct association *wanted)
 {
-	struct udp_backend_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
-				       .service = wanted->service_id };
-	struct udp_service_key back = { .cookie = { (__u32)cookie, cookie >> 32 },
-					.backend = wanted->backend };
+	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = wanted->service_id };
+	struct udp_service_key back = { .cookie = cookie_of(cookie), .backend = wanted->backend };
 	struct udp_service service = { .service = wanted->service };
 
 	wanted->check = association_check(wanted, cookie);
@@ -125,8 +172,7 @@ static __always_inline void more_write(__u64 cookie, struct association *wanted)
 static __always_inline bool more_service(__u64 cookie, const struct endpoint *backend,
 					 struct endpoint *service)
 {
-	struct udp_service_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
-				       .backend = *backend };
+	struct udp_service_key key = { .cookie = cookie_of(cookie), .backend = *backend };
 	struct udp_service *found = udp_services.lookup(&key);
 	struct udp_service copy;
 
@@ -142,8 +188,7 @@ static __always_inline bool more_service(__u64 cookie, const struct endpoint *ba
 /* Forget that backend answers for a service on this socket. */
 static __always_inline void more_forget(__u64 cookie, const struct endpoint *backend)
 {
-	struct udp_service_key key = { .cookie = { (__u32)cookie, cookie >> 32 },
-				       .backend = *backend };
+	struct udp_service_key key = { .cookie = cookie_of(cookie), .backend = *backend };
 
 	udp_services.delete(&key);
 }

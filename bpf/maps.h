@@ -49,7 +49,17 @@ BPF_F_TABLE(PINNED("hash", "node_names"), __u32, struct node_name, node_names, M
 	};                                                                                         \
 	BPF_ANNOTATE_KV_PAIR(name, int, value)
 
-/* The programs write and read: what a socket asked for. Ends with the socket. */
+/*
+ * The programs write and read: what a connected socket asked for. Socket storage would do,
+ * but making and freeing it costs a connection 0.9 us, this 0.3; sock_release deletes it.
+ */
+BPF_F_TABLE(PINNED("hash", "connected"), struct cookie, struct association, connected,
+	    MAX_CONNECTED, BPF_F_NO_PREALLOC);
+
+/*
+ * The programs write and read: what an unconnected UDP socket asked for, and what a connected
+ * one did while `connected` is full. Ends with the socket.
+ */
 PINNED_SK_STORAGE(sock_nat, struct sock_nat);
 
 /* The programs write and read: the second and further services of an unconnected UDP socket. */

@@ -55,25 +55,20 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 	struct pick picked = {};
 	struct association made;
 	enum verdict verdict;
-	struct sock_nat *nat;
 
-	/* whatever this socket was connected to before, it no longer is (rule 19) */
 	if (!service) {
-		sock_nat.sk_storage_delete(ctx->sk);
+		connected_forget(ctx);
 		return VERDICT_PASS;
 	}
 	verdict = backend_pick(service, &picked);
 	if (verdict != VERDICT_FORWARD) {
-		sock_nat.sk_storage_delete(ctx->sk);
+		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
 			count(COUNTER_LEFT_TO_DROP);
 		return verdict;
 	}
 	made = association_of(peer, &picked);
-	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
-	/* out of memory: the connection still works, only its peer name is the backend's */
-	if (nat)
-		first_write(nat, &made, 1);
+	connected_write(ctx, &made);
 	count(COUNTER_CONNECT);
 	*peer = picked.backend;
 	return VERDICT_FORWARD;
@@ -172,32 +167,38 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 	return verdict;
 }
 
+/* Return whether the socket is connected: UDP sockets use TCP's state for that. */
+static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && ctx->sk->state == BPF_TCP_ESTABLISHED;
+}
+
 /* Replace the source of a received datagram by the service it answers for, if any. */
 static __always_inline bool sock_recvmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
 	struct association first;
 
-	if (!nat)
-		return false;
-	if (first_read(nat, &first) && endpoint_equal(&first.backend, peer)) {
+	if (nat && first_read(nat, &first) && endpoint_equal(&first.backend, peer)) {
 		*peer = first.service;
 		return true;
 	}
-	return nat->more && more_service(bpf_get_socket_cookie(ctx), peer, peer);
+	if (is_connected(ctx) && connected_read(ctx, &first) &&
+	    endpoint_equal(&first.backend, peer)) {
+		*peer = first.service;
+		return true;
+	}
+	return nat && nat->more && more_service(bpf_get_socket_cookie(ctx), peer, peer);
 }
 
 /* Replace the peer of a connected socket by the service it asked for, if any. */
 static __always_inline bool sock_getpeername(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
-	struct association first;
+	struct association asked;
 
-	if (!nat || !nat->connected || !first_read(nat, &first))
+	if (!connected_read(ctx, &asked) || !endpoint_equal(&asked.backend, peer))
 		return false;
-	if (!endpoint_equal(&first.backend, peer))
-		return false;
-	*peer = first.service;
+	*peer = asked.service;
 	return true;
 }
 

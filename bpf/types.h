@@ -132,7 +132,12 @@ struct association {
 	struct endpoint backend;
 	__u32 service_id;
 	__u32 generation; /* of the service when the backend was last known as a member */
-	__u32 check; /* udp_backends only: all words of this and the key XORed (rule 7) */
+	__u32 check; /* in hash maps: all words of this and the cookie XORed (rule 7) */
+};
+
+/* connected: a socket by its cookie, which no other socket ever gets */
+struct cookie {
+	__u32 word[2]; /* two words, so that keys need no padding in either family */
 };
 
 /*
@@ -143,17 +148,16 @@ struct association {
 struct sock_nat {
 	struct bpf_spin_lock lock; /* threads share sockets; held for copies of `first` only */
 	struct association first;
-	__u32 connected; /* connect() made it: getpeername answers for it */
 	__u32 more;
 };
 
 struct udp_backend_key {
-	__u32 cookie[2];
+	struct cookie cookie;
 	__u32 service;
 };
 
 struct udp_service_key {
-	__u32 cookie[2]; /* two words, so that neither family needs padding */
+	struct cookie cookie;
 	struct endpoint backend;
 };
 
@@ -187,7 +191,7 @@ _Static_assert(sizeof(struct slot) == 32, "slot: the array's stride for both fam
 _Static_assert(sizeof(struct member_key) == 4 * ADDR_WORDS + 8, "member_key: no padding");
 _Static_assert(sizeof(struct service_name) == 184, "service_name: no padding");
 _Static_assert(sizeof(struct association) == 8 * ADDR_WORDS + 20, "association: no padding");
-_Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 32, "sock_nat: no padding");
+_Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 28, "sock_nat: no padding");
 _Static_assert(sizeof(struct udp_backend_key) == 12, "udp_backend_key: no padding");
 _Static_assert(sizeof(struct udp_service_key) == 4 * ADDR_WORDS + 12,
 	       "udp_service_key: no padding");

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* cgroup inet_sock_release: a socket that ends leaves nothing behind. */
+#include "association.h"
+
+int sock_release(struct bpf_sock *ctx)
+{
+	struct cookie key = cookie_of(bpf_get_socket_cookie(ctx));
+
+	if (connected.lookup(&key))
+		connected.delete(&key);
+	return 1;
+}
