@@ -42,9 +42,7 @@ def run(config: RunConfig) -> None:
     check_node(config)
     lock = Lock(config.run_dir)
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    # SimpleQueue.put is made for signal handlers: it never waits for a lock of ours
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: messages.put(Stop()))
+    _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
@@ -76,6 +74,25 @@ def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
         reason = agent.run()
     if reason:
         raise PyproxyError(reason, "start it again, and report what the log says")
+
+
+def _watch_signals(messages: queue.SimpleQueue[Message]) -> None:
+    """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
+
+    A Python handler runs only when the main thread wakes up, and a signal that another thread
+    received does not wake it; the wake-up descriptor is written by the C handler itself.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(reader, 1)
+        messages.put(Stop())
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def _crashed(crash: threading.ExceptHookArgs) -> Stop:
