@@ -101,12 +101,11 @@ def is_code(name: str) -> bool:
 
 def licence_of(name: str) -> str:
     """Return the SPDX line that a file must have."""
-    is_bpf_code = name.startswith("bpf/") and name.endswith((".c", ".h"))
-    return DUAL if is_bpf_code else APACHE
+    return DUAL if name.startswith("bpf/") else APACHE
 
 
 def test_every_file_names_its_licence() -> None:
-    """The first lines of every file hold its SPDX line; C code of bpf/ is dual licensed."""
+    """The first lines of every file hold its SPDX line; bpf/ is dual licensed."""
     wrong = [
         name
         for name, text in texts()

@@ -200,7 +200,7 @@ def wanted_after(rounds: list[Plans]) -> Plans:
 
 
 @given(steps())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_any_order_of_changes_gives_the_same_maps(rounds: list[Plans]) -> None:
     """The maps depend on what is wanted now, not on how it came to be."""
     datapath = FakeDatapath()
@@ -213,7 +213,7 @@ def test_any_order_of_changes_gives_the_same_maps(rounds: list[Plans]) -> None:
 
 
 @given(steps(), st.integers(1, 60))
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_a_write_that_fails_anywhere_is_made_good(rounds: list[Plans], fail_at: int) -> None:
     """After a failed write the next round reads the kernel back and nothing is lost or left."""
     datapath = FakeDatapath()
@@ -231,7 +231,7 @@ def test_a_write_that_fails_anywhere_is_made_good(rounds: list[Plans], fail_at: 
 
 
 @given(steps())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_a_reader_never_meets_anything_half_done(rounds: list[Plans]) -> None:
     """After each single write, every frontend leads to a published run that is its service's."""
     datapath = FakeDatapath()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both families' syncers: a failure in one leaves the other alone and is made good."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from pyproxy.agent.sync import RETRY_FIRST_S, RETRY_MOST_S, Syncers, serves
+from pyproxy.model import Family, Protocol
+from pyproxy.plan.claims import PlanKey
+from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan
+from tests.unit.sync.fake import ROOM, FakeDatapath
+from tests.unit.sync.plans import backend, plan
+
+
+class Family6(FakeDatapath):
+    """The same maps for IPv6."""
+
+    family = Family.IPV6
+
+
+class Loaded(NamedTuple):
+    """What Syncers needs of a loaded family."""
+
+    datapath: FakeDatapath
+
+
+@pytest.fixture
+def datapaths() -> dict[Family, FakeDatapath]:
+    """Return empty maps of both families."""
+    return {Family.IPV4: FakeDatapath(), Family.IPV6: Family6()}
+
+
+def syncers(datapaths: dict[Family, FakeDatapath]) -> Syncers:
+    """Return syncers over fake maps."""
+    loaded = {family: Loaded(datapath) for family, datapath in datapaths.items()}
+    return Syncers(loaded)  # type: ignore[arg-type] # only the datapath is used
+
+
+def changes(*plans: PortPlan) -> dict[PlanKey, PortPlan | None]:
+    """Return the plans for both families."""
+    return {
+        PlanKey(each.name, family): each._replace(family=family)
+        for each in plans
+        for family in Family
+    }
+
+
+def sctp(name: str) -> PortPlan:
+    """Return a plan whose protocol is SCTP."""
+    made = plan(name)
+    key = made.frontends[0].key._replace(protocol=int(Protocol.SCTP))
+    return made._replace(
+        name=made.name._replace(protocol=Protocol.SCTP),
+        frontends=(Frontend(key, Kind.CLUSTER_IP),),
+    )
+
+
+def test_one_family_that_fails_leaves_the_other_alone(
+    datapaths: dict[Family, FakeDatapath],
+) -> None:
+    """The healthy family is written, the other one is named and tried again."""
+    both = syncers(datapaths)
+    datapaths[Family.IPV4].fail_at = 1
+    both.apply(changes(plan("a")))
+    assert both.failed
+    assert both.retry_at is not None
+    assert [problem.code for problem in both.problems()] == ["sync-failed"]
+    assert len(datapaths[Family.IPV6].frontends) == 1
+    both.apply({})
+    assert not any((both.failed, both.retry_at, both.problems()))
+    assert len(datapaths[Family.IPV4].frontends) == 1
+
+
+def test_retries_come_less_and_less_often(
+    datapaths: dict[Family, FakeDatapath], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 1 s on, doubled up to 30 s, and from 1 s again after a success."""
+    monkeypatch.setattr("pyproxy.agent.sync.time.monotonic", lambda: 1000.0)
+    both = syncers(datapaths)
+    waits = []
+    for _ in range(7):
+        datapath = datapaths[Family.IPV4]
+        datapath.fail_at = datapath.writes + 1
+        both.apply(changes(plan("a")))
+        waits.append((both.retry_at or 0) - 1000)
+    assert waits[:2] == [RETRY_FIRST_S, 2 * RETRY_FIRST_S]
+    assert waits[-1] == RETRY_MOST_S
+    datapaths[Family.IPV4].fail_at = 0
+    both.apply({})
+    assert both.retry_at is None
+
+
+def test_sctp_is_named_once_and_counted(datapaths: dict[Family, FakeDatapath]) -> None:
+    """A port that no family serves is one refused port, until it goes."""
+    both = syncers(datapaths)
+    both.apply(changes(sctp("a"), plan("b", vips=(2,))))
+    assert both.refused == 1
+    assert [problem.code for problem in both.problems()] == ["not-served"]
+    assert both.counts() == (1, 2)
+    both.apply(dict.fromkeys(changes(sctp("a"))))
+    assert both.refused == 0
+
+
+def test_what_did_not_fit_is_placed_in_a_quiet_moment() -> None:
+    """Once room was made, idle() serves what was refused."""
+    datapaths: dict[Family, FakeDatapath] = {Family.IPV4: FakeDatapath(ROOM._replace(services=2))}
+    both = syncers(datapaths)
+    key, late = (PlanKey(plan(n).name, Family.IPV4) for n in "ab")
+    both.apply({key: plan("a", created="1"), late: plan("b", vips=(2,), created="2")})
+    assert both.refused == 1
+    assert "services" in both.problems()[0].message
+    both.apply({key: None})
+    while both.has_idle_work:
+        both.idle()
+    assert both.refused == 0
+    assert len(datapaths[Family.IPV4].names) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "served"),
+    [
+        (Kind.CLUSTER_IP, Protocol.TCP, True),
+        (Kind.CLUSTER_IP, Protocol.UDP, True),
+        (Kind.CLUSTER_IP, Protocol.SCTP, False),
+        (Kind.NODE_PORT, Protocol.TCP, False),
+    ],
+)
+def test_what_is_served(kind: Kind, protocol: Protocol, *, served: bool) -> None:
+    """TCP and UDP on ClusterIPs."""
+    assert serves(Frontend(FrontendKey(bytes(4), 80, int(protocol)), kind)) is served
+
+
+def test_backends_are_counted_per_family(datapaths: dict[Family, FakeDatapath]) -> None:
+    """A dual-stack service counts once, its backends in each family."""
+    both = syncers(datapaths)
+    both.apply(changes(plan("a", backends=(backend(1), backend(2)))))
+    assert both.counts() == (1, 4)

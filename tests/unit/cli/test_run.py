@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags and the file into one RunConfig, as kube-proxy weighs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyproxy.cli.run import config_from
+from pyproxy.errors import ConfigError
+
+FLAGS: dict[str, Any] = {
+    "config": None,
+    "manifests": Path("/manifests"),
+    "hostname_override": None,
+    "cluster_cidr": None,
+    "healthz_bind_address": None,
+    "metrics_bind_address": None,
+    "devices": None,
+    "cgroup_root": Path("/sys/fs/cgroup"),
+    "bpffs_root": Path("/sys/fs/bpf/pyproxy"),
+    "run_dir": Path("/run/pyproxy"),
+}
+
+FILE = """apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+hostnameOverride: From-File
+clusterCIDR: 10.0.0.0/8
+healthzBindAddress: 127.0.0.1:1
+"""
+
+
+def test_defaults_are_kube_proxys() -> None:
+    """Health on 10256, metrics on loopback 10249, the name from the host."""
+    config = config_from(FLAGS)
+    assert config.healthz_bind_address == ("0.0.0.0", 10256)
+    assert config.metrics_bind_address == ("127.0.0.1", 10249)
+    assert config.node_name == config.node_name.strip().lower() != ""
+
+
+def test_flags_count_without_a_file() -> None:
+    """Each flag has its effect; an empty address is no server."""
+    config = config_from(FLAGS | {
+        "hostname_override": " Node-1 ", "cluster_cidr": "10.0.0.0/8,fd00::/64",
+        "healthz_bind_address": "", "metrics_bind_address": "[::1]:9", "devices": "eth*,cni0",
+    })  # fmt: skip
+    assert config.node_name == "node-1"
+    assert [prefix.length for prefix in config.cluster_cidrs] == [8, 64]
+    assert config.healthz_bind_address is None
+    assert config.metrics_bind_address == ("::1", 9)
+    assert config.devices == ("eth*", "cni0")
+
+
+def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Flags that kube-proxy ignores beside --config are ignored aloud (parity A18.10)."""
+    file = tmp_path / "config.yaml"
+    file.write_text(FILE, encoding="utf-8")
+    flags = FLAGS | {"config": file, "cluster_cidr": "192.168.0.0/16"}
+    config = config_from(flags)
+    assert config.node_name == "from-file"
+    assert config.cluster_cidrs[0].length == 8
+    assert config.healthz_bind_address == ("127.0.0.1", 1)
+    assert "--cluster-cidr is ignored" in caplog.text
+    assert config_from(flags | {"hostname_override": "flag"}).node_name == "flag"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("manifests", None),
+        ("cluster_cidr", "10.0.0.0/8,11.0.0.0/8"),
+        ("healthz_bind_address", "0.0.0.0:99999"),
+        ("metrics_bind_address", "here"),
+        ("hostname_override", ""),
+        ("config", Path("/nowhere")),
+    ],
+)
+def test_what_makes_no_sense_is_refused(flag: str, value: object) -> None:
+    """With a remedy."""
+    with pytest.raises(ConfigError) as caught:
+        config_from(FLAGS | {flag: value})
+    assert caught.value.remedy

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are: cgroup2, bpffs, the lock, the sources; and what a node must have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pyproxy.errors import ConfigError, KernelError
+from pyproxy.kernel import cgroup, features, libbpf, requirements, source
+from pyproxy.kernel.features import Features
+from pyproxy.kernel.lock import AgentRunningError, Lock, holder
+from pyproxy.kernel.pins import Pins, is_bpffs
+from pyproxy.model import Family
+
+HYBRID = """24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+25 24 0:23 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+26 24 0:24 /kubepods/x /run/container rw - cgroup2 none rw
+27 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 none rw
+"""
+
+
+def mountinfo(tmp_path: Path, text: str) -> Path:
+    """Return a file with these mounts."""
+    path = tmp_path / "mountinfo"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_whole_hierarchy_is_found(tmp_path: Path) -> None:
+    """A mount of a container's part of it is passed over (rule 22)."""
+    found = cgroup.find_root(mountinfo(tmp_path, HYBRID))
+    assert found == Path("/sys/fs/cgroup/unified")
+
+
+def test_a_node_without_cgroup2_is_told_what_to_do(tmp_path: Path) -> None:
+    """The remedy has the command."""
+    with pytest.raises(KernelError, match="mount -t cgroup2"):
+        cgroup.find_root(mountinfo(tmp_path, "".join(HYBRID.splitlines(keepends=True)[:2])))
+
+
+def test_a_cgroup_root_must_be_one(tmp_path: Path) -> None:
+    """A directory with the right files on another file system is refused."""
+    (tmp_path / "cgroup.procs").touch()
+    with pytest.raises(ConfigError, match="not on cgroup2"):
+        cgroup.check(tmp_path)
+    with pytest.raises(ConfigError, match="no directory"):
+        cgroup.check(tmp_path / "gone")
+
+
+def test_what_lies_on_no_bpffs_is_known(tmp_path: Path) -> None:
+    """Also of directories that do not exist yet."""
+    assert not is_bpffs(tmp_path / "not" / "there")
+
+
+def test_the_lock_is_held_by_one(tmp_path: Path) -> None:
+    """The second agent is refused with the first one's pid; release frees it."""
+    assert holder(tmp_path) is None
+    lock = Lock(tmp_path)
+    assert holder(tmp_path) == os.getpid()
+    with pytest.raises(AgentRunningError, match=str(os.getpid())):
+        Lock(tmp_path)
+    lock.release()
+    assert holder(tmp_path) is None
+
+
+def test_includes_are_flattened_once_with_their_lines(tmp_path: Path) -> None:
+    """Compiler messages name the file and line that a person has to open."""
+    (tmp_path / "a.h").write_text("int a;\n", encoding="utf-8")
+    (tmp_path / "b.h").write_text('#include "a.h"\nint b;\n', encoding="utf-8")
+    (tmp_path / "m.c").write_text('#include "a.h"\n#include "b.h"\nint m;\n', encoding="utf-8")
+    assert source.flatten(tmp_path, ("m.c",)) == (
+        '#line 1 "m.c"\n#line 1 "a.h"\nint a;\n#line 2 "m.c"\n#line 1 "b.h"\n'
+        '#line 2 "b.h"\nint b;\n#line 3 "m.c"\nint m;\n'
+    )
+
+
+def test_the_digest_follows_what_the_programs_depend_on(tmp_path: Path) -> None:
+    """Another family, feature or map size is another object."""
+    pins = Pins(tmp_path, Family.IPV4)
+    one = source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=True)
+    again = source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=True)
+    others = [
+        source.build(Family.IPV6, pins.maps, source.Sizes(), set_retval=True),
+        source.build(Family.IPV4, pins.maps, source.Sizes(max_udp=1), set_retval=True),
+        source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=False),
+    ]
+    assert one.digest == again.digest
+    assert len({each.digest for each in (one, *others)}) == 4
+
+
+def refuse(*_: object) -> bool:
+    """Stand for a kernel that lacks everything."""
+    return False
+
+
+def test_every_missing_feature_is_named_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is absent, check lists it; only what merely limits is not required."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    for probe in ("map_type_exists", "program_type_exists", "helper_exists", "tcx_exists"):
+        monkeypatch.setattr(libbpf, probe, refuse)
+    nothing = Features(set_retval=False, tcx=False)
+    monkeypatch.setattr(features, "probe", lambda: nothing)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    found = requirements.check(tmp_path, tmp_path)
+    missing = [each for each in found if not each.ok]
+    assert {each.name for each in found} - {each.name for each in missing} == {"root"}
+    assert all(each.remedy for each in missing)
+    assert {each.name for each in missing if not each.required} == {"bpf_set_retval", "tcx"}
+
+
+def test_without_root_nothing_else_is_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clear remedy instead of a list of EPERM."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    (only,) = requirements.check(tmp_path, tmp_path)
+    assert (only.name, only.ok) == ("root", False)
