@@ -7,8 +7,10 @@
 
 #if FAMILY == 4
 #define ADDR_WORDS 1
+#define FAMILY_NUMBER 4
 #elif FAMILY == 6
 #define ADDR_WORDS 4
+#define FAMILY_NUMBER 6
 #else
 #error "compile with -DFAMILY=4 or -DFAMILY=6"
 #endif /* FAMILY */

@@ -99,38 +99,73 @@ static __always_inline struct cookie cookie_of(__u64 cookie)
 	return words;
 }
 
+/* Return what a whole value of `connected` has in `check` (rule 7). */
+static __always_inline __u32 connected_check(const struct connected *whole, __u64 cookie)
+{
+	return endpoint_fold(&whole->service) ^ (endpoint_fold(&whole->backend) << 1) ^
+	       (__u32)cookie ^ 0x5eed5eed;
+}
+
 /*
  * Remember what a connected socket asked for: in its storage if the map is full. Out of
  * memory the connection still works, only its peer name is the backend's.
  */
-static __always_inline void connected_write(struct bpf_sock_addr *ctx, struct association *wanted)
+static __always_inline void connected_write(struct bpf_sock_addr *ctx,
+					    const struct endpoint *service,
+					    const struct pick *picked)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct cookie key = cookie_of(cookie);
+	struct connected made = {
+		.family = FAMILY_NUMBER,
+		.service = *service,
+		.backend = picked->backend,
+	};
+	struct association stored;
 	struct sock_nat *nat;
 
-	wanted->check = association_check(wanted, cookie);
-	if (!connected.update(&key, wanted))
+	made.check = connected_check(&made, cookie);
+	if (!connected.update(&key, &made))
 		return;
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
+	stored = association_of(service, picked);
 	if (nat)
-		first_write(nat, wanted);
+		first_write(nat, &stored);
 }
 
-/* Copy what a connected socket asked for to copy. Return false if it asked for no service. */
-static __always_inline bool connected_read(struct bpf_sock_addr *ctx, struct association *copy)
+/*
+ * Replace peer, the backend of a connected socket, by the service that it asked for.
+ * Return false if it asked for none.
+ */
+static __always_inline bool connected_service(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct cookie key = cookie_of(cookie);
-	struct association *found = connected.lookup(&key);
-	struct sock_nat *nat;
+	struct connected *found = connected.lookup(&key);
+	struct connected copy;
 
-	if (found) {
-		*copy = *found;
-		return copy->check == association_check(copy, cookie);
-	}
-	nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
-	return nat && first_read(nat, copy);
+	if (!found)
+		return false;
+	copy = *found;
+	if (copy.family != FAMILY_NUMBER || copy.check != connected_check(&copy, cookie) ||
+	    !endpoint_equal(&copy.backend, peer))
+		return false;
+	*peer = copy.service;
+	return true;
+}
+
+/*
+ * Replace peer by the service that stands first in the socket's storage, if peer is its
+ * backend. Return false if it is not.
+ */
+static __always_inline bool first_service(struct sock_nat *nat, struct endpoint *peer)
+{
+	struct association first;
+
+	if (!nat || !first_read(nat, &first) || !endpoint_equal(&first.backend, peer))
+		return false;
+	*peer = first.service;
+	return true;
 }
 
 /* Forget all that a socket asked for: it connects to no service (rule 19). */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* cgroup inet_sock_release: a socket that ends leaves nothing behind. */
+/* cgroup inet_sock_release: a socket of either family that ends leaves nothing behind. */
 #include "association.h"
 
 int sock_release(struct bpf_sock *ctx)

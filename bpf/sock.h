@@ -53,7 +53,6 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 	__u8 proto = sock_proto(ctx);
 	__u32 service = proto ? frontend_lookup(peer, proto) : 0;
 	struct pick picked = {};
-	struct association made;
 	enum verdict verdict;
 
 	if (!service) {
@@ -67,8 +66,7 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 			count(COUNTER_LEFT_TO_DROP);
 		return verdict;
 	}
-	made = association_of(peer, &picked);
-	connected_write(ctx, &made);
+	connected_write(ctx, peer, &picked);
 	count(COUNTER_CONNECT);
 	*peer = picked.backend;
 	return VERDICT_FORWARD;
@@ -106,8 +104,8 @@ static __always_inline void udp_direct(struct bpf_sock_addr *ctx, const struct e
 }
 
 /* The datagram's service is the socket's first one, or the first is free. */
-static __always_inline enum verdict udp_send_first(struct sock_nat *nat, __u32 service,
-						   struct endpoint *peer,
+static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, struct sock_nat *nat,
+						   __u32 service, struct endpoint *peer,
 						   const struct association *first, bool has_first)
 {
 	struct association kept = *first;
@@ -117,6 +115,9 @@ static __always_inline enum verdict udp_send_first(struct sock_nat *nat, __u32 s
 		return verdict;
 	if (!has_first || kept.generation != first->generation)
 		first_claim(nat, first, &kept);
+	/* the backend answers for this service now, whichever it answered for before */
+	if (nat->more)
+		more_forget(bpf_get_socket_cookie(ctx), &kept.backend);
 	*peer = kept.backend;
 	return VERDICT_FORWARD;
 }
@@ -157,7 +158,7 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 		return VERDICT_REFUSE;
 	has_first = first_read(nat, &first);
 	if (!has_first || endpoint_equal(&first.service, peer))
-		verdict = udp_send_first(nat, service, peer, &first, has_first);
+		verdict = udp_send_first(ctx, nat, service, peer, &first, has_first);
 	else
 		verdict = udp_send_more(ctx, nat, service, peer);
 	if (verdict == VERDICT_FORWARD)
@@ -177,29 +178,20 @@ static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
 static __always_inline bool sock_recvmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
-	struct association first;
 
-	if (nat && first_read(nat, &first) && endpoint_equal(&first.backend, peer)) {
-		*peer = first.service;
+	/* where two services share a backend, the one that was used last stands here */
+	if (nat && nat->more && more_service(bpf_get_socket_cookie(ctx), peer, peer))
 		return true;
-	}
-	if (is_connected(ctx) && connected_read(ctx, &first) &&
-	    endpoint_equal(&first.backend, peer)) {
-		*peer = first.service;
+	if (first_service(nat, peer))
 		return true;
-	}
-	return nat && nat->more && more_service(bpf_get_socket_cookie(ctx), peer, peer);
+	return is_connected(ctx) && connected_service(ctx, peer);
 }
 
 /* Replace the peer of a connected socket by the service it asked for, if any. */
 static __always_inline bool sock_getpeername(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	struct association asked;
-
-	if (!connected_read(ctx, &asked) || !endpoint_equal(&asked.backend, peer))
-		return false;
-	*peer = asked.service;
-	return true;
+	return connected_service(ctx, peer) ||
+	       first_service(sock_nat.sk_storage_get(ctx->sk, 0, 0), peer);
 }
 
 #endif /* PYPROXY_SOCK_H */

@@ -132,12 +132,23 @@ struct association {
 	struct endpoint backend;
 	__u32 service_id;
 	__u32 generation; /* of the service when the backend was last known as a member */
-	__u32 check; /* in hash maps: all words of this and the cookie XORed (rule 7) */
+	__u32 check; /* udp_backends only: all words of this and the key XORed (rule 7) */
 };
 
-/* connected: a socket by its cookie, which no other socket ever gets */
+/* A socket's cookie, which no other socket ever gets; as words, so that keys need no padding. */
 struct cookie {
-	__u32 word[2]; /* two words, so that keys need no padding in either family */
+	__u32 word[2];
+};
+
+/* connected: one map for both families, so that one program empties it */
+#define CONNECTED_SPARE_WORDS (2 + 2 * (4 - ADDR_WORDS))
+
+struct connected {
+	__u32 family; /* whose addresses these are: 4 or 6 */
+	__u32 check; /* all words of this and the cookie XORed (rule 7) */
+	struct endpoint service;
+	struct endpoint backend;
+	__u32 spare[CONNECTED_SPARE_WORDS];
 };
 
 /*
@@ -190,6 +201,7 @@ _Static_assert(sizeof(struct service) == 8, "service: one aligned store");
 _Static_assert(sizeof(struct slot) == 32, "slot: the array's stride for both families");
 _Static_assert(sizeof(struct member_key) == 4 * ADDR_WORDS + 8, "member_key: no padding");
 _Static_assert(sizeof(struct service_name) == 184, "service_name: no padding");
+_Static_assert(sizeof(struct connected) == 56, "connected: the same size for both families");
 _Static_assert(sizeof(struct association) == 8 * ADDR_WORDS + 20, "association: no padding");
 _Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 28, "sock_nat: no padding");
 _Static_assert(sizeof(struct udp_backend_key) == 12, "udp_backend_key: no padding");

@@ -36,7 +36,7 @@ class Loaded(NamedTuple):
 
 
 class Loading:
-    """Loads what is not pinned yet, all families at once; finish() waits and opens the maps."""
+    """Loads what is not pinned yet in a child; finish() waits for it and opens the maps."""
 
     def __init__(self, config: RunConfig, features: Features) -> None:
         self._config = config
@@ -45,25 +45,22 @@ class Loading:
             load.Request(config.bpffs_root, family, set_retval=features.set_retval)
             for family in families()
         ]
-        self._children = [
-            (request, load.start(request))
-            for request in self._requests
-            if not load.is_loaded(request)
-        ]
+        self._missing = [each for each in self._requests if not load.is_loaded(each)]
+        self._child = load.start(self._missing) if self._missing else None
 
     def finish(self) -> dict[Family, Loaded]:
         """Return every family, its programs attached to the cgroup."""
-        for request, child in self._children:
-            load.finish(child)
-            log.info("compiled and loaded the programs for %s", request.family.label)
+        if self._child:
+            load.finish(self._child)
+            names = " and ".join(each.family.label for each in self._missing)
+            log.info("compiled and loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}
 
     def abandon(self) -> None:
-        """End loaders that still run."""
-        for _, child in self._children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+        """End a loader that still runs."""
+        if self._child and self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
 
     def _attach(self, request: load.Request) -> Loaded:
         pins, digest = request.pins, request.build().digest

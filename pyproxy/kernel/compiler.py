@@ -29,7 +29,10 @@ class Object:
         try:
             self._bpf: Any = bcc.BPF(text=text, cflags=list(cflags))
         except Exception as error:  # bcc raises bare Exceptions
-            raise KernelError(f"the programs do not compile: {error}") from error
+            raise KernelError(
+                f"the programs do not compile: {error}",
+                "'pyproxy check' says what this node lacks",
+            ) from error
 
     def load(self, program: Program) -> int:
         """Load a program into the kernel and return its descriptor."""
@@ -37,7 +40,10 @@ class Object:
         try:
             return int(self._bpf.load_func(program.name, program.type, **arguments).fd)
         except Exception as error:  # bcc raises bare Exceptions
-            raise KernelError(f"the kernel does not load {program.name}: {error}") from error
+            raise KernelError(
+                f"the kernel does not load {program.name}: {error}",
+                "'pyproxy check' says what this kernel lacks",
+            ) from error
 
     def map_shape(self, name: str) -> tuple[int, int, int, int]:
         """Return a map's descriptor, and its key size, value size and entries as compiled."""

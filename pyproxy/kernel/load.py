@@ -11,8 +11,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
@@ -34,18 +34,18 @@ class Request:
 
     def build(self) -> Build:
         """Return the sources and settings this request is for."""
-        return build(self.family, self.pins.maps, Sizes(), set_retval=self.set_retval)
+        return build(self.pins, Sizes(), set_retval=self.set_retval)
 
-    def to_json(self) -> str:
-        """Return the request as text for the loader's stdin."""
-        root, family = str(self.pins.root), self.family.value
-        return json.dumps({"root": root, "family": family, "set_retval": self.set_retval})
 
-    @classmethod
-    def from_json(cls, text: str) -> Request:
-        """Return the request that to_json() made."""
-        raw: dict[str, Any] = json.loads(text)
-        return cls(Path(raw["root"]), Family(raw["family"]), set_retval=raw["set_retval"])
+def _to_json(requests: Sequence[Request]) -> str:
+    return json.dumps([(str(r.pins.root), r.family.value, r.set_retval) for r in requests])
+
+
+def _from_json(text: str) -> list[Request]:
+    return [
+        Request(Path(root), Family(family), set_retval=set_retval)
+        for root, family, set_retval in json.loads(text)
+    ]
 
 
 def is_loaded(request: Request) -> bool:
@@ -54,8 +54,11 @@ def is_loaded(request: Request) -> bool:
     return all((directory / program.name).exists() for program in programs(request.family))
 
 
-def start(request: Request) -> subprocess.Popen[str]:
-    """Start a loader for the request; finish() waits for it."""
+def start(requests: Sequence[Request]) -> subprocess.Popen[str]:
+    """Start a loader for requests, one after the other: families share maps.
+
+    finish() waits for it.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "pyproxy.kernel.load"],
         stdin=subprocess.PIPE,
@@ -65,7 +68,7 @@ def start(request: Request) -> subprocess.Popen[str]:
     )
     if child.stdin is None:
         raise KernelError("the loader has no stdin")
-    child.stdin.write(request.to_json())
+    child.stdin.write(_to_json(requests))
     child.stdin.close()
     child.stdin = None
     return child
@@ -90,7 +93,7 @@ def load(request: Request) -> None:
     wanted = request.build()
     request.pins.make()
     compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
-    for pin in sorted(request.pins.maps.iterdir()):
+    for pin in sorted((*request.pins.maps.iterdir(), *request.pins.shared.iterdir())):
         _check_shape(pin, *compiled.map_shape(pin.name))
     final = request.pins.programs(wanted.digest)
     unfinished = final.with_name(f"{final.name}-unfinished")
@@ -118,9 +121,10 @@ def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None
 
 
 def main() -> int:
-    """Serve one request from stdin; return the exit status."""
+    """Serve the requests from stdin; return the exit status."""
     try:
-        load(Request.from_json(sys.stdin.read()))
+        for request in _from_json(sys.stdin.read()):
+            load(request)
     except PyproxyError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
         return error.exit_status

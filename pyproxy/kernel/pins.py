@@ -4,6 +4,7 @@
     <bpffs-root>/v1/<family>/maps/<map>
     <bpffs-root>/v1/<family>/programs-<digest>/<program>
     <bpffs-root>/v1/<family>/links/<link>
+    <bpffs-root>/v1/shared/<map of both families>
 
 The version is that of the layouts in bpf/types.h: another layout never meets these maps.
 """
@@ -29,6 +30,7 @@ class Pins:
         self.base = root / f"v{LAYOUT_VERSION}" / str(family.value)
         self.maps = self.base / "maps"
         self.links = self.base / "links"
+        self.shared = root / f"v{LAYOUT_VERSION}" / "shared"
 
     def programs(self, digest: str) -> Path:
         """Return the directory of the programs that were compiled from what digest says."""
@@ -42,7 +44,7 @@ class Pins:
 
     def make(self) -> None:
         """Make the directories that do not exist yet."""
-        for directory in (self.maps, self.links):
+        for directory in (self.maps, self.links, self.shared):
             make_directory(directory)
 
     def exist(self) -> bool:

@@ -52,14 +52,14 @@ def socket_programs(family: Family) -> tuple[Program, ...]:
         Program(name, f"{name}{family.value}", "sock.c", CGROUP_SOCK_ADDR, types[index])
         for name, types in _SOCKET_HOOKS.items()
     ]
-    native.append(SOCK_RELEASE)
     if family is Family.IPV6:
         return tuple(native)
     mapped = [
         Program(f"{name}_mapped", f"{name}6", "mapped.c", CGROUP_SOCK_ADDR, types[1])
         for name, types in _SOCKET_HOOKS.items()
     ]
-    return (*native, *mapped)
+    # what it empties is shared by both families
+    return (*native, *mapped, SOCK_RELEASE)
 
 
 def programs(family: Family) -> tuple[Program, ...]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pyproxy
 from pyproxy.errors import KernelError
+from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.programs import sources
 from pyproxy.model import Family
 
@@ -23,7 +24,11 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 
 class Sizes(NamedTuple):
-    """How many entries the maps hold; names as in bpf/maps.h."""
+    """How many entries the maps hold; names as in bpf/maps.h.
+
+    Arrays and LRU maps take their memory when they are made: 34 MB a node with these numbers.
+    Hash maps take it as they fill.
+    """
 
     max_frontends: int = 131_072
     max_services: int = 65_536
@@ -31,7 +36,7 @@ class Sizes(NamedTuple):
     max_members: int = 524_288
     max_nodes: int = 16_384
     max_connected: int = 262_144
-    max_udp: int = 65_536
+    max_udp: int = 16_384
 
 
 class Build(NamedTuple):
@@ -79,10 +84,11 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
     return "".join(parts)
 
 
-def build(family: Family, pin_directory: Path, sizes: Sizes, *, set_retval: bool) -> Build:
-    """Return what to compile for a family; maps are pinned in `pin_directory`."""
+def build(pins: Pins, sizes: Sizes, *, set_retval: bool) -> Build:
+    """Return what to compile for the family of `pins`."""
+    family = pins.family
     settings = {name.upper(): value for name, value in sizes._asdict().items()}
     settings |= {"FAMILY": family.value, "HAVE_SET_RETVAL": int(set_retval)}
     cflags = [f"-D{name}={value}" for name, value in settings.items()]
-    cflags.append(f'-DPIN_DIR="{pin_directory}"')
+    cflags += [f'-DPIN_DIR="{pins.maps}"', f'-DSHARED_PIN_DIR="{pins.shared}"']
     return Build(family, flatten(bpf_directory(), sources(family)), tuple(cflags))

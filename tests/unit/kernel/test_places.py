@@ -80,12 +80,12 @@ def test_includes_are_flattened_once_with_their_lines(tmp_path: Path) -> None:
 def test_the_digest_follows_what_the_programs_depend_on(tmp_path: Path) -> None:
     """Another family, feature or map size is another object."""
     pins = Pins(tmp_path, Family.IPV4)
-    one = source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=True)
-    again = source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=True)
+    one = source.build(pins, source.Sizes(), set_retval=True)
+    again = source.build(pins, source.Sizes(), set_retval=True)
     others = [
-        source.build(Family.IPV6, pins.maps, source.Sizes(), set_retval=True),
-        source.build(Family.IPV4, pins.maps, source.Sizes(max_udp=1), set_retval=True),
-        source.build(Family.IPV4, pins.maps, source.Sizes(), set_retval=False),
+        source.build(Pins(tmp_path, Family.IPV6), source.Sizes(), set_retval=True),
+        source.build(pins, source.Sizes(max_udp=1), set_retval=True),
+        source.build(pins, source.Sizes(), set_retval=False),
     ]
     assert one.digest == again.digest
     assert len({each.digest for each in (one, *others)}) == 4
