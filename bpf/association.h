@@ -5,6 +5,7 @@
 
 #include "balance.h"
 
+#define SOCK_STREAM 1
 #define SK_STORAGE_CREATE 1 /* BPF_SK_STORAGE_GET_F_CREATE */
 
 /* Return whether two ends are the same. */
@@ -168,11 +169,29 @@ static __always_inline bool first_service(struct sock_nat *nat, struct endpoint 
 	return true;
 }
 
-/* Forget all that a socket asked for: it connects to no service (rule 19). */
+/*
+ * Return whether a TCP socket has never been connected: tcp_disconnect() leaves the address
+ * of the former peer in place. UDP sockets lose it, so nothing is known of them.
+ */
+static __always_inline bool is_fresh(const struct bpf_sock_addr *ctx)
+{
+	const struct bpf_sock *sk = ctx->sk;
+
+	return ctx->type == SOCK_STREAM && sk &&
+	       !(sk->dst_ip4 | sk->dst_ip6[0] | sk->dst_ip6[1] | sk->dst_ip6[2] | sk->dst_ip6[3]);
+}
+
+/*
+ * Forget all that a socket asked for: it connects to no service (rule 19). In the common case,
+ * a TCP socket's first connection, that costs nothing.
+ */
 static __always_inline void connected_forget(struct bpf_sock_addr *ctx)
 {
-	struct cookie key = cookie_of(bpf_get_socket_cookie(ctx));
+	struct cookie key;
 
+	if (is_fresh(ctx))
+		return;
+	key = cookie_of(bpf_get_socket_cookie(ctx));
 	if (connected.lookup(&key))
 		connected.delete(&key);
 	sock_nat.sk_storage_delete(ctx->sk);

@@ -113,7 +113,8 @@ static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, st
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;
-	if (!has_first || kept.generation != first->generation)
+	if (!has_first || kept.service_id != first->service_id ||
+	    kept.generation != first->generation)
 		first_claim(nat, first, &kept);
 	/* the backend answers for this service now, whichever it answered for before */
 	if (nat->more)

@@ -26,7 +26,7 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 class Sizes(NamedTuple):
     """How many entries the maps hold; names as in bpf/maps.h.
 
-    Arrays and LRU maps take their memory when they are made: 34 MB a node with these numbers.
+    Arrays and LRU maps take their memory when they are made: 36 MB a node with these numbers.
     Hash maps take it as they fill.
     """
 
@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
     max_slots: int = 524_288
     max_members: int = 524_288
     max_nodes: int = 16_384
-    max_connected: int = 262_144
+    max_connected: int = 16_384
     max_udp: int = 16_384
 
 

@@ -48,7 +48,19 @@ class Report(NamedTuple):
     message: str
 
 
-Event: TypeAlias = Change | Synced | Report
+class Trouble(NamedTuple):
+    """Objects cannot be read now; what was read before stays in force. "" means over.
+
+    `source` is what fails ("API server", "API server: services"), one trouble in force each;
+    `since` is when it began, in seconds since the epoch.
+    """
+
+    source: str
+    message: str
+    since: float
+
+
+Event: TypeAlias = Change | Synced | Report | Trouble
 
 
 class Source(Protocol):

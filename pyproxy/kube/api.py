@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--kubeconfig FILE` or in-cluster: objects from an API server, by a thread for each kind."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from pyproxy.kube.api_config import ApiSettings, Credentials
+from pyproxy.kube.api_pace import Pace
+from pyproxy.kube.api_troubles import Troubles
+from pyproxy.kube.client import Line
+from pyproxy.kube.events import Event, Put, Synced
+from pyproxy.kube.reflector import Clocks, Reflector, Resource, resources
+
+# What stop() may take, in seconds. Only name look-ups, connecting (Pace.connect_s) and plugins
+# cannot be cut short; a thread caught in one of them tells nothing any more and ends after it.
+STOP_S = 0.9
+_HANG_UP_EVERY_S = 0.02
+
+SYSTEM_CLOCKS = Clocks(time.time, time.monotonic, random.random)
+
+
+class ApiSource:
+    """A source of events (kube.events.Source) that follows an API server.
+
+    `put` is called from the source's own threads, by one at a time.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        node_name: str,
+        put: Put,
+        *,
+        pace: Pace | None = None,
+        clocks: Clocks = SYSTEM_CLOCKS,
+    ) -> None:
+        self._downstream = put
+        self._pace = pace or Pace()
+        self._clocks = clocks
+        self._credentials = Credentials(settings, clocks.now)
+        self._troubles = Troubles(self._put, clocks.now)
+        self._resources = resources(node_name)
+        self._unlisted = {resource.kind for resource in self._resources}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._lines: list[Line] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """List and follow everything, in threads of their own; raises SourceError.
+
+        That is where no API server is named; one that is down is waited for.
+        """
+        self._credentials.check()
+        for resource in self._resources:
+            self._follow(resource)
+
+    def stop(self) -> None:
+        """End the threads, whatever they wait for, within STOP_S."""
+        with self._lock:
+            self._stopping.set()
+        deadline = time.monotonic() + STOP_S
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < deadline:
+            for line in self._lines:
+                line.hang_up()
+            for thread in self._threads:
+                thread.join(_HANG_UP_EVERY_S)
+
+    def _follow(self, resource: Resource) -> None:
+        line = Line(self._credentials, self._pace.connect_s)
+        reflector = Reflector(
+            resource,
+            line=line,
+            put=self._put,
+            listed=lambda: self._note_list(resource),
+            troubles=self._troubles,
+            stopping=self._stopping,
+            pace=self._pace,
+            clocks=self._clocks,
+        )
+        name = f"api-{resource.plural}"
+        thread = threading.Thread(target=reflector.run, name=name, daemon=True)
+        self._lines.append(line)
+        self._threads.append(thread)
+        thread.start()
+
+    def _put(self, event: Event) -> None:
+        """Pass an event on, unless stop() was called: it promises silence."""
+        with self._lock:
+            if not self._stopping.is_set():
+                self._downstream(event)
+
+    def _note_list(self, resource: Resource) -> None:
+        """Put Synced when the last of the first lists has been delivered."""
+        with self._lock:
+            if resource.kind not in self._unlisted:
+                return
+            self._unlisted.discard(resource.kind)
+            complete = not self._unlisted
+        if complete:
+            self._put(Synced())

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the API server is and who we are to it: from a kubeconfig or from the pod we run in.
+
+The kubernetes client reads kubeconfigs and runs plugins. Three things it leaves to us: files
+that change (tokens, certificates, the kubeconfig itself) are read anew, blanks around tokens
+are cut off, and private keys from a kubeconfig's text stay on no disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from kubernetes.client.configuration import Configuration
+from kubernetes.config import incluster_config, kube_config
+from kubernetes.config.config_exception import ConfigException
+
+from pyproxy.errors import SourceError
+from pyproxy.kube.yamltext import load_document
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+# Credentials that say when they end are fetched anew so many seconds before.
+_EXPIRY_MARGIN_S = 60.0
+_IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
+# What reading a kubeconfig that is wrong in any way raises in the client.
+_WRONG = (ConfigException, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+_Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
+
+
+class ApiSettings(NamedTuple):
+    """How to reach the API server.
+
+    `kubeconfig`: None means in-cluster, by `service_account` and KUBERNETES_SERVICE_HOST and
+    _PORT in `environ`. `master`: a URL that overrides the server ("": none).
+    """
+
+    kubeconfig: Path | None = None
+    master: str = ""
+    service_account: Path = SERVICE_ACCOUNT
+    environ: Mapping[str, str] = os.environ
+
+
+class Access(NamedTuple):
+    """Credentials as they were read: what a connection needs.
+
+    `stamp` tells the state of the files that they come from, `expires` when they end in
+    seconds since the epoch (0.0: nobody said).
+    """
+
+    configuration: Configuration
+    headers: Mapping[str, str]
+    context: ssl.SSLContext | None
+    files: tuple[Path, ...]
+    stamp: _Stamp
+    expires: float
+
+
+class Credentials:
+    """Access to the API server, read again whenever its files change. Safe for threads.
+
+    `clock` returns seconds since the epoch.
+    """
+
+    def __init__(self, settings: ApiSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._access: Access | None = None
+
+    def check(self) -> None:
+        """Raise SourceError where no API server is named at all; runs no plugin."""
+        if self._settings.kubeconfig is not None:
+            _chosen(self._settings.kubeconfig)
+        elif not self._settings.environ.get("KUBERNETES_SERVICE_HOST"):
+            raise SourceError(
+                "there is no kubeconfig, and this is no pod (no KUBERNETES_SERVICE_HOST)",
+                "give --kubeconfig FILE",
+            )
+
+    def current(self) -> Access:
+        """Return the credentials as the files have them now; raises SourceError.
+
+        While files that changed cannot be used, what they held before is tried, as by client-go.
+        """
+        with self._lock:
+            if self._access is None:
+                self._access = load(self._settings)
+            elif self._is_stale(self._access):
+                with contextlib.suppress(SourceError):
+                    self._access = load(self._settings)
+            return self._access
+
+    def renew(self, refused: Access) -> Access:
+        """Return other credentials than those the server refused, if there are any.
+
+        Raises SourceError.
+        """
+        with self._lock:
+            if self._access is None or self._access is refused:
+                self._access = load(self._settings)
+            return self._access
+
+    def _is_stale(self, access: Access) -> bool:
+        ended = bool(access.expires) and access.expires - _EXPIRY_MARGIN_S <= self._clock()
+        return ended or _stamp(access.files) != access.stamp
+
+
+def load(settings: ApiSettings) -> Access:
+    """Read the credentials, run plugins; raises SourceError, with what to mend."""
+    try:
+        if settings.kubeconfig is None:
+            return _load_in_cluster(settings)
+        return _load_kubeconfig(settings, settings.kubeconfig)
+    except _WRONG as error:
+        origin = settings.kubeconfig or settings.service_account
+        raise SourceError(
+            f"the credentials in {origin} cannot be used: {error}", "mend them"
+        ) from (error)
+
+
+def _load_in_cluster(settings: ApiSettings) -> Access:
+    token, authority = settings.service_account / "token", settings.service_account / "ca.crt"
+    files = (token, authority)
+    stamp = _stamp(files)
+    configuration = _new_configuration()
+    loader: Any = incluster_config.InClusterConfigLoader
+    loader(
+        str(token), str(authority), try_refresh_token=False, environ=settings.environ
+    ).load_and_set(configuration)
+    return _access(configuration, settings, files, stamp, 0.0)
+
+
+def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
+    config, cluster, user = _chosen(path)
+    files = (path, *_files_named(path.parent, cluster, user))
+    stamp = _stamp(files)
+    configuration = _new_configuration()
+    # The client writes keys that stand in the text into files; they go as soon as they are read.
+    with tempfile.TemporaryDirectory(prefix="pyproxy-") as directory:
+        make_loader: Any = kube_config.KubeConfigLoader
+        loader = make_loader(
+            config, config_base_path=str(path.absolute().parent), temp_file_path=directory
+        )
+        loader.load_and_set(configuration)
+        found = vars(loader)
+        if "exec" in user and not (found.get("token") or found.get("cert_file")):
+            raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
+        expiry = found.get("expiry")
+        expires = expiry.timestamp() if isinstance(expiry, dt.datetime) else 0.0
+        return _access(configuration, settings, files, stamp, expires)
+
+
+def _new_configuration() -> Configuration:
+    configuration = Configuration(retries=False, connection_pool_maxsize=1)
+    # Peers that vanished without a word are found out by the kernel, as client-go does it.
+    configuration.keep_alive = True
+    return configuration
+
+
+def _access(
+    configuration: Configuration,
+    settings: ApiSettings,
+    files: tuple[Path, ...],
+    stamp: _Stamp,
+    expires: float,
+) -> Access:
+    if settings.master:
+        configuration.host = settings.master.rstrip("/")
+    configuration.refresh_api_key_hook = None
+    headers = {"Accept": "application/json", "User-Agent": "pyproxy"}
+    token = " ".join((configuration.api_key.get("BearerToken") or "").split())
+    if token:
+        headers["Authorization"] = token
+    return Access(configuration, headers, _context(configuration), files, stamp, expires)
+
+
+def _context(configuration: Configuration) -> ssl.SSLContext | None:
+    """Return TLS settings with all keys read in; None for a server without TLS."""
+    if not configuration.host.startswith("https:"):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif configuration.ssl_ca_cert:
+        context.load_verify_locations(configuration.ssl_ca_cert)
+    else:
+        context.load_default_certs()
+    if configuration.cert_file:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(configuration.cert_file, configuration.key_file, password=b"")
+    return context
+
+
+def _chosen(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return a kubeconfig with the cluster and the user of its current context.
+
+    Raises SourceError.
+    """
+    remedy = "give --kubeconfig a file that kubectl can use"
+    try:
+        config = load_document(path.read_bytes())
+        context = _named(config, "contexts", config["current-context"])["context"]
+        cluster = _named(config, "clusters", context["cluster"])["cluster"]
+        user = _named(config, "users", context["user"])["user"] if context.get("user") else {}
+        user = user or {}
+        _ = cluster["server"]
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}", remedy) from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise SourceError(f"{path} is no usable kubeconfig: {error}", remedy) from error
+    if any(user.get(key) for key in _IMPERSONATION):
+        raise SourceError(f"{path} asks to act as somebody else (as)", "name the user itself")
+    if user.get("tokenFile"):
+        # client-go's precedence; the client would never look at the file beside a token.
+        user.pop("token", None)
+    return config, cluster, user
+
+
+def _named(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    for item in config[section]:
+        if item["name"] == name:
+            found: dict[str, Any] = item
+            return found
+    raise LookupError(f"there is no {name!r} among its {section}")
+
+
+def _files_named(base: Path, cluster: dict[str, Any], user: dict[str, Any]) -> Iterable[Path]:
+    named = (
+        cluster.get("certificate-authority"),
+        *(user.get(key) for key in ("tokenFile", "client-certificate", "client-key")),
+    )
+    return (base / name for name in named if name)
+
+
+def _command(user: dict[str, Any]) -> str:
+    return str(user["exec"].get("command", "(no command)"))
+
+
+def _stamp(files: Iterable[Path]) -> _Stamp:
+    """Return what changes when a file is written, replaced or its link turned."""
+    return tuple(map(_stamp_of, files))
+
+
+def _stamp_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GET requests to the API server over the kubernetes client's transport, answered in bytes.
+
+A Line belongs to one thread; only hang_up() may be called from others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import http.client
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import RESTClientObject
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from pyproxy.errors import SourceError
+from pyproxy.kube.api_config import Access, Credentials
+from pyproxy.kube.api_wire import Status, StatusDetails, status_in
+
+# etcd holds no object of more than 1.5 MB, so no line of a watch is longer than this.
+MAX_LINE_BYTES = 16 << 20
+_CHUNK_BYTES = 64 << 10
+_MOST_OF_AN_ERROR = 64 << 10
+
+# What the transport raises. ValueError: reading from a TLS socket that was shut down meanwhile,
+# and URLs that are none.
+_BROKEN = (HTTPError, http.client.HTTPException, ApiException, OSError, ValueError)
+
+
+class Cause(enum.Enum):
+    """Why there is no answer, by what follows from it."""
+
+    UNREACHABLE = "unreachable"
+    CREDENTIALS = "credentials"
+    """There is nothing to show the server: a file or a plugin is at fault."""
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    EXPIRED = "expired"
+    """410: the resourceVersion or the continue token is gone; list anew."""
+    SILENT = "silent"
+    """The connection is there and says nothing."""
+    FAILING = "failing"
+
+
+class ApiFailure(Exception):  # noqa: N818 - it is one; Error would say no more
+    """A request failed. `since`: when it began, if that is longer ago (seconds since the epoch)."""
+
+    def __init__(
+        self, cause: Cause, message: str, retry_after_s: float = 0.0, since: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.since = since
+
+
+class Answer:
+    """The body of an answer 200. A context manager: leaving it drops the connection if need be."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response = response
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Keep the connection for the next request only if the body was read to its end."""
+        if self._ended:
+            self._response.release_conn()
+        else:
+            self._response.close()
+
+    def read(self) -> bytes:
+        """Return the whole body; raises ApiFailure."""
+        with _translated():
+            body = self._response.read()
+        self._ended = True
+        return body
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each whole line as it arrives, until the server ends the body.
+
+        A line that is cut off is not yielded. Raises ApiFailure.
+        """
+        rest = b""
+        while chunk := self._read_some():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > MAX_LINE_BYTES:
+                raise ApiFailure(Cause.FAILING, f"sends a line of over {MAX_LINE_BYTES} bytes")
+        self._ended = True
+
+    def _read_some(self) -> bytes:
+        with _translated():
+            return self._response.read1(_CHUNK_BYTES)
+
+
+class Line:
+    """One connection to the API server at a time, with the credentials of the moment.
+
+    `connect_s` bounds connecting, in seconds.
+    """
+
+    def __init__(self, credentials: Credentials, connect_s: float) -> None:
+        self._credentials = credentials
+        self._connect_s = connect_s
+        self._access: Access | None = None
+        self._transport: Any = None  # a RESTClientObject, whose methods have no types
+        self._connection: Any = None
+        self._response: urllib3.BaseHTTPResponse | None = None
+
+    @property
+    def server(self) -> str:
+        """The URL of the server that was asked last, "" before."""
+        return self._access.configuration.host if self._access else ""
+
+    def get(self, path: str, query: Mapping[str, str], silence_s: float) -> Answer:
+        """Ask for a path; `silence_s` bounds each wait for more bytes. Raises ApiFailure.
+
+        Credentials that are refused are read anew, and the request is made once more.
+        """
+        url = f"{path}?{urlencode(query)}"
+        access = self._access_now(self._credentials.current)
+        response = self._request(access, url, silence_s)
+        if response.status == http.HTTPStatus.UNAUTHORIZED:
+            response.close()
+            access = self._access_now(lambda: self._credentials.renew(access))
+            response = self._request(access, url, silence_s)
+        if response.status != http.HTTPStatus.OK:
+            with contextlib.closing(response):
+                raise _failure(response)
+        return Answer(response)
+
+    def hang_up(self) -> None:
+        """End what the line's thread is waiting for, from another thread."""
+        sock, response = getattr(self._connection, "sock", None), self._response
+        with contextlib.suppress(*_BROKEN):
+            if sock is not None:
+                sock.shutdown(socket.SHUT_RDWR)
+        # A body that ends with its connection has taken the socket from the connection.
+        with contextlib.suppress(*_BROKEN, RuntimeError):
+            if response is not None:
+                response.shutdown()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._transport is not None:
+            self._transport.close()
+        self._transport = self._connection = self._response = None
+
+    def _access_now(self, get: Callable[[], Access]) -> Access:
+        try:
+            access = get()
+        except SourceError as error:
+            raise ApiFailure(Cause.CREDENTIALS, str(error)) from error
+        if access is not self._access:
+            # An old connection would go on as whoever its certificate named.
+            self.close()
+            self._access = access
+        return access
+
+    def _request(self, access: Access, url: str, silence_s: float) -> urllib3.BaseHTTPResponse:
+        try:
+            with _translated():
+                transport = self._transport = self._transport or self._new_transport(access)
+                answer = transport.request(
+                    "GET",
+                    access.configuration.host + url,
+                    headers=dict(access.headers),
+                    _request_timeout=(self._connect_s, silence_s),
+                )
+        except ApiFailure as failure:
+            if isinstance(failure.__cause__, ApiException):
+                # TLS failed: the certificate may have ended, and a plugin may have a new one.
+                self._access_now(lambda: self._credentials.renew(access))
+            raise
+        self._response = answer.response
+        return self._response
+
+    def _new_transport(self, access: Access) -> Any:
+        transport = RESTClientObject(access.configuration)
+        manager: Any = transport.pool_manager
+        if access.context is not None:
+            for key in ("ca_certs", "ca_cert_data", "cert_file", "key_file"):
+                manager.connection_pool_kw.pop(key, None)
+            manager.connection_pool_kw["ssl_context"] = access.context
+        manager.pool_classes_by_scheme = {
+            scheme: self._holding(make_pool)
+            for scheme, make_pool in manager.pool_classes_by_scheme.items()
+        }
+        return transport
+
+    def _holding(self, make_pool: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a maker of pools whose connections this line knows, to hang up on them."""
+
+        def make(*args: Any, **options: Any) -> Any:
+            pool = make_pool(*args, **options)
+            connection_class = pool.ConnectionCls
+
+            def connect(*args: Any, **options: Any) -> Any:
+                self._connection = connection_class(*args, **options)
+                return self._connection
+
+            pool.ConnectionCls = connect
+            return pool
+
+        return make
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn whatever the transport raises into an ApiFailure."""
+    try:
+        yield
+    except ReadTimeoutError as error:
+        raise ApiFailure(Cause.SILENT, "does not answer") from error
+    except _BROKEN as error:
+        raise ApiFailure(Cause.UNREACHABLE, f"cannot be reached: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost reason that says something: urllib3 wraps them."""
+    found: BaseException = error
+    while isinstance(inner := getattr(found, "reason", None) or found.__cause__, Exception):
+        found = inner
+    text = getattr(found, "strerror", None) or getattr(found, "reason", None) or str(found)
+    return " ".join(str(text).split()) or type(found).__name__
+
+
+_CAUSES = {401: Cause.UNAUTHORIZED, 403: Cause.FORBIDDEN, 410: Cause.EXPIRED}
+
+
+def _failure(response: urllib3.BaseHTTPResponse) -> ApiFailure:
+    with _translated():
+        text = response.read(_MOST_OF_AN_ERROR)
+    asked = response.headers.get("Retry-After", "")
+    return failure_of(status_in(text), response.status, int(asked) if asked.isdecimal() else 0)
+
+
+def failure_of(status: Status, code: int, retry_after_s: int = 0) -> ApiFailure:
+    """Return the failure that a Status tells of, by itself or as an event of a watch."""
+    details = status.details or StatusDetails()
+    cause = _CAUSES.get(code, Cause.FAILING)
+    if status.version_is_too_large or status.reason in ("Expired", "Gone"):
+        cause = Cause.EXPIRED
+    said = f": {' '.join(status.message.split())}" if status.message else ""
+    wait_s = max(retry_after_s, details.retry_after_seconds or 0)
+    return ApiFailure(cause, f"answers {code}{said}", wait_s)

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps one kind of objects equal to the API server's: a list, then watches from where it ended.
+
+Nothing is ever forgotten because of an error: only a whole list, or a DELETED event, removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from pyproxy.kube.api_pace import Backoff, Pace
+from pyproxy.kube.api_shelf import Shelf
+from pyproxy.kube.api_troubles import SERVER, Troubles
+from pyproxy.kube.api_wire import (
+    ListMeta,
+    ListPage,
+    Object,
+    ObjectMeta,
+    WatchEvent,
+    is_older,
+    status_in,
+)
+from pyproxy.kube.client import Answer, ApiFailure, Cause, Line, failure_of
+from pyproxy.kube.events import Event, Kind, Put
+
+# Far beyond any cluster: a server that never ends its list is one that lies.
+_MOST_PAGES = 10_000
+# So many watches in a row that ended at once are no coincidence.
+_MOST_SHORT = 3
+_OF_THE_SERVER = (Cause.UNREACHABLE, Cause.SILENT, Cause.UNAUTHORIZED, Cause.CREDENTIALS)
+
+
+class Resource(NamedTuple):
+    """What is asked for; `plural`, `group` and `only` (the name of the only object) as in RBAC."""
+
+    kind: Kind
+    path: str
+    plural: str
+    group: str
+    selectors: tuple[tuple[str, str], ...]
+    only: str = ""
+
+
+def resources(node_name: str) -> tuple[Resource, ...]:
+    """Return what kube-proxy reads, by its selectors (parity A1.1)."""
+    return (
+        Resource(
+            Kind.SERVICE,
+            "/api/v1/services",
+            "services",
+            "",
+            (
+                ("labelSelector", "!service.kubernetes.io/service-proxy-name"),
+                ("fieldSelector", "spec.clusterIP!=None"),
+            ),
+        ),
+        Resource(
+            Kind.ENDPOINT_SLICE,
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            "endpointslices",
+            "discovery.k8s.io",
+            (("labelSelector", "!service.kubernetes.io/headless"),),
+        ),
+        Resource(
+            Kind.NODE,
+            "/api/v1/nodes",
+            "nodes",
+            "",
+            (("fieldSelector", f"metadata.name={node_name}"),),
+            only=node_name,
+        ),
+    )
+
+
+class Clocks(NamedTuple):
+    """`now` in seconds since the epoch, `monotonic` in seconds, `random` from 0 to below 1."""
+
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+
+
+class Reflector:
+    """Follows one resource. run() is the body of its thread; `listed` is called once a list."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        line: Line,
+        put: Put,
+        listed: Callable[[], None],
+        troubles: Troubles,
+        stopping: threading.Event,
+        pace: Pace,
+        clocks: Clocks,
+    ) -> None:
+        self._resource = resource
+        self._source = f"{SERVER}: {resource.plural}"
+        self._shelf = Shelf(resource.kind, resource.only)
+        self._line = line
+        self._put = put
+        self._listed = listed
+        self._troubles = troubles
+        self._stopping = stopping
+        self._pace = pace
+        self._clocks = clocks
+        self._backoff = Backoff(pace, clocks.random)
+        self._position = ""
+        self._doubtful = False
+        self._short = 0
+        self._verb = "list"
+        self._asked_at = 0.0
+
+    def run(self) -> None:
+        """Follow the resource until `stopping` is set."""
+        with contextlib.closing(self._line):
+            while not self._stopping.is_set():
+                self._stopping.wait(self._turn() + self._backoff.next_s())
+
+    def _turn(self) -> float:
+        """List if need be, and watch until the watch ends; return how long the server says to wait.
+
+        Between turns there is always a pause: see Backoff.
+        """
+        try:
+            if self._doubtful and self._position:
+                self._check_position()
+            if not self._position:
+                self._position = self._list()
+                self._listed()
+            self._watch()
+        except ApiFailure as failure:
+            if not self._stopping.is_set():
+                return self._note(failure)
+        except Exception:
+            # A connection that stop() cut may break in ways that no library foresees.
+            if not self._stopping.is_set():
+                raise
+        return 0.0
+
+    # lists
+
+    def _list(self) -> str:
+        """Take in the whole list, page by page; return its resourceVersion."""
+        self._verb = "list"
+        self._shelf.begin_list()
+        token = ""
+        for _ in range(_MOST_PAGES):
+            meta = self._take_page(token)
+            if not meta.continue_:
+                self._put_all(self._shelf.end_list())
+                return meta.resource_version or ""
+            if meta.continue_ == token:
+                break
+            token = meta.continue_
+        raise ApiFailure(Cause.FAILING, "never ends its list")
+
+    def _take_page(self, token: str) -> ListMeta:
+        more = {"continue": token} if token else {}
+        page = self._page({"limit": str(self._pace.page), **more})
+        for document in page.items or []:
+            self._put_all(self._shelf.put_listed(document))
+        return page.metadata or ListMeta()
+
+    def _page(self, query: dict[str, str]) -> ListPage:
+        with self._get(query, self._pace.answer_s) as answer:
+            text = answer.read()
+        try:
+            page = msgspec.json.decode(text, type=ListPage)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ApiFailure(Cause.FAILING, f"answers with what is no list: {error}") from error
+        # An empty list means that everything is gone, so nothing else may pass for one.
+        if page.kind != f"{self._resource.kind.value}List":
+            raise ApiFailure(Cause.FAILING, f"answers with a {page.kind} instead of a list")
+        if not (page.metadata and page.metadata.resource_version):
+            raise ApiFailure(Cause.FAILING, "answers with a list without resourceVersion")
+        return page
+
+    def _check_position(self) -> None:
+        """Ask where the server is: behind us, a watch would hang for ever without a word.
+
+        That is a server restored from a backup; all it has is listed again.
+        """
+        self._verb = "list"
+        found = (self._page({"limit": "1"}).metadata or ListMeta()).resource_version or ""
+        self._doubtful = False
+        if is_older(self._position, found) or found == self._position:
+            return
+        position, self._position = self._position, ""
+        message = f"is at resourceVersion {found} and was at {position}: listing everything again"
+        failure = ApiFailure(Cause.FAILING, message)
+        self._troubles.begin(self._source, self._resource.plural, self._sentence(failure))
+
+    # watches
+
+    def _watch(self) -> None:
+        """Take in events until the watch ends."""
+        self._verb = "watch"
+        # Until it is connected, nothing was shown to be alive; connecting counts as silence.
+        started = last = self._clocks.monotonic()
+        heard = False
+        with self._open_watch() as answer, self._recovery():
+            try:
+                for line in answer.lines():
+                    last = self._clocks.monotonic()
+                    heard |= self._take_line(line)
+            except ApiFailure as failure:
+                self._judge(failure, heard=heard, silent_s=self._clocks.monotonic() - last)
+            finally:
+                self._end_watch(self._clocks.monotonic() - started, heard=heard)
+        if self._short >= _MOST_SHORT:
+            raise ApiFailure(Cause.FAILING, f"ended {self._short} watches in a row at once")
+
+    def _open_watch(self) -> Answer:
+        pace = self._pace
+        length = pace.watch_least_s + self._clocks.random() * (
+            pace.watch_most_s - pace.watch_least_s
+        )
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._position,
+            "timeoutSeconds": str(max(1, round(length))),
+        }
+        return self._get(query, pace.silence_s)
+
+    @contextlib.contextmanager
+    def _recovery(self) -> Iterator[None]:
+        """Call troubles over: at once, or after a while if watches ended early before."""
+        if not self._short:
+            self._recovered()
+            yield
+            return
+        timer = threading.Timer(self._pace.settled_s, self._recovered)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _recovered(self) -> None:
+        self._troubles.end(self._source, self._resource.plural)
+
+    def _take_line(self, line: bytes) -> bool:
+        """Take in one event; return whether there was one."""
+        if not line.strip():
+            return False
+        try:
+            event = msgspec.json.decode(line, type=WatchEvent)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ApiFailure(Cause.FAILING, f"sends garbage ({line[:40]!r}): {error}") from error
+        if event.type == "ERROR":
+            status = status_in(event.object)
+            raise failure_of(status, status.code or 500)
+        if event.type in ("ADDED", "MODIFIED"):
+            self._put_all(self._shelf.put(event.object))
+        elif event.type == "DELETED":
+            self._put_all(self._shelf.drop(event.object))
+        self._advance(event.object)
+        return True
+
+    def _advance(self, document: msgspec.Raw) -> None:
+        """Remember where to resume; bookmarks are there for nothing else."""
+        try:
+            meta = msgspec.json.decode(document, type=Object).metadata or ObjectMeta()
+        except (msgspec.MsgspecError, RecursionError):
+            return
+        version = meta.resource_version or ""
+        if version and not is_older(version, self._position):
+            self._position = version
+
+    def _end_watch(self, lived_s: float, *, heard: bool) -> None:
+        """Draw conclusions from how the watch went."""
+        self._doubtful = not heard
+        if lived_s >= self._pace.settled_s:
+            self._short = 0
+            self._backoff.reset()
+            return
+        self._short += 1
+        if self._short >= _MOST_SHORT and not heard:
+            self._position = ""  # perhaps it is our resourceVersion that ends them
+
+    def _judge(self, failure: ApiFailure, *, heard: bool, silent_s: float) -> None:
+        """Pass on what is a failure; a watch that was cut is only to be resumed."""
+        if failure.cause is Cause.UNREACHABLE:
+            return
+        if failure.cause is not Cause.SILENT:
+            raise failure
+        if heard:
+            message = f"said nothing for {silent_s:.0f} s, not even a bookmark"
+            raise ApiFailure(Cause.FAILING, message, since=self._clocks.now() - silent_s)
+
+    # failures
+
+    def _note(self, failure: ApiFailure) -> float:
+        """Say what is wrong; return how many seconds the server wants to be left alone."""
+        if failure.cause is Cause.EXPIRED:
+            self._position = ""
+            if self._short < _MOST_SHORT:
+                return 0.0
+        plural = self._resource.plural
+        message = self._sentence(failure) + self._remedy(failure)
+        if failure.cause in _OF_THE_SERVER:
+            since = self._asked_at if failure.cause is Cause.SILENT else 0.0
+            self._troubles.begin(SERVER, plural, message, since)
+        else:
+            self._troubles.begin(self._source, plural, message, failure.since)
+        return min(failure.retry_after_s, self._pace.retry_after_most_s)
+
+    def _sentence(self, failure: ApiFailure) -> str:
+        if failure.cause is Cause.CREDENTIALS:
+            return failure.message
+        return f"{self._line.server or 'the API server'} {failure.message}"
+
+    def _remedy(self, failure: ApiFailure) -> str:
+        if failure.cause is Cause.UNAUTHORIZED:
+            return ": it refuses our credentials; renew the token or certificate"
+        if failure.cause is not Cause.FORBIDDEN:
+            return ""
+        plural, group = self._resource.plural, self._resource.group
+        return f': allow "{self._verb}" of "{plural}" in API group "{group}" by a ClusterRole'
+
+    def _get(self, query: dict[str, str], silence_s: float) -> Answer:
+        """Make a request; a server that answers, no matter what, is reachable."""
+        self._asked_at = self._clocks.now()
+        try:
+            answer = self._line.get(
+                self._resource.path, {**dict(self._resource.selectors), **query}, silence_s
+            )
+        except ApiFailure as failure:
+            if failure.cause in (Cause.FORBIDDEN, Cause.EXPIRED, Cause.FAILING):
+                self._troubles.end(SERVER, self._resource.plural)
+            raise
+        self._troubles.end(SERVER, self._resource.plural)
+        return answer
+
+    def _put_all(self, events: Iterator[Event]) -> None:
+        for event in events:
+            if self._stopping.is_set():
+                return
+            self._put(event)
