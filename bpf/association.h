@@ -108,9 +108,29 @@ static __always_inline __u32 connected_check(const struct connected *whole, __u6
 }
 
 /*
- * Remember what a connected socket asked for: in its storage if the map is full. Out of
- * memory the connection still works, only its peer name is the backend's.
+ * Return the MPTCP socket that a socket is a subflow of, NULL if it is none. The application
+ * holds that one; the subflow connects for it and ends without sock_release.
  */
+static __always_inline void *mptcp_of(struct bpf_sock_addr *ctx)
+{
+#if HAVE_MPTCP
+	if (ctx->type == SOCK_STREAM && ctx->sk)
+		return bpf_skc_to_mptcp_sock(ctx->sk);
+#endif /* HAVE_MPTCP */
+	return NULL;
+}
+
+/* Remember in a socket's storage what it asked for; out of memory it shows its backend. */
+static __always_inline void stored_write(struct sock_nat *nat, const struct endpoint *service,
+					 const struct pick *picked)
+{
+	struct association made = association_of(service, picked);
+
+	if (nat)
+		first_write(nat, &made);
+}
+
+/* Remember what a connected socket asked for: in its storage if the map is full. */
 static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 					    const struct endpoint *service,
 					    const struct pick *picked)
@@ -122,16 +142,14 @@ static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 		.service = *service,
 		.backend = picked->backend,
 	};
-	struct association stored;
-	struct sock_nat *nat;
+	void *mptcp = mptcp_of(ctx);
 
 	made.check = connected_check(&made, cookie);
-	if (!connected.update(&key, &made))
-		return;
-	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
-	stored = association_of(service, picked);
-	if (nat)
-		first_write(nat, &stored);
+	if (mptcp)
+		stored_write(sock_nat.sk_storage_get(mptcp, 0, SK_STORAGE_CREATE), service, picked);
+	else if (connected.update(&key, &made))
+		stored_write(sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE), service,
+			     picked);
 }
 
 /*
@@ -187,8 +205,11 @@ static __always_inline bool is_fresh(const struct bpf_sock_addr *ctx)
  */
 static __always_inline void connected_forget(struct bpf_sock_addr *ctx)
 {
+	void *mptcp = mptcp_of(ctx);
 	struct cookie key;
 
+	if (mptcp)
+		sock_nat.sk_storage_delete(mptcp);
 	if (is_fresh(ctx))
 		return;
 	key = cookie_of(bpf_get_socket_cookie(ctx));

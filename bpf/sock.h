@@ -91,12 +91,22 @@ static __always_inline enum verdict udp_backend(__u32 service, const struct endp
 	return verdict;
 }
 
-/* A datagram to no service: from now on its receiver is itself, not a service's backend. */
+/* Return whether the socket is connected: UDP sockets use TCP's state for that. */
+static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
+{
+	return ctx->sk && ctx->sk->state == BPF_TCP_ESTABLISHED;
+}
+
+/*
+ * A datagram to no service: from now on its receiver is itself, not a service's backend. Not
+ * so on a connected socket: send() on an IPv6 one with an IPv4-mapped peer comes by the IPv4
+ * hook, with the backend's address as if it had been given (udpv6_sendmsg).
+ */
 static __always_inline void udp_direct(struct bpf_sock_addr *ctx, const struct endpoint *peer)
 {
 	struct sock_nat *nat = sock_nat.sk_storage_get(ctx->sk, 0, 0);
 
-	if (!nat)
+	if (!nat || is_connected(ctx))
 		return;
 	first_forget(nat, peer);
 	if (nat->more)
@@ -167,12 +177,6 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 	else if (verdict == VERDICT_DROP)
 		count(COUNTER_LEFT_TO_DROP);
 	return verdict;
-}
-
-/* Return whether the socket is connected: UDP sockets use TCP's state for that. */
-static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
-{
-	return ctx->sk && ctx->sk->state == BPF_TCP_ESTABLISHED;
 }
 
 /* Replace the source of a received datagram by the service it answers for, if any. */

@@ -10,9 +10,14 @@ from pyproxy.model import Prefix
 
 
 class RunConfig(NamedTuple):
-    """The settings of one agent. Addresses to bind are host and port, None for no server."""
+    """The settings of one agent. Addresses to bind are host and port, None for no server.
 
-    manifests: Path
+    Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
+    the one of the cluster in whose pod the agent runs.
+    """
+
+    manifests: Path | None
+    kubeconfig: Path | None
     node_name: str
     cluster_cidrs: tuple[Prefix, ...]
     healthz_bind_address: tuple[str, int] | None

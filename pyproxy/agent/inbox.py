@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import logging
 
-from pyproxy.agent.problems import Problem, conflict, malformed
-from pyproxy.kube.events import Change, Kind, Report, Synced
+from pyproxy.agent.problems import Problem, conflict, malformed, unreadable
+from pyproxy.kube.events import Change, Event, Kind, Report, Synced, Trouble
 from pyproxy.model import EndpointSlice, Node, Service, endpoint_text
 from pyproxy.plan.options import Options
 from pyproxy.plan.world import World
@@ -20,14 +20,17 @@ class Inbox:
     def __init__(self, options: Options) -> None:
         self.world = World(options)
         self.reports: dict[str, str] = {}
+        self.troubles: dict[str, Trouble] = {}
         self.synced = False
 
-    def take(self, event: Change | Synced | Report) -> None:
+    def take(self, event: Event) -> None:
         """Take one event; nothing is planned yet."""
         if isinstance(event, Synced):
             self.synced = True
         elif isinstance(event, Report):
             self._report(event)
+        elif isinstance(event, Trouble):
+            self._trouble(event)
         elif event.object is None:
             self._drop(event)
         else:
@@ -35,7 +38,8 @@ class Inbox:
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with the objects."""
-        found = [malformed(source, text) for source, text in sorted(self.reports.items())]
+        found = [unreadable(*self.troubles[source]) for source in sorted(self.troubles)]
+        found += [malformed(source, text) for source, text in sorted(self.reports.items())]
         for each in self.world.conflicts():
             losers = ", ".join(str(loser) for loser in each.losers)
             address = endpoint_text(each.frontend.address, each.frontend.port)
@@ -49,6 +53,13 @@ class Inbox:
             self.reports[event.source] = event.message
         elif self.reports.pop(event.source, None):
             log.info("%s is right again", event.source)
+
+    def _trouble(self, event: Trouble) -> None:
+        if event.message:
+            log.error("%s: %s", event.source, event.message)
+            self.troubles[event.source] = event
+        elif self.troubles.pop(event.source, None):
+            log.info("%s is read again", event.source)
 
     def _put(self, thing: Service | EndpointSlice | Node) -> None:
         if isinstance(thing, Service):

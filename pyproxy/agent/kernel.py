@@ -42,8 +42,7 @@ class Loading:
         self._config = config
         self._features = features
         self._requests = [
-            load.Request(config.bpffs_root, family, set_retval=features.set_retval)
-            for family in families()
+            load.Request(config.bpffs_root, family, features) for family in families()
         ]
         self._missing = [each for each in self._requests if not load.is_loaded(each)]
         self._child = load.start(self._missing) if self._missing else None

@@ -19,6 +19,7 @@ from pyproxy.kernel import cgroup, features
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.serve.health import HealthServer
 
@@ -58,7 +59,7 @@ def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        source = ManifestSource(config.manifests, messages.put)
+        source = _source(config, messages.put)
         source.start()
         running.callback(source.stop)
         watch = Watch(lambda: messages.put(DevicesChanged()))
@@ -74,6 +75,16 @@ def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
         reason = agent.run()
     if reason:
         raise PyproxyError(reason, "start it again, and report what the log says")
+
+
+def _source(config: RunConfig, put: Put) -> Source:
+    if config.manifests:
+        return ManifestSource(config.manifests, put)
+    # 0.25 s and 30 MB that manifests do not need
+    from pyproxy.kube.api import ApiSource  # noqa: PLC0415
+    from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
+
+    return ApiSource(ApiSettings(kubeconfig=config.kubeconfig), config.node_name, put)
 
 
 def _watch_signals(messages: queue.SimpleQueue[Message]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 
@@ -17,6 +18,16 @@ class Problem(NamedTuple):
 def malformed(source: str, message: str) -> Problem:
     """An object or file cannot be used; its last good version stays in force."""
     return Problem("malformed", f"{source}: {message}", "correct it; the rest works meanwhile")
+
+
+def unreadable(source: str, message: str, since: float) -> Problem:
+    """Objects cannot be read; what was read before stays in force. `since` is in epoch seconds."""
+    when = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
+    return Problem(
+        "source-unreadable",
+        f"{source} since {when.replace('+00:00', 'Z')}: {message}",
+        "nothing programmed is lost, and it is tried again by itself; mend what is named",
+    )
 
 
 def refused(name: str, reason: str) -> Problem:

@@ -26,6 +26,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--config", type=click.Path(path_type=Path), help="KubeProxyConfiguration v1alpha1.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="How to reach the API server.")
 @click.option("--manifests", type=click.Path(path_type=Path), help="Directory of manifests.")
 @click.option("--hostname-override", help="Name of this node's Node object.")
 @click.option("--cluster-cidr", help="CIDR of the pods, two with a comma for dual stack.")

@@ -40,14 +40,14 @@ def run_agent(flags: dict[str, Any]) -> None:
 
 def config_from(flags: dict[str, Any]) -> RunConfig:
     """Return what the agent runs with; raises ConfigError for what makes no sense."""
-    manifests: Path | None = flags["manifests"]
-    if manifests is None:
-        raise ConfigError("there is no source of objects", "give --manifests DIR")
+    if flags["manifests"] and flags["kubeconfig"]:
+        raise ConfigError("there are two sources of objects", "give --manifests or --kubeconfig")
     file: Path | None = flags["config"]
     config = _from_file(file, flags) if file else ProxyConfig()
     flagged = {} if file else flags
     return RunConfig(
-        manifests=manifests,
+        manifests=flags["manifests"],
+        kubeconfig=flags["kubeconfig"],
         node_name=_node_name(flags["hostname_override"], config),
         cluster_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
         healthz_bind_address=_bind(

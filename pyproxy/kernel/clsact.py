@@ -33,9 +33,9 @@ class Filter(NamedTuple):
     family: int
 
     @property
-    def name(self) -> str:
-        """The filter's name as tc shows it."""
-        return f"pyproxy-guard-{self.family}"
+    def prefix(self) -> str:
+        """How the filter's name, as tc shows it, begins; the program's tag follows."""
+        return f"pyproxy-guard-{self.family}-"
 
 
 @contextmanager
@@ -69,7 +69,7 @@ class Clsact:
                 wanted.ifindex,
                 handle=wanted.family,
                 fd=fd,
-                name=wanted.name,
+                name=wanted.prefix + tag,
                 parent=wanted.parent,
                 prio=PREFERENCE,
                 protocol=ETH_P_ALL,
@@ -95,17 +95,17 @@ class Clsact:
                     prio=PREFERENCE,
                     protocol=ETH_P_ALL,
                 )
-            if wanted.ifindex in self._owned() and not self._filters(route, wanted.ifindex):
+            if self._is_ours(route, wanted.ifindex) and not self._filters(route, wanted.ifindex):
                 route.tc("del", "clsact", wanted.ifindex)
-                self._own(self._owned() - {wanted.ifindex})
+                self._disown(wanted.ifindex)
 
     def _find(self, route: Any, wanted: Filter) -> str | None:
+        """Return the tag in the filter's name: the kernel's is not decoded by pyroute2."""
         for each in route.get_filters(index=wanted.ifindex, parent=wanted.parent):
             options = each.get_attr("TCA_OPTIONS")
-            if options is None or options.get_attr("TCA_BPF_NAME") != wanted.name:
-                continue
-            tag = options.get_attr("TCA_BPF_TAG")
-            return bytes.fromhex(tag.replace(":", "")).hex() if isinstance(tag, str) else ""
+            name = options.get_attr("TCA_BPF_NAME") if options is not None else None
+            if name and name.startswith(wanted.prefix):
+                return str(name.removeprefix(wanted.prefix))
         return None
 
     def _filters(self, route: Any, ifindex: int) -> list[Any]:
@@ -126,13 +126,28 @@ class Clsact:
                 "device out with --devices",
             )
         route.tc("add", "clsact", ifindex)
-        self._own(self._owned() | {ifindex})
+        self._write(self._owned() | {str(ifindex): _identity(route, ifindex)})
 
-    def _owned(self) -> set[int]:
+    def _is_ours(self, route: Any, ifindex: int) -> bool:
+        """Return whether we made the qdisc of this very device: an ifindex is used again."""
+        return self._owned().get(str(ifindex)) == _identity(route, ifindex)
+
+    def _disown(self, ifindex: int) -> None:
+        self._write({k: v for k, v in self._owned().items() if k != str(ifindex)})
+
+    def _owned(self) -> dict[str, str]:
         try:
-            return set(json.loads(self._owned_file.read_text(encoding="utf-8")))
+            owned = json.loads(self._owned_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return set()
+            return {}
+        return owned if isinstance(owned, dict) else {}
 
-    def _own(self, indexes: set[int]) -> None:
-        self._owned_file.write_text(json.dumps(sorted(indexes)), encoding="utf-8")
+    def _write(self, owned: dict[str, str]) -> None:
+        self._owned_file.write_text(json.dumps(owned), encoding="utf-8")
+
+
+def _identity(route: Any, ifindex: int) -> str:
+    """Return what tells a device from another one that gets its ifindex: name and address."""
+    for link in route.get_links(ifindex):
+        return f"{link.get_attr('IFLA_IFNAME')} {link.get_attr('IFLA_ADDRESS')}"
+    return ""

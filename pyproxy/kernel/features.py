@@ -11,6 +11,7 @@ from pyproxy.kernel.programs import CGROUP_SOCK_ADDR
 HELPER_SK_STORAGE_GET = 107  # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
 HELPER_SPIN_LOCK = 93
 HELPER_SET_RETVAL = 187
+HELPER_SKC_TO_MPTCP_SOCK = 196
 
 MAP_HASH = 1
 MAP_ARRAY = 2
@@ -23,6 +24,7 @@ class Features(NamedTuple):
     """What the programs are compiled and attached by."""
 
     set_retval: bool
+    mptcp: bool
     tcx: bool
 
 
@@ -30,5 +32,6 @@ def probe() -> Features:
     """Ask the kernel for what changes how programs are compiled and attached."""
     return Features(
         set_retval=libbpf.helper_exists(CGROUP_SOCK_ADDR, HELPER_SET_RETVAL),
+        mptcp=libbpf.helper_exists(CGROUP_SOCK_ADDR, HELPER_SKC_TO_MPTCP_SOCK),
         tcx=libbpf.tcx_exists(),
     )

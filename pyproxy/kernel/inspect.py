@@ -15,7 +15,7 @@ from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.guards import device_of, guard_pins
-from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.pins import UNFINISHED, Pins
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Family
 
@@ -57,7 +57,7 @@ def loaded_families(root: Path) -> list[Pins]:
 
 def programs(pins: Pins, cgroup_root: Path | None) -> Iterator[ProgramStatus]:
     """Give the programs of a family: those that should be attached, and what is."""
-    directories = pins.program_directories()
+    directories = [p for p in pins.program_directories() if not p.name.endswith(UNFINISHED)]
     expected = directories[-1] if directories else pins.base / "programs"
     for program in socket_programs(pins.family):
         yield _socket_program(pins, program, expected, cgroup_root)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
-from pyproxy.kernel.pins import Pins, make_directory, remove_tree
+from pyproxy.kernel.features import Features
+from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
 from pyproxy.kernel.programs import programs
 from pyproxy.kernel.source import Build, Sizes, bpf_directory, build
 from pyproxy.model import Family
@@ -27,24 +28,24 @@ LOAD_TIMEOUT_S = 120
 class Request:
     """What to load: a family's objects below a bpffs root."""
 
-    def __init__(self, root: Path, family: Family, *, set_retval: bool) -> None:
+    def __init__(self, root: Path, family: Family, features: Features) -> None:
         self.pins = Pins(root, family)
         self.family = family
-        self.set_retval = set_retval
+        self.features = features
 
     def build(self) -> Build:
         """Return the sources and settings this request is for."""
-        return build(self.pins, Sizes(), set_retval=self.set_retval)
+        return build(self.pins, Sizes(), self.features)
 
 
 def _to_json(requests: Sequence[Request]) -> str:
-    return json.dumps([(str(r.pins.root), r.family.value, r.set_retval) for r in requests])
+    return json.dumps([(str(r.pins.root), r.family.value, r.features) for r in requests])
 
 
 def _from_json(text: str) -> list[Request]:
     return [
-        Request(Path(root), Family(family), set_retval=set_retval)
-        for root, family, set_retval in json.loads(text)
+        Request(Path(root), Family(family), Features(*features))
+        for root, family, features in json.loads(text)
     ]
 
 
@@ -96,7 +97,7 @@ def load(request: Request) -> None:
     for pin in sorted((*request.pins.maps.iterdir(), *request.pins.shared.iterdir())):
         _check_shape(pin, *compiled.map_shape(pin.name))
     final = request.pins.programs(wanted.digest)
-    unfinished = final.with_name(f"{final.name}-unfinished")
+    unfinished = final.with_name(final.name + UNFINISHED)
     remove_tree(unfinished)
     remove_tree(final)
     make_directory(unfinished)

@@ -21,6 +21,9 @@ from pyproxy.model import Family
 LAYOUT_VERSION = 1
 
 
+UNFINISHED = "-unfinished"
+
+
 class Pins:
     """The pin directories of one family."""
 
@@ -37,10 +40,11 @@ class Pins:
         return self.base / f"programs-{digest}"
 
     def program_directories(self) -> list[Path]:
-        """Return the directories of programs of any digest."""
+        """Return the directories of programs of any digest, unfinished ones too, oldest first."""
         if not self.base.is_dir():
             return []
-        return sorted(p for p in self.base.iterdir() if p.name.startswith("programs-"))
+        found = [p for p in self.base.iterdir() if p.name.startswith("programs-")]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def make(self) -> None:
         """Make the directories that do not exist yet."""

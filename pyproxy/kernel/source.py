@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pyproxy
 from pyproxy.errors import KernelError
+from pyproxy.kernel.features import Features
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.programs import sources
 from pyproxy.model import Family
@@ -84,11 +85,15 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
     return "".join(parts)
 
 
-def build(pins: Pins, sizes: Sizes, *, set_retval: bool) -> Build:
+def build(pins: Pins, sizes: Sizes, features: Features) -> Build:
     """Return what to compile for the family of `pins`."""
     family = pins.family
     settings = {name.upper(): value for name, value in sizes._asdict().items()}
-    settings |= {"FAMILY": family.value, "HAVE_SET_RETVAL": int(set_retval)}
+    settings |= {
+        "FAMILY": family.value,
+        "HAVE_SET_RETVAL": int(features.set_retval),
+        "HAVE_MPTCP": int(features.mptcp),
+    }
     cflags = [f"-D{name}={value}" for name, value in settings.items()]
     cflags += [f'-DPIN_DIR="{pins.maps}"', f'-DSHARED_PIN_DIR="{pins.shared}"']
     return Build(family, flatten(bpf_directory(), sources(family)), tuple(cflags))

@@ -156,6 +156,8 @@ def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
             raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
         expiry = found.get("expiry")
         expires = expiry.timestamp() if isinstance(expiry, dt.datetime) else 0.0
+        # The loader refers to itself, and the agent runs without the garbage collector.
+        found.clear()
         return _access(configuration, settings, files, stamp, expires)
 
 

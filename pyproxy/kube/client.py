@@ -10,9 +10,10 @@ import contextlib
 import enum
 import http.client
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -28,6 +29,8 @@ from pyproxy.kube.api_wire import Status, StatusDetails, status_in
 MAX_LINE_BYTES = 16 << 20
 _CHUNK_BYTES = 64 << 10
 _MOST_OF_AN_ERROR = 64 << 10
+
+_Result = TypeVar("_Result")
 
 # What the transport raises. ValueError: reading from a TLS socket that was shut down meanwhile,
 # and URLs that are none.
@@ -60,6 +63,8 @@ class ApiFailure(Exception):  # noqa: N818 - it is one; Error would say no more
         self.message = message
         self.retry_after_s = retry_after_s
         self.since = since
+        # TLS failed: a certificate may have ended.
+        self.is_of_tls = False
 
 
 class Answer:
@@ -87,8 +92,7 @@ class Answer:
 
     def read(self) -> bytes:
         """Return the whole body; raises ApiFailure."""
-        with _translated():
-            body = self._response.read()
+        body = _try(self._response.read)
         self._ended = True
         return body
 
@@ -106,8 +110,7 @@ class Answer:
         self._ended = True
 
     def _read_some(self) -> bytes:
-        with _translated():
-            return self._response.read1(_CHUNK_BYTES)
+        return _try(lambda: self._response.read1(_CHUNK_BYTES))
 
 
 class Line:
@@ -175,22 +178,24 @@ class Line:
         return access
 
     def _request(self, access: Access, url: str, silence_s: float) -> urllib3.BaseHTTPResponse:
+        def ask() -> urllib3.BaseHTTPResponse:
+            transport = self._transport = self._transport or self._new_transport(access)
+            answer = transport.request(
+                "GET",
+                access.configuration.host + url,
+                headers=dict(access.headers),
+                _request_timeout=(self._connect_s, silence_s),
+            )
+            response: urllib3.BaseHTTPResponse = answer.response
+            return response
+
         try:
-            with _translated():
-                transport = self._transport = self._transport or self._new_transport(access)
-                answer = transport.request(
-                    "GET",
-                    access.configuration.host + url,
-                    headers=dict(access.headers),
-                    _request_timeout=(self._connect_s, silence_s),
-                )
+            self._response = response = _try(ask)
         except ApiFailure as failure:
-            if isinstance(failure.__cause__, ApiException):
-                # TLS failed: the certificate may have ended, and a plugin may have a new one.
+            if failure.is_of_tls:
                 self._access_now(lambda: self._credentials.renew(access))
             raise
-        self._response = answer.response
-        return self._response
+        return response
 
     def _new_transport(self, access: Access) -> Any:
         transport = RESTClientObject(access.configuration)
@@ -222,15 +227,37 @@ class Line:
         return make
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn whatever the transport raises into an ApiFailure."""
+def _try(call: Callable[[], _Result]) -> _Result:
+    """Return what a call to the transport returns; raises ApiFailure for all that it raises.
+
+    The agent runs without the garbage collector, so no exception may keep its own frame alive,
+    nor may what the transport leaves behind (14 KB a failed request, in circles).
+    """
     try:
-        yield
-    except ReadTimeoutError as error:
-        raise ApiFailure(Cause.SILENT, "does not answer") from error
+        return call()
     except _BROKEN as error:
-        raise ApiFailure(Cause.UNREACHABLE, f"cannot be reached: {_reason(error)}") from error
+        failure = _failure_to_reach(error)
+        _let_go(error)
+    # Outside of the block, so that the failure does not remember the error.
+    try:
+        raise failure
+    finally:
+        del failure
+
+
+def _failure_to_reach(error: Exception) -> ApiFailure:
+    if isinstance(error, ReadTimeoutError):
+        return ApiFailure(Cause.SILENT, "does not answer")
+    failure = ApiFailure(Cause.UNREACHABLE, f"cannot be reached: {_reason(error)}")
+    failure.is_of_tls = isinstance(error, ApiException)
+    return failure
+
+
+def _let_go(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _reason(error: Exception) -> str:
@@ -246,8 +273,7 @@ _CAUSES = {401: Cause.UNAUTHORIZED, 403: Cause.FORBIDDEN, 410: Cause.EXPIRED}
 
 
 def _failure(response: urllib3.BaseHTTPResponse) -> ApiFailure:
-    with _translated():
-        text = response.read(_MOST_OF_AN_ERROR)
+    text = _try(lambda: response.read(_MOST_OF_AN_ERROR))
     asked = response.headers.get("Retry-After", "")
     return failure_of(status_in(text), response.status, int(asked) if asked.isdecimal() else 0)
 

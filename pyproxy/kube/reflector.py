@@ -211,7 +211,11 @@ class Reflector:
                     last = self._clocks.monotonic()
                     heard |= self._take_line(line)
             except ApiFailure as failure:
-                self._judge(failure, heard=heard, silent_s=self._clocks.monotonic() - last)
+                # A watch that was cut is only to be resumed.
+                if failure.cause not in (Cause.UNREACHABLE, Cause.SILENT):
+                    raise
+                if failure.cause is Cause.SILENT and heard:
+                    raise self._silence(self._clocks.monotonic() - last) from None
             finally:
                 self._end_watch(self._clocks.monotonic() - started, heard=heard)
         if self._short >= _MOST_SHORT:
@@ -287,15 +291,10 @@ class Reflector:
         if self._short >= _MOST_SHORT and not heard:
             self._position = ""  # perhaps it is our resourceVersion that ends them
 
-    def _judge(self, failure: ApiFailure, *, heard: bool, silent_s: float) -> None:
-        """Pass on what is a failure; a watch that was cut is only to be resumed."""
-        if failure.cause is Cause.UNREACHABLE:
-            return
-        if failure.cause is not Cause.SILENT:
-            raise failure
-        if heard:
-            message = f"said nothing for {silent_s:.0f} s, not even a bookmark"
-            raise ApiFailure(Cause.FAILING, message, since=self._clocks.now() - silent_s)
+    def _silence(self, silent_s: float) -> ApiFailure:
+        """Return the failure of a watch that spoke once: one that never did may just be quiet."""
+        message = f"said nothing for {silent_s:.0f} s, not even a bookmark"
+        return ApiFailure(Cause.FAILING, message, since=self._clocks.now() - silent_s)
 
     # failures
 

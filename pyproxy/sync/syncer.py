@@ -76,7 +76,11 @@ class Syncer:
         self.books, leftovers = self._adopt()
         self._datapath.set_dropping(self.books.dropping)
         self.refused = {}
-        return self._write(set(self._wanted) | set(self.books.programmed), leftovers)
+        # first, or rounds that fail again and again would fill the maps with what they began
+        leftovers.write(self._datapath, self.books.dropping, self.books.dropping)
+        self.books.close_round(leftovers)
+        names = set(self._wanted) | set(self.books.programmed)
+        return leftovers.count + self._write(names, Work())
 
     def _adopt(self) -> tuple[Books, Work]:
         datapath = self._datapath

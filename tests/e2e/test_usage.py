@@ -80,12 +80,18 @@ def test_a_wrong_flag_is_named(cluster: Cluster) -> None:
     assert "--manifest" in said.stderr
 
 
-def test_no_source_is_wrong_usage(cluster: Cluster) -> None:
-    """An agent needs to be told where the objects are."""
+def test_an_agent_needs_a_source(cluster: Cluster) -> None:
+    """Outside of a pod and without --kubeconfig or --manifests it says what to give."""
     said = pyproxy("run", *roots(cluster))
+    assert said.status == 1
+    assert "--kubeconfig" in said.stderr.splitlines()[-1]
+
+
+def test_two_sources_are_wrong_usage(cluster: Cluster) -> None:
+    """Objects come from one place."""
+    said = pyproxy("run", "--manifests=/a", "--kubeconfig=/b", *roots(cluster))
     assert said.status == 2
-    assert said.stderr.count("\n") == 1
-    assert "--manifests" in said.stderr
+    assert "--kubeconfig" in said.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pyproxy.errors import ConfigError
 FLAGS: dict[str, Any] = {
     "config": None,
     "manifests": Path("/manifests"),
+    "kubeconfig": None,
     "hostname_override": None,
     "cluster_cidr": None,
     "healthz_bind_address": None,
@@ -69,7 +70,7 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("manifests", None),
+        ("kubeconfig", Path("/kubeconfig")),
         ("cluster_cidr", "10.0.0.0/8,11.0.0.0/8"),
         ("healthz_bind_address", "0.0.0.0:99999"),
         ("metrics_bind_address", "here"),

@@ -80,12 +80,12 @@ def test_includes_are_flattened_once_with_their_lines(tmp_path: Path) -> None:
 def test_the_digest_follows_what_the_programs_depend_on(tmp_path: Path) -> None:
     """Another family, feature or map size is another object."""
     pins = Pins(tmp_path, Family.IPV4)
-    one = source.build(pins, source.Sizes(), set_retval=True)
-    again = source.build(pins, source.Sizes(), set_retval=True)
+    sizes, able = source.Sizes(), Features(set_retval=True, mptcp=True, tcx=True)
+    one, again = source.build(pins, sizes, able), source.build(pins, sizes, able)
     others = [
-        source.build(Pins(tmp_path, Family.IPV6), source.Sizes(), set_retval=True),
-        source.build(pins, source.Sizes(max_udp=1), set_retval=True),
-        source.build(pins, source.Sizes(), set_retval=False),
+        source.build(Pins(tmp_path, Family.IPV6), sizes, able),
+        source.build(pins, source.Sizes(max_udp=1), able),
+        source.build(pins, sizes, able._replace(set_retval=False)),
     ]
     assert one.digest == again.digest
     assert len({each.digest for each in (one, *others)}) == 4
@@ -103,7 +103,7 @@ def test_every_missing_feature_is_named_with_a_remedy(
     monkeypatch.setattr("os.geteuid", lambda: 0)
     for probe in ("map_type_exists", "program_type_exists", "helper_exists", "tcx_exists"):
         monkeypatch.setattr(libbpf, probe, refuse)
-    nothing = Features(set_retval=False, tcx=False)
+    nothing = Features(set_retval=False, mptcp=False, tcx=False)
     monkeypatch.setattr(features, "probe", lambda: nothing)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     found = requirements.check(tmp_path, tmp_path)

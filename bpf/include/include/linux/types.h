@@ -32,6 +32,7 @@ typedef unsigned long uintptr_t;
 typedef _Bool bool;
 
 #define __always_inline inline __attribute__((always_inline))
+#define NULL ((void *)0)
 #define true 1
 #define false 0
 #define __aligned_u64 __u64 __attribute__((aligned(8)))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans for services of the datapath tests: valid by default, keywords override."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.tables import (
+    Backend,
+    BackendFlag,
+    Frontend,
+    FrontendKey,
+    Kind,
+    Member,
+    PortPlan,
+    ServiceFlag,
+)
+from tests.datapath.flavours import PORT, SERVICE_PORT, backend_address, service_address
+
+USABLE = BackendFlag.READY | BackendFlag.SERVING
+LEAVING = BackendFlag.SERVING | BackendFlag.TERMINATING
+DROPS = ServiceFlag.INTERNAL_LOCAL | ServiceFlag.HAS_ENDPOINTS
+
+
+def service_name(number: int, protocol: Protocol) -> ServicePortName:
+    """Return the name of the service port with this number."""
+    return ServicePortName("default", f"service-{number}", "main", protocol)
+
+
+def service(
+    family: Family,
+    number: int = 1,
+    backends: Sequence[int] = (1,),
+    *,
+    protocol: Protocol = Protocol.TCP,
+    port: int = PORT,
+    local: int = 0,
+    flags: ServiceFlag = ServiceFlag.HAS_ENDPOINTS,
+    leaving: Iterable[int] = (),
+) -> PortPlan:
+    """Return a service at its address, port 80, with backends by number.
+
+    The first `local` of the backends are on this node. `leaving` are further members that get
+    no new connections: terminating ones that still serve.
+    """
+    found = tuple(
+        Backend(backend_address(family, n), port, USABLE, f"node-{n % 2}") for n in backends
+    )
+    members = [Member(b.address, b.port, b.flags) for b in found]
+    members += [Member(backend_address(family, n), port, LEAVING) for n in leaving]
+    key = FrontendKey(service_address(family, number), SERVICE_PORT, int(protocol))
+    return PortPlan(
+        name=service_name(number, protocol),
+        family=family,
+        created=f"2026-01-01T00:00:{number:02}Z",
+        frontends=(Frontend(key, Kind.CLUSTER_IP),),
+        backends=found,
+        local_count=local,
+        cluster_offset=0,
+        cluster_count=len(found),
+        flags=flags,
+        affinity_timeout_s=0,
+        members=tuple(sorted(members)),
+    )
+
+
+def refusing(family: Family, number: int = 1, protocol: Protocol = Protocol.TCP) -> PortPlan:
+    """Return a service without endpoints (parity A8.1)."""
+    return service(family, number, (), protocol=protocol, flags=ServiceFlag(0))
+
+
+def dropping(
+    family: Family, number: int = 1, protocol: Protocol = Protocol.TCP, local: int = 0
+) -> PortPlan:
+    """Return a service with internalTrafficPolicy Local; without local endpoints it drops."""
+    return service(family, number, (1, 2), protocol=protocol, flags=DROPS, local=local)
