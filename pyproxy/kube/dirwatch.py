@@ -91,14 +91,24 @@ class DirectoryWatch:
         self._directory_wd = -1
         self._names.clear()
         self._writing.clear()
-        for ancestor in self._directory.absolute().parents:
+        watched = None
+        # again while it is not the nearest any more: a directory that was made just before the
+        # watch on its parent began is announced by nobody
+        while (nearest := self._nearest_ancestor()) != watched:
             with contextlib.suppress(OSError):
-                ancestor_wd = self._inotify.add_watch(ancestor, _ANCESTOR_MASK)
-                if ancestor_wd != self._ancestor_wd:
-                    self._forget(self._ancestor_wd)
-                self._ancestor_wd = ancestor_wd
-                break
+                self._watch_ancestor(nearest)
+            watched = nearest
         return self._directory.is_dir()
+
+    def _nearest_ancestor(self) -> Path:
+        parents = self._directory.absolute().parents
+        return next(parent for parent in parents if parent.is_dir())
+
+    def _watch_ancestor(self, ancestor: Path) -> None:
+        wd = self._inotify.add_watch(ancestor, _ANCESTOR_MASK)
+        if wd != self._ancestor_wd:
+            self._forget(self._ancestor_wd)
+        self._ancestor_wd = wd
 
     def is_being_written(self, name: str) -> bool:
         """Tell whether somebody has changed the file and not closed it since."""

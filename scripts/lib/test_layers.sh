@@ -21,16 +21,17 @@ run_layer() {
         >"$results/$layer.seconds"
 }
 
-install_unit() { need_packages git clang-format shellcheck; }
+install_unit() { need_packages git clang-format shellcheck openssl; }
 install_datapath() { need_packages "${datapath_packages[@]}"; }
-install_e2e() { need_packages "${datapath_packages[@]}"; }
+install_e2e() { need_packages "${datapath_packages[@]}" openssl; }
 
 # The linters run beside the tests: on two cores that halves the time of this layer.
 run_unit() {
     local linting
     lint >"$results/lint.log" 2>&1 &
     linting=$!
-    run_pytest unit tests/unit
+    # two processes: most of the time goes into starting and stopping small things
+    run_pytest unit -n 2 tests/unit
     wait "$linting" || true
     cat "$results/lint.log" >&2
 }

@@ -41,6 +41,7 @@ LIBRARIES = {
     "yaml": {"kube"},
     "inotify_simple": {"kube"},
     "kubernetes": {"kube"},
+    "urllib3": {"kube"},
     "click": {"cli", "__main__"},
     "rich": {"cli", "__main__"},
 }

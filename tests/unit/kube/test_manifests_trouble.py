@@ -17,6 +17,7 @@ import yaml
 
 from pyproxy.errors import SourceError
 from pyproxy.kube import manifests
+from pyproxy.kube.dirwatch import DirectoryWatch
 from pyproxy.kube.events import Change, Event, Synced
 from pyproxy.kube.manifests import ManifestSource
 from tests import builders
@@ -191,3 +192,25 @@ def test_no_inotify_instances_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(manifests, "DirectoryWatch", refuse)
     with pytest.raises(SourceError, match="max_user_instances"):
         ManifestSource(tmp_path, lambda _: None).start()
+
+
+def test_an_ancestor_made_just_before_it_is_watched_for_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody announces a directory that appears between the look at its parent and the watch."""
+    directory = tmp_path / "x" / "manifests"
+    watch = DirectoryWatch(directory)
+    original = DirectoryWatch._watch_ancestor
+
+    def late(self: DirectoryWatch, ancestor: Path) -> None:
+        (tmp_path / "x").mkdir(exist_ok=True)
+        original(self, ancestor)
+
+    monkeypatch.setattr(DirectoryWatch, "_watch_ancestor", late)
+    assert not watch.wait_for_directory()
+    watch.drain()
+    watch.hints()
+    directory.mkdir()
+    watch.drain()
+    assert watch.hints().scan
+    watch.close()
