@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who the API source is to the server: every form of credentials, and their rotation on disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyproxy.errors import SourceError
+from pyproxy.kube.api_config import ApiSettings, Credentials, load
+from pyproxy.kube.api_troubles import SERVER
+from tests import builders
+from tests.apiserver import ApiServer
+from tests.unit.kube.api_following import FAST, following, kubeconfig
+from tests.unit.kube.scripted import Json
+
+URL = "https://127.0.0.1:6443"
+# TLS handshakes take their time on a busy machine.
+TLS_PACE = FAST._replace(connect_s=2.0, answer_s=2.0, silence_s=5.0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    """A server with TLS, this node and a Service."""
+    with ApiServer() as one:
+        one.put(builders.node("n1"), builders.service("web"))
+        yield one
+
+
+def bearer(path: Path) -> str:
+    """Return the Authorization that a kubeconfig leads to."""
+    return load(ApiSettings(path)).headers.get("Authorization", "")
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["token", "tokenFile", "clientCertificate", "clientCertificateData", "exec", "basic"],
+)
+def test_every_form_of_credentials_works(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    """Lists come over TLS with each of them, and no private key stays on the disk."""
+    config = server.kubeconfig(tmp_path / "config", user=user)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with following(ApiSettings(config), TLS_PACE) as source:
+        source.until_synced()
+        assert source.names() == {"web"}
+        assert list(temporary.iterdir()) == []
+        started = time.monotonic()
+        source.source.stop()
+        assert time.monotonic() - started < 1.0, "TLS connections are cut short too"
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("authority", ["data", "file", "insecure"])
+def test_every_form_of_trust_works(server: ApiServer, tmp_path: Path, authority: str) -> None:
+    """The server's certificate is checked by the CA that is named, or not at all if so wanted."""
+    config = server.kubeconfig(tmp_path / "config", authority=authority)
+    with following(ApiSettings(config), TLS_PACE) as source:
+        source.until_synced()
+
+
+def test_a_server_of_another_authority_is_refused(server: ApiServer, tmp_path: Path) -> None:
+    """Without its CA the server is not believed, and the reason is said."""
+    config = server.kubeconfig(tmp_path / "config", authority="none")
+    with following(ApiSettings(config), TLS_PACE) as source:
+        source.until_trouble(SERVER, "certificate verify failed")
+
+
+def test_in_cluster_credentials_rotate(server: ApiServer, tmp_path: Path) -> None:
+    """In a pod, a token that was replaced is taken up; the old one has got 401 meanwhile."""
+    account = server.service_account(tmp_path / "account")
+    host, _, port = server.url.removeprefix("https://").rpartition(":")
+    environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+    settings = ApiSettings(service_account=account, environ=environ)
+    with following(settings, TLS_PACE) as source:
+        source.until_synced()
+        source.until(lambda: server.watches() == 3)
+        server.rotate_token()
+        server.cut_watches()
+        source.until_trouble(SERVER, "401")
+        server.service_account(account)
+        source.until_calm()
+        source.until(lambda: server.watches() == 3)
+        assert (source.names(), source.deletions()) == ({"web"}, [])
+
+
+def test_client_certificates_rotate(server: ApiServer, tmp_path: Path) -> None:
+    """A certificate that was replaced on disk is shown in new connections."""
+    config = server.kubeconfig(tmp_path / "config", user="clientCertificate")
+    with following(ApiSettings(config), TLS_PACE) as source:
+        source.until_synced()
+        source.until(lambda: server.watches() == 3)
+        server.revoke_certificate(tmp_path / "config.crt")
+        server.cut_watches()
+        source.until_trouble(SERVER, "401")
+        server.kubeconfig(config, user="clientCertificate")
+        source.until_calm()
+        source.until(lambda: server.watches() == 3)
+        assert source.deletions() == []
+
+
+def test_the_token_file_counts_before_the_token(tmp_path: Path) -> None:
+    """As in client-go; blanks around a token are none of it, and paths begin at the kubeconfig."""
+    (tmp_path / "secret").write_text(" from-file\n")
+    config = kubeconfig(tmp_path / "config", URL, {"token": "x", "tokenFile": "secret"})
+    assert bearer(config) == "Bearer from-file"
+    assert bearer(kubeconfig(tmp_path / "config", URL, {"token": "x\n"})) == "Bearer x"
+    basic = {"username": "a", "password": "b"}
+    plain = base64.b64encode(b"a:b").decode()
+    assert bearer(kubeconfig(tmp_path / "config", URL, basic)) == f"Basic {plain}"
+    assert bearer(kubeconfig(tmp_path / "config", URL)) == ""
+
+
+def test_the_master_overrides_the_server(tmp_path: Path) -> None:
+    """--master names another address of the same cluster."""
+    config = kubeconfig(tmp_path / "config", URL)
+    access = load(ApiSettings(config, master="http://10.0.0.1:8080/"))
+    assert access.configuration.host == "http://10.0.0.1:8080"
+    assert access.context is None
+
+
+def plugin(directory: Path, status: Json, code: int = 0) -> Json:
+    """Write an exec plugin that counts its runs; return the user that has it."""
+    answer = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": status,
+    }
+    script = directory / "plugin"
+    script.write_text(
+        f"#!/bin/sh\necho >>{directory}/runs\necho '{json.dumps(answer)}'\nexit {code}"
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return {"exec": {"apiVersion": answer["apiVersion"], "command": str(script)}}
+
+
+def runs(directory: Path) -> int:
+    """Return how often the plugin ran."""
+    return len((directory / "runs").read_text().splitlines())
+
+
+def test_a_plugin_runs_when_it_must_and_not_before(tmp_path: Path) -> None:
+    """Its credentials are kept until a minute before they end, or until they are refused."""
+    status = {"token": "t", "expirationTimestamp": "2030-01-01T00:00:00Z"}
+    config = kubeconfig(tmp_path / "config", URL, plugin(tmp_path, status))
+    expiry = 1893456000.0
+    now = [expiry - 3600]
+    credentials = Credentials(ApiSettings(config), lambda: now[0])
+    credentials.check()
+    first = credentials.current()
+    assert credentials.current() is first
+    assert runs(tmp_path) == 1
+    now[0] = expiry - 59
+    second = credentials.current()
+    assert runs(tmp_path) == 2
+    now[0] = expiry - 3600
+    assert credentials.renew(first) is second, "another thread has renewed them already"
+    assert credentials.renew(second) is not second
+    assert runs(tmp_path) == 3
+
+
+def test_a_plugin_that_fails_is_named(tmp_path: Path) -> None:
+    """What gives no credentials is said, not tried without any."""
+    config = kubeconfig(tmp_path / "config", URL, plugin(tmp_path, {"token": "t"}, code=1))
+    with pytest.raises(SourceError, match="plugin gave none: run it by hand"):
+        load(ApiSettings(config))
+    with following(ApiSettings(config)) as source:
+        source.until_trouble(SERVER, f"the credentials in {config} cannot be used", "plugin")
+
+
+def test_files_that_cannot_be_read_for_a_moment_do_no_harm(tmp_path: Path) -> None:
+    """While a kubeconfig is half written, what it held before goes on to be used."""
+    config = kubeconfig(tmp_path / "config", URL, {"token": "x"})
+    credentials = Credentials(ApiSettings(config), time.time)
+    first = credentials.current()
+    config.write_text("{")
+    assert credentials.current() is first
+    config.unlink()
+    assert credentials.current() is first
+    kubeconfig(config, URL, {"token": "y"})
+    assert credentials.current().headers["Authorization"] == "Bearer y"
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"current-context": "other"}, "no 'other' among its contexts"),
+        ({"clusters": []}, "no 'k' among its clusters"),
+        ({"users": "nonsense"}, "no usable kubeconfig"),
+        ({"clusters": [{"name": "k", "cluster": {}}]}, "server"),
+        ({"users": [{"name": "u", "user": {"as": "root"}}]}, "act as somebody else"),
+    ],
+    ids=["context", "cluster", "users", "server", "as"],
+)
+def test_a_wrong_kubeconfig_is_explained(tmp_path: Path, change: Json, part: str) -> None:
+    """What no client could use is refused at the start, in a sentence."""
+    config = kubeconfig(tmp_path / "config", URL)
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(SourceError, match=part):
+        Credentials(ApiSettings(config), time.time).check()
+    with pytest.raises(SourceError):
+        load(ApiSettings(config))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", "contexts: 5"])
+def test_what_is_no_kubeconfig_is_explained(tmp_path: Path, text: str) -> None:
+    """Any other file is refused in a sentence."""
+    config = tmp_path / "config"
+    config.write_text(text)
+    with pytest.raises(SourceError, match="no usable kubeconfig"):
+        Credentials(ApiSettings(config), time.time).check()
+
+
+def test_a_certificate_that_is_none_is_explained(tmp_path: Path) -> None:
+    """Broken certificates are a trouble with a sentence, not a crash."""
+    (tmp_path / "crt").write_text("nonsense")
+    user = {"client-certificate": "crt", "client-key": "crt"}
+    with pytest.raises(SourceError, match="cannot be used"):
+        load(ApiSettings(kubeconfig(tmp_path / "config", URL, user)))
+    with pytest.raises(SourceError, match="cannot be used"):
+        load(ApiSettings(service_account=tmp_path, environ=os.environ))
