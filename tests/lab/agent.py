@@ -32,8 +32,8 @@ class Reply(NamedTuple):
 class Agent:
     """`pyproxy run` in a node's network namespace, with roots that are this node's alone.
 
-    `directory` is the cluster's; the agent reads `directory/manifests` and writes its log to
-    `directory/logs`. `bpffs` is where it pins.
+    `directory` is the cluster's; the agent reads `directory/manifests` (or what `source` says)
+    and writes its log to `directory/logs`. `bpffs` is where it pins.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Agent:
         self.bpffs = bpffs
         self.run_dir = directory / f"run-{node.name}"
         self.options = tuple(options)
+        self.source = f"--manifests={self.manifests}"
         self.process: subprocess.Popen[Any] | None = None
 
     @property
@@ -59,7 +60,7 @@ class Agent:
     @property
     def command(self) -> list[str]:
         """The command line of `pyproxy run`."""
-        own = [f"--manifests={self.manifests}", f"--hostname-override={self.node.name}"]
+        own = [self.source, f"--hostname-override={self.node.name}"]
         return [str(PYPROXY), "run", *own, *self.roots, *self.options]
 
     @property

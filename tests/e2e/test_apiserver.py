@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents that follow an API server: what it says counts, what it fails to say loses nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.api import ApiServer
+from tests.e2e.scene import Scene
+from tests.lab.agent import Agent
+from tests.lab.cluster import Cluster
+from tests.lab.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+PORT = 6443
+PROGRAMMED_WITHIN_S = 0.5
+
+
+class Followed:
+    """A cluster whose agents follow an API server on the outside host."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.process = self._serve()
+        wait_for(self._control.exists, 20, "the API server's control socket")
+        self.api = ApiServer.at(self._control)
+        self._put_nodes()
+        kubeconfig = self.api.kubeconfig(cluster.directory / "kubeconfig")
+        self.scene = Scene(cluster, [self._agent(node.name, kubeconfig) for node in cluster.nodes])
+
+    @property
+    def _control(self) -> Path:
+        return self.cluster.directory / "api.sock"
+
+    def _serve(self) -> subprocess.Popen[bytes]:
+        address = self.cluster.client.address(4)
+        listen = ["--listen", f"{address}:{PORT}", "--control", str(self._control)]
+        return self.cluster.client.popen(
+            sys.executable, "-m", "tests.apiserver", *listen, "--until-stdin-closes",
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
+        )  # fmt: skip
+
+    def _put_nodes(self) -> None:
+        for node in self.cluster.nodes:
+            addresses = [{"type": "InternalIP", "address": node.address(4)}]
+            meta = {"name": node.name}
+            body = {"apiVersion": "v1", "kind": "Node", "metadata": meta}
+            self.api.put(body | {"status": {"addresses": addresses}})
+
+    def _agent(self, name: str, kubeconfig: Path) -> Agent:
+        node = next(node for node in self.cluster.nodes if node.name == name)
+        agent = self.cluster.agent(node)
+        agent.source = f"--kubeconfig={kubeconfig}"
+        agent.start()
+        return agent
+
+    def problems(self, agent: Agent) -> list[str]:
+        """Return the messages of `pyproxy status` about the API server."""
+        found = agent.status()["problems"]
+        return [each["message"] for each in found if each["code"] == "source-unreadable"]
+
+
+@pytest.fixture(scope="module")
+def followed() -> Iterator[Followed]:
+    """Two nodes, their agents, and the API server that these follow."""
+    with Cluster(nodes=2, pods_per_node=2) as cluster:
+        cluster.respond()
+        yield Followed(cluster)
+
+
+def test_services_of_the_api_server_work(followed: Followed) -> None:
+    """Every kind of socket reaches the pods of a service that was created by the API."""
+    scene, pods = followed.scene, followed.cluster.pods
+    app = scene.app("api")
+    followed.api.put(app.service(), *app.slices(pods))
+    scene.await_backends(app, pods)
+    for to in app.every_target():
+        outcome = pods[0].prober.once(to)
+        assert not outcome.error, f"{to}: {outcome}"
+    followed.api.delete("Service", "default", app.name)
+    scene.await_answers(pods[0], app.tcp(4), [followed.cluster.client])
+
+
+def test_a_change_of_a_slice_takes_effect_at_once(followed: Followed) -> None:
+    """From the event on the watch to the new backend: the bound is generous, the bench measures."""
+    scene, pods = followed.scene, followed.cluster.pods
+    app = scene.app("fast")
+    followed.api.put(app.service(), *app.slices(pods[:1]))
+    scene.await_backends(app, pods[:1])
+    for number in range(1, 11):
+        pod = pods[number % 2]
+        started = time.monotonic()
+        followed.api.put(app.slice(4, [pod]))
+        scene.await_answers(pods[0], app.tcp(4), [pod])
+        assert time.monotonic() - started < PROGRAMMED_WITHIN_S
+
+
+def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
+    """Services go on, status says since when, and what changed meanwhile is taken up by itself."""
+    scene, pods, agent = followed.scene, followed.cluster.pods, followed.scene.agents[0]
+    app = scene.app("down")
+    followed.api.put(app.service(), *app.slices(pods[:1]))
+    scene.await_backends(app, pods[:1])
+    followed.api.stop()
+    wait_for(lambda: bool(followed.problems(agent)), 20, "status to say that the server is away")
+    assert "since 20" in followed.problems(agent)[0]
+    assert agent.healthz() == 200
+    assert pods[1].prober.once(app.tcp(4)).who == pods[0].name
+    followed.api.put(*app.slices(pods[1:2]))
+    followed.api.start()
+    scene.await_backends(app, pods[1:2])
+    wait_for(lambda: not followed.problems(agent), 40, "status to say that the server is back")
+
+
+def test_a_history_that_begins_anew_loses_nothing(followed: Followed) -> None:
+    """After a restored backup of etcd the objects are listed again; what is gone goes."""
+    scene, pods = followed.scene, followed.cluster.pods
+    stays, goes = scene.app("stays"), scene.app("goes")
+    for app in (stays, goes):
+        followed.api.put(app.service(), *app.slices(pods[:1]))
+        scene.await_backends(app, pods[:1])
+    followed.api.stop()
+    followed.api.delete("Service", "default", goes.name)
+    followed.api.compact()
+    followed.api.start()
+    scene.await_answers(pods[1], goes.tcp(4), [followed.cluster.client])
+    assert pods[1].prober.once(stays.tcp(4)).who == pods[0].name
+
+
+def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None:
+    """The old one gets 401, the same process reads on with the new one."""
+    scene, pods = followed.scene, followed.cluster.pods
+    pids = [agent.pid for agent in scene.agents]
+    followed.api.rotate_token()
+    followed.api.kubeconfig(followed.cluster.directory / "kubeconfig")
+    followed.api.cut_watches()
+    app = scene.app("token")
+    followed.api.put(app.service(), *app.slices(pods[:1]))
+    scene.await_backends(app, pods[:1])
+    assert [agent.pid for agent in scene.agents if agent.running] == pids
