@@ -7,7 +7,7 @@
  * Ids, generations and slot numbers start at 1: 0 means "never written".
  *
  * A change of any struct here needs a new LAYOUT_VERSION in pyproxy/kernel/pins.py;
- * tests/unit/golden/layout.json fails the build otherwise.
+ * tests/datapath/golden/layout.json fails the build otherwise.
  */
 #ifndef PYPROXY_TYPES_H
 #define PYPROXY_TYPES_H

@@ -94,7 +94,7 @@ class KernelDatapath:
     def read(self) -> Snapshot:
         """Return everything that is in the maps; runs whose slots are not theirs are left out."""
         frontends = {
-            FrontendKey(*key): FrontendValue(value[0], Kind(value[4]))
+            FrontendKey(*key): _frontend_value(value[0], value[4])
             for key, value in self.frontends.items()
         }
         names = self.read_names()
@@ -212,6 +212,14 @@ class KernelDatapath:
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""
         wait_for_readers()
+
+
+def _frontend_value(service: int, kind: int) -> FrontendValue:
+    """Return a frontend's value; a kind that only a later version knows leads to no service."""
+    try:
+        return FrontendValue(service, Kind(kind))
+    except ValueError:
+        return FrontendValue(0, Kind.CLUSTER_IP)
 
 
 def _named(value: tuple[Any, ...]) -> NamedService:

@@ -67,7 +67,7 @@ run_kernels() {
     guest=$!
     # Ctrl-C does not reach what runs in the background.
     # shellcheck disable=SC2064  # the process id of now is meant
-    trap "kill -TERM $guest 2>/dev/null" EXIT
+    trap "kill -TERM $guest 2>/dev/null || true" EXIT
     trap 'exit 130' INT TERM
     end_hung_boot "$guest" "$shared/release"
     wait "$guest" || status=$?

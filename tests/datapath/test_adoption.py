@@ -201,3 +201,17 @@ def test_any_order_of_services_gives_the_same_and_empty_maps(node: Node, family:
         for name in names:
             syncer.apply({name: None})
         is_as_wanted(node, family, {})
+
+
+def test_a_frontend_of_a_kind_that_only_a_later_version_knows_is_mended(
+    node: Node, family: Family
+) -> None:
+    """After a downgrade the agent writes such frontends anew, and removes those nobody wants."""
+    plans = before(family)
+    node.syncers[family].apply(plans)
+    datapath = node.loaded[family].datapath
+    (key, value), *_ = datapath.frontends.items()
+    datapath.frontends.update([(key, (*value[:4], 99))])
+    node.make_syncers()
+    assert node.syncers[family].apply(plans) > 0
+    is_as_wanted(node, family, plans)

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,18 +54,12 @@ def ids_of_pinned(directory: Path) -> dict[str, int]:
 
 
 def config_of(node: Node) -> RunConfig:
-    """Return the configuration of an agent on this node."""
-    return RunConfig(
-        manifests=node.directory,
-        node_name="node",
-        cluster_cidrs=(),
-        healthz_bind_address=None,
-        metrics_bind_address=None,
-        cgroup_root=node.cgroup,
-        bpffs_root=node.loaded[Family.IPV4].pins.root,
-        run_dir=node.directory,
-        devices=(),
-    )
+    """Return the configuration of an agent on this node, as far as loading reads it."""
+    fields: dict[str, Any] = dict.fromkeys(RunConfig._fields)
+    fields["bpffs_root"] = node.loaded[Family.IPV4].pins.root
+    fields["cgroup_root"] = node.cgroup
+    fields["run_dir"] = node.directory
+    return RunConfig(**fields)
 
 
 @pytest.mark.kernel
@@ -143,11 +138,15 @@ def test_former_programs_are_forgotten(node: Node) -> None:
         directory.mkdir()
         with links.opened(mine.programs / "guard") as fd:
             libbpf.obj_pin(fd, str(directory / "guard"))
-    loaded = Loading(config_of(node), probe()).finish()
-    forget_former_programs(loaded)
-    for each in loaded.values():
-        assert each.pins.program_directories() == [each.pins.programs(each.digest)]
-        each.datapath.close()
+    try:
+        loaded = Loading(config_of(node), probe()).finish()
+        forget_former_programs(loaded)
+        for each in loaded.values():
+            assert each.pins.program_directories() == [each.pins.programs(each.digest)]
+            each.datapath.close()
+    finally:
+        remove_tree(stray)
+        remove_tree(unfinished)
 
 
 def test_status_is_not_misled_by_an_unfinished_load(node: Node) -> None:
@@ -258,7 +257,9 @@ def test_a_root_that_is_no_bpffs_is_reported(tmp_path: Path) -> None:
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package and the C sources, which the loader takes for its own."""
     package = Path(pyproxy.__file__).parent
-    shutil.copytree(package, tmp_path / "pyproxy", ignore=shutil.ignore_patterns("__pycache__"))
+    # what the loader does not import
+    left_out = shutil.ignore_patterns("__pycache__", "agent", "cli", "kube", "plan", "serve")
+    shutil.copytree(package, tmp_path / "pyproxy", ignore=left_out)
     shutil.copytree(bpf_directory(), tmp_path / "bpf")
     monkeypatch.chdir(tmp_path)
     return tmp_path
