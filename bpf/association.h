@@ -28,48 +28,11 @@ static __always_inline struct association association_of(const struct endpoint *
 	return made;
 }
 
-/* Copy the socket's first association to copy. Return false if it has none. */
-static __always_inline bool first_read(struct sock_nat *nat, struct association *copy)
-{
-	bpf_spin_lock(&nat->lock);
-	*copy = nat->first;
-	bpf_spin_unlock(&nat->lock);
-	return copy->service_id != 0;
-}
-
-/* Make wanted the socket's first association, whatever it was. */
-static __always_inline void first_write(struct sock_nat *nat, const struct association *wanted)
-{
-	bpf_spin_lock(&nat->lock);
-	nat->first = *wanted;
-	bpf_spin_unlock(&nat->lock);
-}
-
-/*
- * Make wanted the socket's first association unless another thread gave the same service
- * a backend since old was read: then wanted becomes that one, so that both threads' first
- * datagrams reach one backend.
- */
-static __always_inline void first_claim(struct sock_nat *nat, const struct association *old,
-					struct association *wanted)
-{
-	bpf_spin_lock(&nat->lock);
-	if (nat->first.service_id == wanted->service_id &&
-	    (nat->first.generation != old->generation ||
-	     !endpoint_equal(&nat->first.backend, &old->backend)))
-		*wanted = nat->first;
-	else
-		nat->first = *wanted;
-	bpf_spin_unlock(&nat->lock);
-}
-
 /* Forget the socket's first association if it is with backend. */
 static __always_inline void first_forget(struct sock_nat *nat, const struct endpoint *backend)
 {
-	bpf_spin_lock(&nat->lock);
 	if (endpoint_equal(&nat->first.backend, backend))
 		nat->first.service_id = 0;
-	bpf_spin_unlock(&nat->lock);
 }
 
 /* Return all words of an endpoint XORed. */
@@ -124,10 +87,8 @@ static __always_inline void *mptcp_of(struct bpf_sock_addr *ctx)
 static __always_inline void stored_write(struct sock_nat *nat, const struct endpoint *service,
 					 const struct pick *picked)
 {
-	struct association made = association_of(service, picked);
-
 	if (nat)
-		first_write(nat, &made);
+		nat->first = association_of(service, picked);
 }
 
 /* Remember what a connected socket asked for: in its storage if the map is full. */
@@ -179,11 +140,9 @@ static __always_inline bool connected_service(struct bpf_sock_addr *ctx, struct 
  */
 static __always_inline bool first_service(struct sock_nat *nat, struct endpoint *peer)
 {
-	struct association first;
-
-	if (!nat || !first_read(nat, &first) || !endpoint_equal(&first.backend, peer))
+	if (!nat || !nat->first.service_id || !endpoint_equal(&nat->first.backend, peer))
 		return false;
-	*peer = first.service;
+	*peer = nat->first.service;
 	return true;
 }
 

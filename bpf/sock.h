@@ -82,8 +82,7 @@ static __always_inline enum verdict udp_backend(__u32 service, const struct endp
 	struct pick picked = {};
 	enum verdict verdict;
 
-	if (has_old && kept->service_id == service &&
-	    backend_is_member(service, &kept->backend, &kept->generation))
+	if (has_old && backend_is_member(service, &kept->backend, &kept->generation))
 		return VERDICT_FORWARD;
 	verdict = backend_pick(service, &picked);
 	if (verdict == VERDICT_FORWARD)
@@ -115,17 +114,14 @@ static __always_inline void udp_direct(struct bpf_sock_addr *ctx, const struct e
 
 /* The datagram's service is the socket's first one, or the first is free. */
 static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, struct sock_nat *nat,
-						   __u32 service, struct endpoint *peer,
-						   const struct association *first, bool has_first)
+						   __u32 service, struct endpoint *peer)
 {
-	struct association kept = *first;
-	enum verdict verdict = udp_backend(service, peer, has_first, &kept);
+	struct association kept = nat->first;
+	enum verdict verdict = udp_backend(service, peer, kept.service_id == service, &kept);
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;
-	if (!has_first || kept.service_id != first->service_id ||
-	    kept.generation != first->generation)
-		first_claim(nat, first, &kept);
+	nat->first = kept;
 	/* the backend answers for this service now, whichever it answered for before */
 	if (nat->more)
 		more_forget(bpf_get_socket_cookie(ctx), &kept.backend);
@@ -155,10 +151,8 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	__u32 service = sock_proto(ctx) == IPPROTO_UDP ? frontend_lookup(peer, IPPROTO_UDP) : 0;
-	struct association first = {};
 	enum verdict verdict;
 	struct sock_nat *nat;
-	bool has_first;
 
 	if (!service) {
 		udp_direct(ctx, peer);
@@ -167,9 +161,8 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
 	if (!nat)
 		return VERDICT_REFUSE;
-	has_first = first_read(nat, &first);
-	if (!has_first || endpoint_equal(&first.service, peer))
-		verdict = udp_send_first(ctx, nat, service, peer, &first, has_first);
+	if (!nat->first.service_id || endpoint_equal(&nat->first.service, peer))
+		verdict = udp_send_first(ctx, nat, service, peer);
 	else
 		verdict = udp_send_more(ctx, nat, service, peer);
 	if (verdict == VERDICT_FORWARD)

@@ -152,12 +152,13 @@ struct connected {
 };
 
 /*
- * sock_nat, in the socket's own storage: never evicted by other sockets.
+ * sock_nat, in the socket's own storage: never evicted by other sockets. The kernel runs the
+ * hooks of one socket one after the other (lock_sock, BPF_CGROUP_RUN_SA_PROG_LOCK), so that
+ * threads which share a socket never see it half written.
  * An unconnected UDP socket that uses a second service has `more` set; its further
  * associations are in udp_backends and udp_services.
  */
 struct sock_nat {
-	struct bpf_spin_lock lock; /* threads share sockets; held for copies of `first` only */
 	struct association first;
 	__u32 more;
 };
@@ -203,7 +204,7 @@ _Static_assert(sizeof(struct member_key) == 4 * ADDR_WORDS + 8, "member_key: no 
 _Static_assert(sizeof(struct service_name) == 184, "service_name: no padding");
 _Static_assert(sizeof(struct connected) == 56, "connected: the same size for both families");
 _Static_assert(sizeof(struct association) == 8 * ADDR_WORDS + 20, "association: no padding");
-_Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 28, "sock_nat: no padding");
+_Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 24, "sock_nat: no padding");
 _Static_assert(sizeof(struct udp_backend_key) == 12, "udp_backend_key: no padding");
 _Static_assert(sizeof(struct udp_service_key) == 4 * ADDR_WORDS + 12,
 	       "udp_service_key: no padding");

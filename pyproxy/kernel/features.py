@@ -9,7 +9,6 @@ from pyproxy.kernel import libbpf
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR
 
 HELPER_SK_STORAGE_GET = 107  # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
-HELPER_SPIN_LOCK = 93
 HELPER_SET_RETVAL = 187
 HELPER_SKC_TO_MPTCP_SOCK = 196
 

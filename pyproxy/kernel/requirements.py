@@ -57,7 +57,6 @@ def _kernel() -> list[_Requirement]:
     )
     helpers = (
         ("bpf_sk_storage_get in socket hooks", features.HELPER_SK_STORAGE_GET),
-        ("bpf_spin_lock in socket hooks", features.HELPER_SPIN_LOCK),
     )
     return [
         *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
