@@ -55,9 +55,7 @@ def _kernel() -> list[_Requirement]:
         ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
         ("socket storage", features.MAP_SK_STORAGE),
     )
-    helpers = (
-        ("bpf_sk_storage_get in socket hooks", features.HELPER_SK_STORAGE_GET),
-    )
+    helpers = (("bpf_sk_storage_get in socket hooks", features.HELPER_SK_STORAGE_GET),)
     return [
         *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
         _needs("socket address hooks", lambda: libbpf.program_type_exists(CGROUP_SOCK_ADDR)),

@@ -130,6 +130,7 @@ def _leftovers(snapshot: Snapshot, known: set[int], books: Books) -> Work:
     gone_nodes = [number for number in snapshot.nodes if number not in used]
     led_to = {value.service for value in snapshot.frontends.values()}
     ids = (snapshot.names.keys() | snapshot.runs.keys() | snapshot.members.keys() | led_to) - known
+    ids.discard(0)  # "no service": it is nobody's, and never handed out
     # nobody gets these numbers while what they stood for is still being removed
     for service in ids:
         books.ids.adopt(service)

@@ -37,7 +37,7 @@ class Ids:
     def give_back(self, number: int) -> None:
         """Free a number."""
         self._taken.discard(number)
-        if number < self._next:
+        if 0 < number < self._next:
             heapq.heappush(self._free, number)
 
     def __len__(self) -> int:

@@ -213,5 +213,10 @@ def test_a_frontend_of_a_kind_that_only_a_later_version_knows_is_mended(
     (key, value), *_ = datapath.frontends.items()
     datapath.frontends.update([(key, (*value[:4], 99))])
     node.make_syncers()
-    assert node.syncers[family].apply(plans) > 0
+    syncer = node.syncers[family]
+    assert syncer.apply(plans) > 0
     is_as_wanted(node, family, plans)
+    # the id 0 that it led to means "no service", and is never given to one
+    syncer.reclaim()
+    syncer.apply(after(family))
+    assert 0 not in datapath.read_names()
