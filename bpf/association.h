@@ -135,6 +135,32 @@ static __always_inline bool connected_service(struct bpf_sock_addr *ctx, struct 
 }
 
 /*
+ * Copy the backend of the service that a socket is connected to. Return false if it is
+ * connected to another service or to none.
+ */
+static __always_inline bool connected_backend(struct bpf_sock_addr *ctx, struct sock_nat *nat,
+					      const struct endpoint *service,
+					      struct endpoint *backend)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct cookie key = cookie_of(cookie);
+	struct connected *found = connected.lookup(&key);
+	struct connected copy;
+
+	if (found) {
+		copy = *found;
+		*backend = copy.backend;
+		return copy.family == FAMILY_NUMBER &&
+		       copy.check == connected_check(&copy, cookie) &&
+		       endpoint_equal(&copy.service, service);
+	}
+	if (!nat || !nat->first.service_id || !endpoint_equal(&nat->first.service, service))
+		return false;
+	*backend = nat->first.backend;
+	return true;
+}
+
+/*
  * Replace peer by the service that stands first in the socket's storage, if peer is its
  * backend. Return false if it is not.
  */

@@ -151,12 +151,20 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	__u32 service = sock_proto(ctx) == IPPROTO_UDP ? frontend_lookup(peer, IPPROTO_UDP) : 0;
+	struct endpoint backend;
 	enum verdict verdict;
 	struct sock_nat *nat;
 
 	if (!service) {
 		udp_direct(ctx, peer);
 		return VERDICT_PASS;
+	}
+	/* it takes answers from the peer it is connected to only, so that one stays */
+	if (is_connected(ctx) &&
+	    connected_backend(ctx, sock_nat.sk_storage_get(ctx->sk, 0, 0), peer, &backend)) {
+		*peer = backend;
+		count(COUNTER_SENDMSG);
+		return VERDICT_FORWARD;
 	}
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
 	if (!nat)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +48,13 @@ class Loading:
         self._missing = [each for each in self._requests if not load.is_loaded(each)]
         self._child = load.start(self._missing) if self._missing else None
 
-    def finish(self) -> dict[Family, Loaded]:
-        """Return every family, its programs attached to the cgroup."""
+    def finish(self, is_wanted: Callable[[], bool] = lambda: True) -> dict[Family, Loaded]:
+        """Return every family, its programs attached to the cgroup.
+
+        Raises load.LoadingEndedError as soon as `is_wanted` says no.
+        """
         if self._child:
-            load.finish(self._child)
+            load.finish(self._child, is_wanted)
             names = " and ".join(each.family.label for each in self._missing)
             log.info("compiled and loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}

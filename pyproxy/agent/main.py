@@ -17,6 +17,7 @@ from pyproxy.agent.run import Agent, DevicesChanged, Message, Stop
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, features
 from pyproxy.kernel.devices import Watch
+from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs
 from pyproxy.kube.events import Put, Source
@@ -41,20 +42,24 @@ def check_node(config: RunConfig) -> None:
 def run(config: RunConfig) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
     check_node(config)
-    lock = Lock(config.run_dir)
+    lock = Lock(config.run_dir, config.bpffs_root)
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    _watch_signals(messages)
+    stopping = _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
-        _run(config, messages)
+        _run(config, messages, stopping)
+    except LoadingEndedError:
+        log.info("stopped before the programs were loaded")
     finally:
         lock.release()
-    log.info("stopped; programs and maps stay and go on serving")
+    log.info("stopped; what is loaded stays and goes on serving")
 
 
-def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
+def _run(
+    config: RunConfig, messages: queue.SimpleQueue[Message], stopping: threading.Event
+) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
@@ -65,7 +70,7 @@ def _run(config: RunConfig, messages: queue.SimpleQueue[Message]) -> None:
         watch = Watch(lambda: messages.put(DevicesChanged()))
         watch.start()
         running.callback(watch.stop)
-        loaded = loading.finish()
+        loaded = loading.finish(lambda: not stopping.is_set())
         forget_former_programs(loaded)
         agent = Agent(config, loaded, messages)
         if config.healthz_bind_address:
@@ -87,8 +92,10 @@ def _source(config: RunConfig, put: Put) -> Source:
     return ApiSource(ApiSettings(kubeconfig=config.kubeconfig), config.node_name, put)
 
 
-def _watch_signals(messages: queue.SimpleQueue[Message]) -> None:
+def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:
     """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
+
+    Returns an event that is set then, for who is not at the queue yet.
 
     A Python handler runs only when the main thread wakes up, and a signal that another thread
     received does not wake it; the wake-up descriptor is written by the C handler itself.
@@ -99,11 +106,15 @@ def _watch_signals(messages: queue.SimpleQueue[Message]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
 
+    stopping = threading.Event()
+
     def wait() -> None:
         os.read(reader, 1)
+        stopping.set()
         messages.put(Stop())
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
+    return stopping
 
 
 def _crashed(crash: threading.ExceptHookArgs) -> Stop:

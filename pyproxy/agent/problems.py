@@ -39,6 +39,16 @@ def refused(name: str, reason: str) -> Problem:
     )
 
 
+def kept(name: str) -> Problem:
+    """A service port of an earlier agent is in no file that can be read."""
+    return Problem(
+        "kept",
+        f"service port {name} is kept as it was before the agent started: it stands in no file "
+        "that can be read",
+        "correct the files that are named; then it is updated or removed",
+    )
+
+
 def not_served(name: str) -> Problem:
     """A service port has a protocol that is not translated."""
     return Problem(

@@ -144,8 +144,9 @@ class Agent:
         changes = self._inbox.world.replan()
         retry_at = self._syncers.retry_at
         is_due = retry_at is not None and time.monotonic() >= retry_at
-        if changes or not self._synced or is_due:
-            self._syncers.apply(changes)
+        mended = bool(self._syncers.kept) and not self._inbox.reports
+        if changes or not self._synced or is_due or mended:
+            self._syncers.apply(changes, is_complete=not self._inbox.reports)
             self._changed = True
         elif messages:
             self._changed = True

@@ -7,7 +7,7 @@ import logging
 import time
 
 from pyproxy.agent.kernel import Loaded
-from pyproxy.agent.problems import Problem, not_served, refused, sync_failed
+from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
 from pyproxy.errors import KernelError
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.plan.claims import PlanKey
@@ -45,14 +45,18 @@ class Syncers:
         """Whether the maps of some family are not what they should be."""
         return bool(self._failed)
 
-    def apply(self, changes: dict[PlanKey, PortPlan | None]) -> None:
-        """Take over changed plans and write what differs; failures are noted for a retry."""
+    def apply(self, changes: dict[PlanKey, PortPlan | None], *, is_complete: bool = True) -> None:
+        """Take over changed plans and write what differs; failures are noted for a retry.
+
+        Without `is_complete` nothing that an earlier agent programmed is removed: what nobody
+        wants may only be unreadable now.
+        """
         started = time.perf_counter()
         self._note_unserved(changes)
         written = 0
         for family, syncer in self.syncers.items():
             mine = {key.name: plan for key, plan in changes.items() if key.family is family}
-            written += self._apply(family, syncer, mine)
+            written += self._apply(family, syncer, mine, is_complete=is_complete)
         if self._failed:
             return
         self.retry_at, self._retry_after_s = None, RETRY_FIRST_S
@@ -62,11 +66,16 @@ class Syncers:
             log.info("%d plans changed, %d entries written in %.1f ms", len(changes), written, ms)
 
     def _apply(
-        self, family: Family, syncer: Syncer, plans: dict[ServicePortName, PortPlan | None]
+        self,
+        family: Family,
+        syncer: Syncer,
+        plans: dict[ServicePortName, PortPlan | None],
+        *,
+        is_complete: bool,
     ) -> int:
         known = set(syncer.refused)
         try:
-            written = syncer.apply(plans)
+            written = syncer.apply(plans, is_complete=is_complete)
         except KernelError as error:
             log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)
             self._failed[family] = str(error)
@@ -83,7 +92,7 @@ class Syncers:
         for syncer in self.syncers.values():
             syncer.reclaim()
         if any(syncer.can_retry for syncer in self.syncers.values()):
-            self.apply({})
+            self.apply({}, is_complete=not self.kept)
 
     @property
     def has_idle_work(self) -> bool:
@@ -95,7 +104,13 @@ class Syncers:
         found = [sync_failed(family.label, text) for family, text in self._failed.items()]
         for syncer in self.syncers.values():
             found += [refused(str(name), why) for name, why in sorted(syncer.refused.items())]
+        found += [kept(str(name)) for name in sorted(self.kept)]
         return found + [not_served(str(name)) for name in sorted(self._not_served)]
+
+    @property
+    def kept(self) -> set[ServicePortName]:
+        """The service ports of an earlier agent that nobody wants, and that may be unreadable."""
+        return {name for syncer in self.syncers.values() for name in syncer.kept}
 
     @property
     def refused(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyproxy.cli.show import print_lines
 from pyproxy.errors import PyproxyError
 from pyproxy.kernel.cleanup import detach_and_unpin, forget_run_dir
-from pyproxy.kernel.lock import holder
+from pyproxy.kernel.lock import holder, root_is_in_use
 
 
 def clean(bpffs_root: Path, run_dir: Path, *, force: bool) -> int:
@@ -17,13 +17,20 @@ def clean(bpffs_root: Path, run_dir: Path, *, force: bool) -> int:
     if os.geteuid() != 0:
         raise PyproxyError("cleanup needs root", "run it as root or with sudo")
     agent = holder(run_dir)
-    if agent is not None and not force:
-        raise PyproxyError(
-            f"an agent (pid {agent}) runs with the run-dir {run_dir}",
-            "stop it first, or take everything away under it with --force",
-        )
+    if not force:
+        _refuse_under_agent(agent, bpffs_root, run_dir)
     pins = detach_and_unpin(bpffs_root, run_dir)
     if agent is None:
         forget_run_dir(run_dir)
     print_lines([f"removed {pins} pins below {bpffs_root}" if pins else "nothing was there"])
     return 0
+
+
+def _refuse_under_agent(agent: int | None, bpffs_root: Path, run_dir: Path) -> None:
+    if agent is not None:
+        message = f"an agent (pid {agent}) runs with the run-dir {run_dir}"
+    elif root_is_in_use(bpffs_root):
+        message = f"an agent with another run-dir runs with the bpffs root {bpffs_root}"
+    else:
+        return
+    raise PyproxyError(message, "stop it first, or take everything away under it with --force")

@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     What an operator can bring about ends in one sentence, never in a traceback.
     """
     try:
-        return int(cli.main(arguments, prog_name="pyproxy", standalone_mode=False) or 0)
+        status = int(cli.main(arguments, prog_name="pyproxy", standalone_mode=False) or 0)
+        sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.Abort:
@@ -101,7 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
     except PyproxyError as error:
         print(f"pyproxy: {error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:
-        # whoever reads us has seen enough
+    except OSError as error:
+        # a full disk, a reader that has gone: what was to be said is not, so this is no success
         sys.stdout = None
-        return 0
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"pyproxy: {where}{error.strerror}", file=sys.stderr)
+        return 1
+    return status

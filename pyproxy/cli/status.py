@@ -44,7 +44,8 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     services: set[tuple[str, str]] = set()
     uncovered: set[str] = set()
     endpoints = 0
-    for pins in inspect.loaded_families(bpffs_root):
+    families = inspect.loaded_families(bpffs_root)
+    for pins in families:
         datapath = KernelDatapath(pins, write=False)
         programs += inspect.programs(pins, root)
         if datapath.dropping():
@@ -56,6 +57,8 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
         endpoints += datapath.slots_used() - len(names)
         datapath.close()
     problems = _problems(agent, state, programs, maps)
+    # a full one is no problem: what does not fit is remembered elsewhere
+    maps += inspect.shared_maps(families[0])
     problems += [_uncovered(name) for name in sorted(uncovered)]
     return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
 

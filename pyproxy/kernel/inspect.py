@@ -145,6 +145,14 @@ def maps(datapath: KernelDatapath) -> list[MapStatus]:
     ]
 
 
+def shared_maps(pins: Pins) -> list[MapStatus]:
+    """Return how full the maps of both families are."""
+    with links.opened(pins.shared / "connected") as fd:
+        info = libbpf.map_info(fd)
+        used = libbpf.map_count(fd, info.key_size, info.value_size)
+    return [MapStatus("connected", used, info.max_entries)]
+
+
 def counters(pins: Pins) -> dict[str, int]:
     """Return the event counters of a family, summed over all CPUs."""
     cpus = _possible_cpus(POSSIBLE_CPUS.read_text(encoding="ascii"))

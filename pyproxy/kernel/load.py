@@ -7,11 +7,14 @@ in a directory of their own that gets its name in one rename: it is there whole 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pyproxy.errors import KernelError, PyproxyError
@@ -23,6 +26,13 @@ from pyproxy.kernel.source import Build, Sizes, bpf_directory, build
 from pyproxy.model import Family
 
 LOAD_TIMEOUT_S = 120
+ASK_EVERY_S = 0.1
+
+PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+
+class LoadingEndedError(PyproxyError):
+    """Nobody wants what is being loaded any more."""
 
 
 class Request:
@@ -75,14 +85,25 @@ def start(requests: Sequence[Request]) -> subprocess.Popen[str]:
     return child
 
 
-def finish(child: subprocess.Popen[str]) -> None:
-    """Wait for a loader; raise KernelError with what it said if it failed."""
-    try:
-        output, _ = child.communicate(timeout=LOAD_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        child.kill()
-        child.communicate()
-        raise KernelError(f"the loader did not finish in {LOAD_TIMEOUT_S} s") from error
+def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """Wait for a loader; raise KernelError with what it said if it failed.
+
+    Raises LoadingEndedError as soon as `is_wanted` says no.
+    """
+    deadline = time.monotonic() + LOAD_TIMEOUT_S
+    while True:
+        try:
+            output, _ = child.communicate(timeout=ASK_EVERY_S)
+            break
+        except subprocess.TimeoutExpired:
+            late = time.monotonic() > deadline
+            if late or not is_wanted():
+                child.kill()
+                child.communicate()
+            if late:
+                raise KernelError(f"the loader did not finish in {LOAD_TIMEOUT_S} s") from None
+            if child.returncode is not None:
+                raise LoadingEndedError("loading was ended") from None
     if child.returncode:
         raise KernelError(output.strip() or f"the loader ended with {child.returncode}")
 
@@ -123,6 +144,8 @@ def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None
 
 def main() -> int:
     """Serve the requests from stdin; return the exit status."""
+    # a loader that outlives its agent would meet the next one's in the same directories
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         for request in _from_json(sys.stdin.read()):
             load(request)

@@ -44,7 +44,7 @@ class Pins:
         if not self.base.is_dir():
             return []
         found = [p for p in self.base.iterdir() if p.name.startswith("programs-")]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        return sorted(found, key=_age)
 
     def make(self) -> None:
         """Make the directories that do not exist yet."""
@@ -54,6 +54,14 @@ class Pins:
     def exist(self) -> bool:
         """Return whether there is anything of this family's."""
         return self.maps.is_dir() and any(self.maps.iterdir())
+
+
+def _age(path: Path) -> int:
+    """Return when a directory was made; one that an agent removes meanwhile counts as old."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def make_directory(path: Path) -> None:

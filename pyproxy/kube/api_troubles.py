@@ -46,6 +46,9 @@ class Troubles:
         """Put what changed: the oldest trouble of a source speaks for it."""
         told = self._told.pop(source, None)
         found = min(self._in_force[source].values(), key=_began, default=None)
+        if found and told:
+            # whoever noticed first may be done first: the trouble is no younger for that
+            found = found._replace(since=min(told.since, found.since))
         if found:
             self._told[source] = found
         if found != told:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import NamedTuple
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0  # parity A12.7
+STOP_S = 1.0
 
 
 class Health(NamedTuple):
@@ -28,6 +30,10 @@ class Health(NamedTuple):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def server_bind(self) -> None:
+        """Bind as HTTPServer does, but without asking the DNS for the host's name."""
+        socketserver.TCPServer.server_bind(self)
 
     def __init__(self, address: tuple[str, int], health: Callable[[], Health]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -79,6 +85,7 @@ class HealthServer:
         self._address = address
         self._health = health
         self._stopping = threading.Event()
+        self._lock = threading.Lock()  # of _server, against a stop() while it is being made
         self._server: _Server | None = None
         self._thread = threading.Thread(target=self._run, name="healthz", daemon=True)
 
@@ -87,21 +94,33 @@ class HealthServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the server."""
+        """End the server; whatever it is just doing, it keeps nobody waiting."""
         self._stopping.set()
-        if self._server:
-            self._server.shutdown()
-        self._thread.join()
+        with self._lock:
+            server = self._server
+        if server:
+            server.shutdown()
+        self._thread.join(STOP_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._server = _Server(self._address, self._health)
+                server = _Server(self._address, self._health)
             except OSError as error:
                 host, port = self._address
                 log.warning("healthz cannot listen on %s port %d: %s", host, port, error.strerror)
                 self._stopping.wait(RETRY_S)
                 continue
-            with self._server:
-                self._server.serve_forever(poll_interval=0.2)
+            with server:
+                if self._is_wanted(server):
+                    server.serve_forever(poll_interval=0.2)
             return
+
+    def _is_wanted(self, server: _Server) -> bool:
+        """Publish the server for stop(), unless that has been called already."""
+        with self._lock:
+            self._server = server
+            if not self._stopping.is_set():
+                return True
+            self._server = None
+            return False

@@ -119,6 +119,7 @@ def _frontends(
 def _leave_frontends(books: Books, work: Work, service: int, frontends: Iterable[Frontend]) -> None:
     for frontend in frontends:
         # another service may have taken it over in this very round
-        if books.frontends[frontend.key].service == service:
+        owner = books.frontends.get(frontend.key)
+        if owner and owner.service == service:
             del books.frontends[frontend.key]
             work.gone_frontends.add(frontend.key)

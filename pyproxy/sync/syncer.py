@@ -23,7 +23,8 @@ class Syncer:
     """Keeps the maps of one family equal to the wanted plans.
 
     `serves` says which frontends the datapath can serve; service ports without any are left
-    out. `refused` has the service ports that do not fit, each with the reason.
+    out. `refused` has the service ports that do not fit, each with the reason; `kept` those
+    that were adopted from the kernel and are not wanted, but may only be unreadable now.
     """
 
     def __init__(self, datapath: Datapath, serves: Callable[[Frontend], bool]) -> None:
@@ -32,12 +33,17 @@ class Syncer:
         self._wanted: dict[ServicePortName, State] = {}
         self._stale = True  # the books may differ from the kernel
         self._room_was_made = False
+        self.kept: set[ServicePortName] = set()
         self.books = Books(datapath.room, datapath.generation)
         self.refused: dict[ServicePortName, str] = {}
 
-    def apply(self, plans: Mapping[ServicePortName, PortPlan | None]) -> int:
+    def apply(
+        self, plans: Mapping[ServicePortName, PortPlan | None], *, is_complete: bool = True
+    ) -> int:
         """Take over changed plans (None: gone); write what differs; return how many entries.
 
+        While the sources are not complete (`is_complete`), what an earlier agent programmed is
+        kept even if nobody wants it.
         Raises KernelError when a write failed; the next call reads the kernel back first.
         """
         for name, plan in plans.items():
@@ -46,8 +52,9 @@ class Syncer:
                 self._wanted.pop(name, None)
             else:
                 self._wanted[name] = state
-        if self._stale:
-            return self._apply_all()
+        self.kept -= self._wanted.keys()
+        if self._stale or (is_complete and self.kept):
+            return self._apply_all(is_complete=is_complete)
         names = set(plans)
         if self.can_retry:
             names |= self.refused.keys()
@@ -70,7 +77,7 @@ class Syncer:
         """Whether room was made since service ports were refused."""
         return self._room_was_made and bool(self.refused)
 
-    def _apply_all(self) -> int:
+    def _apply_all(self, *, is_complete: bool) -> int:
         # slots that a former round replaced count as free from here on
         self._datapath.wait_for_readers()
         self.books, leftovers = self._adopt()
@@ -79,7 +86,8 @@ class Syncer:
         # first, or rounds that fail again and again would fill the maps with what they began
         leftovers.write(self._datapath, self.books.dropping, self.books.dropping)
         self.books.close_round(leftovers)
-        names = set(self._wanted) | set(self.books.programmed)
+        self.kept = set() if is_complete else self.books.programmed.keys() - self._wanted.keys()
+        names = set(self._wanted) | set(self.books.programmed) - self.kept
         return leftovers.count + self._write(names, Work())
 
     def _adopt(self) -> tuple[Books, Work]:

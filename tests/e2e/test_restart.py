@@ -91,6 +91,31 @@ def test_change_made_while_no_agent_ran(own: Scene, web: App, agent: Agent) -> N
     own.run(web, own.cluster.pods)
 
 
+def test_a_file_that_is_broken_when_the_agent_starts_takes_nothing_away(
+    own: Scene, agent: Agent
+) -> None:
+    """Its services stay as they were and status says so; mended, it counts again."""
+    app, pods = own.app("broken"), own.cluster.pods
+    own.run(app, pods[:1])
+    file = own.directory / f"{app.name}.json"
+    whole = file.read_text(encoding="utf-8")
+    agent.stop()
+    file.write_text(whole[:-20], encoding="utf-8")
+    agent.start()
+    client = own.cluster.nodes[0].pods[0]
+    own.await_answers(client, app.tcp(4), pods[:1])
+    wait_for(lambda: "kept" in _codes(agent), 5, "status to say what was kept")
+    file.write_text(whole, encoding="utf-8")
+    wait_for(lambda: not _codes(agent), 5, "status to be well")
+    own.await_answers(client, app.tcp(4), pods[:1])
+    own.drop(file.name)
+    own.await_answers(client, app.tcp(4), [own.cluster.client])
+
+
+def _codes(agent: Agent) -> set[str]:
+    return {problem["code"] for problem in agent.status()["problems"]}
+
+
 def test_sigterm_ends_the_agent_within_two_seconds(agent: Agent) -> None:
     """SIGTERM: gone within 2 s, exit status 0."""
     assert agent.stop() < 2

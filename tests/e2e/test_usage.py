@@ -8,6 +8,8 @@ import io
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -17,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from pyproxy.cli.main import main
+from tests.lab.agent import PYPROXY
 from tests.lab.cluster import Cluster
 
 NOBODY = 65534
@@ -184,3 +187,39 @@ def test_two_agents_do_not_share_a_run_dir(cluster: Cluster) -> None:
     assert said.status == 1
     assert f"(pid {pid})" in said.stderr
     assert "--run-dir" in said.stderr
+
+
+def test_a_full_stdout_is_no_success(cluster: Cluster) -> None:
+    """What cannot be said is said on stderr, in one sentence."""
+    agent = cluster.agent(cluster.nodes[0])
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [PYPROXY, "check", "-o", "json", *agent.roots],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "pyproxy: No space left on device\n"
+
+
+def test_cleanup_sees_an_agent_with_another_run_dir(cluster: Cluster, tmp_path: Path) -> None:
+    """It is the bpffs root that must not be taken away under an agent."""
+    agent = cluster.start_agents()[0]
+    roots = [r for r in agent.roots if not r.startswith("--run-dir")]
+    said = pyproxy("cleanup", *roots, f"--run-dir={tmp_path}")
+    agent.stop()
+    assert agent.cli("cleanup").status == 0
+    assert said.status == 1
+    assert "--force" in said.stderr
+
+
+def test_sigterm_ends_an_agent_that_is_still_compiling(cluster: Cluster) -> None:
+    """Whatever phase of its start it is in, it ends within 2 s and with 0."""
+    agent = cluster.agent(cluster.nodes[0])
+    for delay_s in (0.3, 0.6, 0.9, 1.2, 1.5):
+        agent.launch()
+        assert agent.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            agent.process.wait(delay_s)
+        assert agent.stop() < 2
+        assert agent.process.returncode in {0, -signal.SIGTERM}
+        assert agent.cli("cleanup").status == 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +71,17 @@ def test_codes_follow_health(served: Served, path: str) -> None:
 def test_other_paths_are_not_found(served: Served) -> None:
     """As kube-proxy (parity A12.1)."""
     assert served.get("/metrics")[0] == 404
+
+
+def test_stop_keeps_nobody_waiting_whenever_it_comes() -> None:
+    """Also right behind start(), when the server is only being made."""
+    for _ in range(50):
+        made = Served()
+        started = time.monotonic()
+        made.server.start()
+        made.server.stop()
+        assert time.monotonic() - started < health.STOP_S
+        assert not made.listens()
 
 
 def test_an_address_in_use_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

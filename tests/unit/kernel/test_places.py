@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pyproxy.errors import ConfigError, KernelError
 from pyproxy.kernel import cgroup, features, libbpf, requirements, source
 from pyproxy.kernel.features import Features
-from pyproxy.kernel.lock import AgentRunningError, Lock, holder
+from pyproxy.kernel.lock import AgentRunningError, Lock, holder, root_is_in_use
 from pyproxy.kernel.pins import Pins, is_bpffs
 from pyproxy.model import Family
 
@@ -58,12 +59,38 @@ def test_what_lies_on_no_bpffs_is_known(tmp_path: Path) -> None:
 def test_the_lock_is_held_by_one(tmp_path: Path) -> None:
     """The second agent is refused with the first one's pid; release frees it."""
     assert holder(tmp_path) is None
-    lock = Lock(tmp_path)
+    root = tmp_path / "bpf"
+    lock = Lock(tmp_path, root)
     assert holder(tmp_path) == os.getpid()
     with pytest.raises(AgentRunningError, match=str(os.getpid())):
-        Lock(tmp_path)
+        Lock(tmp_path, tmp_path / "other")
     lock.release()
     assert holder(tmp_path) is None
+
+
+def test_one_bpffs_root_is_one_agents(tmp_path: Path) -> None:
+    """Two agents with run-dirs of their own would hand out the same ids in the same maps."""
+    root = tmp_path / "bpf"
+    assert not root_is_in_use(root)
+    lock = Lock(tmp_path / "one", root)
+    assert root_is_in_use(root)
+    with pytest.raises(AgentRunningError, match="bpffs root"):
+        Lock(tmp_path / "two", root)
+    lock.release()
+    assert not root_is_in_use(root)
+
+
+def test_who_asks_for_the_holder_keeps_no_agent_from_starting(tmp_path: Path) -> None:
+    """'pyproxy status' in a loop holds the lock for moments; a start waits for these."""
+    asking = threading.Event()
+    asker = threading.Thread(target=lambda: [holder(tmp_path) for _ in iter(asking.is_set, True)])
+    asker.start()
+    try:
+        for _ in range(200):
+            Lock(tmp_path, tmp_path / "bpf").release()
+    finally:
+        asking.set()
+        asker.join()
 
 
 def test_includes_are_flattened_once_with_their_lines(tmp_path: Path) -> None:

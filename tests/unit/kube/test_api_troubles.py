@@ -16,7 +16,7 @@ import pytest
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_config import ApiSettings, Credentials
 from pyproxy.kube.api_pace import Backoff, Pace
-from pyproxy.kube.api_troubles import SERVER, Troubles
+from pyproxy.kube.api_troubles import Troubles
 from pyproxy.kube.client import ApiFailure, Line
 from pyproxy.kube.events import Event, Trouble
 from tests import builders
@@ -254,3 +254,15 @@ def test_the_oldest_trouble_speaks_for_its_source() -> None:
     assert events[2:] == [Trouble("s", "", 101.0)]
     troubles.begin("s", "one", "silent", since=50.0)
     assert events[3:] == [Trouble("s", "silent", 50.0)]
+
+
+def test_a_trouble_is_no_younger_when_who_noticed_it_first_is_done_first() -> None:
+    """Several threads have one trouble; its end says when it began, whoever ends last."""
+    told: list[Event] = []
+    times = iter([10.0, 20.0])
+    troubles = Troubles(told.append, lambda: next(times))
+    troubles.begin("API server", "services", "is away")
+    troubles.begin("API server", "nodes", "is away")
+    troubles.end("API server", "services")
+    troubles.end("API server", "nodes")
+    assert told == [Trouble("API server", "is away", 10.0), Trouble("API server", "", 10.0)]

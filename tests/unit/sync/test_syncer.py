@@ -70,6 +70,23 @@ def test_what_is_gone_when_the_agent_starts_is_removed() -> None:
     assert contents(datapath) == fresh(plans(plan("b", vips=(2,))))
 
 
+def test_what_may_only_be_unreadable_is_kept_until_the_sources_are_whole() -> None:
+    """A new agent removes nothing of the former one's while a source is incomplete."""
+    datapath = FakeDatapath()
+    everything = plans(plan("a"), plan("b", vips=(2,)), plan("c", vips=(3,)))
+    Syncer(datapath, serves).apply(everything)
+    syncer = Syncer(datapath, serves)
+    changed = plan("b", vips=(2,), backends=(backend(9),))
+    syncer.apply(plans(changed), is_complete=False)
+    assert syncer.kept == {plan("a").name, plan("c").name}
+    assert contents(datapath) == fresh(everything | plans(changed))
+    syncer.apply(plans(plan("c", vips=(3,))), is_complete=False)
+    assert syncer.kept == {plan("a").name}
+    syncer.apply({})
+    assert syncer.kept == set()
+    assert contents(datapath) == fresh(plans(changed, plan("c", vips=(3,))))
+
+
 def test_a_change_of_backends_is_one_publication() -> None:
     """New backends are written to other slots and take effect by a single store."""
     datapath = FakeDatapath()
