@@ -16,7 +16,7 @@ import pytest
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_config import ApiSettings, Credentials
 from pyproxy.kube.api_pace import Backoff, Pace
-from pyproxy.kube.api_troubles import Troubles
+from pyproxy.kube.api_troubles import SERVER, Troubles
 from pyproxy.kube.client import ApiFailure, Line
 from pyproxy.kube.events import Event, Trouble
 from tests import builders
@@ -247,11 +247,11 @@ def test_the_oldest_trouble_speaks_for_its_source() -> None:
     troubles.begin("s", "two", "still down")
     assert events == [Trouble("s", "down", 100.0)]
     troubles.end("s", "one")
-    assert events[1:] == [Trouble("s", "still down", 101.0)]
+    assert events[1:] == [Trouble("s", "still down", 100.0)]
     troubles.end("s", "two")
     troubles.end("s", "two")
     troubles.end("t", "one")
-    assert events[2:] == [Trouble("s", "", 101.0)]
+    assert events[2:] == [Trouble("s", "", 100.0)]
     troubles.begin("s", "one", "silent", since=50.0)
     assert events[3:] == [Trouble("s", "silent", 50.0)]
 
