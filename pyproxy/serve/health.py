@@ -113,7 +113,7 @@ class HealthServer:
                 continue
             with server:
                 if self._is_wanted(server):
-                    server.serve_forever(poll_interval=0.2)
+                    server.serve_forever(poll_interval=0.1)
             return
 
     def _is_wanted(self, server: _Server) -> bool:

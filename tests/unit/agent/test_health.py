@@ -75,7 +75,7 @@ def test_other_paths_are_not_found(served: Served) -> None:
 
 def test_stop_keeps_nobody_waiting_whenever_it_comes() -> None:
     """Also right behind start(), when the server is only being made."""
-    for _ in range(50):
+    for _ in range(8):
         made = Served()
         started = time.monotonic()
         made.server.start()

@@ -15,7 +15,7 @@ from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.api_pace import Pace
 from pyproxy.kube.events import Change, Event, Kind, Report, Synced, Trouble
 from pyproxy.model import EndpointSlice, Node, Service
-from tests.unit.kube.scripted import Json
+from tests.api.source.scripted import Json
 
 BOUND_S = 5.0
 NODE = "n1"

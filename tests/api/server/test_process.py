@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.server.asking import SERVICES, WatchClient, get
 from tests.apiserver import ApiServer, CommandError
 from tests.apiserver.__main__ import parse_arguments, parse_listen
 from tests.builders import service
-from tests.unit.apiserver.asking import SERVICES, WatchClient, get
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from tests.api.server.asking import NODES, SERVICES, SLICES, WatchClient, get
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import GARBAGE
 from tests.builders import endpoint_slice, service
 from tests.lab.waiting import wait_for
-from tests.unit.apiserver.asking import NODES, SERVICES, SLICES, WatchClient, get
 
 
 @pytest.mark.parametrize(

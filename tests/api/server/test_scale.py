@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import Iterator
 
+from tests.api.server.asking import SERVICES, SLICES, bearer, connect, read_reply, target
 from tests.apiserver import ApiServer
 from tests.builders import Json, endpoint_slice, service
-from tests.unit.apiserver.asking import SERVICES, SLICES, bearer, connect, read_reply, target
 
 COUNT = 10_000
 ADDRESSES = [f"10.244.0.{index}" for index in range(10)]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.server.asking import SERVICES, SLICES, bearer, connect, get, read_reply
 from tests.apiserver import ApiServer, CommandError
 from tests.apiserver.certificates import Pair
 from tests.apiserver.kubeconfig import AUTHORITIES, USERS
-from tests.unit.apiserver.asking import SERVICES, SLICES, bearer, connect, get, read_reply
 
 
 def test_a_token_rotates(secured: ApiServer) -> None:

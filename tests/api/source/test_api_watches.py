@@ -13,8 +13,8 @@ import pytest
 from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.events import Trouble
 from tests import builders
-from tests.unit.kube.api_following import FAST, Followed, following, kubeconfig
-from tests.unit.kube.scripted import (
+from tests.api.source.api_following import FAST, Followed, following, kubeconfig
+from tests.api.source.scripted import (
     Json,
     Scripted,
     bookmark,

@@ -12,8 +12,8 @@ import pytest
 from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.events import Change, Kind, Synced
 from tests import builders
-from tests.unit.kube.api_following import following, kubeconfig
-from tests.unit.kube.scripted import (
+from tests.api.source.api_following import following, kubeconfig
+from tests.api.source.scripted import (
     Answer,
     Json,
     Scripted,

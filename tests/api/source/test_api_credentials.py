@@ -18,9 +18,9 @@ from pyproxy.errors import SourceError
 from pyproxy.kube.api_config import ApiSettings, Credentials, load
 from pyproxy.kube.api_troubles import SERVER
 from tests import builders
+from tests.api.source.api_following import FAST, following, kubeconfig
+from tests.api.source.scripted import Json
 from tests.apiserver import ApiServer
-from tests.unit.kube.api_following import FAST, following, kubeconfig
-from tests.unit.kube.scripted import Json
 
 URL = "https://127.0.0.1:6443"
 # TLS handshakes take their time on a busy machine.

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.api.server.asking import SERVICES, WatchClient, get
 from tests.apiserver import ApiServer, CommandError, Settings
 from tests.builders import service
-from tests.unit.apiserver.asking import SERVICES, WatchClient, get
 
 
 def test_connections_are_refused_while_it_is_away(plain: ApiServer) -> None:

@@ -9,10 +9,7 @@ import time
 
 import pytest
 
-from tests.apiserver import ApiServer, Settings
-from tests.builders import endpoint_slice, node, service
-from tests.lab.waiting import wait_for
-from tests.unit.apiserver.asking import (
+from tests.api.server.asking import (
     NODES,
     SERVICES,
     SLICES,
@@ -22,6 +19,9 @@ from tests.unit.apiserver.asking import (
     get,
     read_reply,
 )
+from tests.apiserver import ApiServer, Settings
+from tests.builders import endpoint_slice, node, service
+from tests.lab.waiting import wait_for
 
 OURS = {"labelSelector": "!service.kubernetes.io/service-proxy-name"}
 FOREIGN = {"service.kubernetes.io/service-proxy-name": "other"}

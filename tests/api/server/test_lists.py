@@ -8,9 +8,7 @@ import json
 
 import pytest
 
-from tests.apiserver import ApiServer, CommandError
-from tests.builders import endpoint_slice, node, service
-from tests.unit.apiserver.asking import (
+from tests.api.server.asking import (
     NODES,
     SERVICES,
     SLICES,
@@ -21,6 +19,8 @@ from tests.unit.apiserver.asking import (
     get,
     read_reply,
 )
+from tests.apiserver import ApiServer, CommandError
+from tests.builders import endpoint_slice, node, service
 
 KUBE_PROXY_SERVICES = {
     "labelSelector": "!service.kubernetes.io/service-proxy-name",

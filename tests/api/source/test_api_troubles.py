@@ -20,8 +20,8 @@ from pyproxy.kube.api_troubles import SERVER, Troubles
 from pyproxy.kube.client import ApiFailure, Line
 from pyproxy.kube.events import Event, Trouble
 from tests import builders
-from tests.unit.kube.api_following import FAST, Followed, following, kubeconfig
-from tests.unit.kube.scripted import Answer, Scripted, served, silence, status, stream, versioned
+from tests.api.source.api_following import FAST, Followed, following, kubeconfig
+from tests.api.source.scripted import Answer, Scripted, served, silence, status, stream, versioned
 
 WEB = versioned(builders.service("web", cluster_ip="10.0.0.1"), 50)
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.api.server.asking import Reply, WatchClient, bearer, get
+from tests.api.server.recordings import FOLDER, Recording, recording
 from tests.apiserver import ApiServer, Settings
 from tests.builders import Json
-from tests.unit.apiserver.asking import Reply, WatchClient, bearer, get
-from tests.unit.apiserver.recordings import FOLDER, Recording, recording
 
 CURL = {"User-Agent": "curl/8.5.0"}
 SINGULAR = {

@@ -12,8 +12,8 @@ from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.api_troubles import SERVER
 from pyproxy.kube.events import Kind
 from tests import builders
+from tests.api.source.api_following import FAST, Followed, following
 from tests.apiserver import ApiServer, Settings
-from tests.unit.kube.api_following import FAST, Followed, following
 
 SERVICES = "API server: services"
 

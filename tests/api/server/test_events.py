@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.api.server.asking import Reply, bearer, connect, read_reply
 from tests.apiserver import ApiServer
-from tests.unit.apiserver.asking import Reply, bearer, connect, read_reply
 
 CORE = "/api/v1/namespaces/default/events"
 NEW = "/apis/events.k8s.io/v1/namespaces/default/events"
