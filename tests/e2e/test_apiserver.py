@@ -60,6 +60,12 @@ class Followed:
         agent.start()
         return agent
 
+    def close(self) -> None:
+        """End the API server by itself, so that it takes its certificates with it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+
     def problems(self, agent: Agent) -> list[str]:
         """Return the messages of `pyproxy status` about the API server."""
         found = agent.status()["problems"]
@@ -71,7 +77,9 @@ def followed() -> Iterator[Followed]:
     """Two nodes, their agents, and the API server that these follow."""
     with Cluster(nodes=2, pods_per_node=2) as cluster:
         cluster.respond()
-        yield Followed(cluster)
+        made = Followed(cluster)
+        yield made
+        made.close()
 
 
 def test_services_of_the_api_server_work(followed: Followed) -> None:
