@@ -37,7 +37,10 @@ def family_of(address: Address) -> Family:
 
 
 def address_text(address: Address) -> str:
-    """Return an address in network order as people write it (RFC 5952 for IPv6)."""
+    """Return an address in network order as people write it (RFC 5952 for IPv6).
+
+    inet_ntop is not it: it writes ::0.1.0.128 for ::1:80.
+    """
     return str(ipaddress.ip_address(address))
 
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from pyproxy.errors import KernelError, MapFullError
 
-BPF_NOEXIST = 1
 BATCH = 8192
 
 _c = ctypes

@@ -7,13 +7,12 @@ Kubernetes (k8s.io/utils/net ParseIPSloppy) has always read them as decimal.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from pyproxy.model import Address, Prefix
+from pyproxy.model import Address, Prefix, address_text
 
 _DOTTED = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})", re.ASCII)
 _GROUP = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
@@ -64,14 +63,6 @@ def valid_addresses(texts: Iterable[str]) -> tuple[Address, ...]:
 def valid_prefixes(texts: Iterable[str]) -> tuple[Prefix, ...]:
     """Return the CIDRs that parse, each once, in their order; the others are skipped."""
     return _distinct(_try(parse_prefix, texts))
-
-
-def address_text(address: Address) -> str:
-    """Return the notation of RFC 5952 of an address of 4 or 16 bytes.
-
-    inet_ntop is not it: it writes ::0.1.0.128 for ::1:80.
-    """
-    return str(ipaddress.ip_address(address))
 
 
 def _try(parse: Callable[[str], _Item], texts: Iterable[str]) -> Iterator[_Item]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.errors import ConfigError
-from pyproxy.kube.addresses import address_text, parse_address, parse_prefix
+from pyproxy.kube.addresses import parse_address, parse_prefix
 from pyproxy.kube.configfields import FIELDS, Block, is_block
 from pyproxy.kube.manifests import read_file
 from pyproxy.kube.yamltext import load_document
-from pyproxy.model import Address, Prefix, family_of
+from pyproxy.model import Address, Prefix, address_text, family_of
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from pyproxy.kube.addresses import address_text
+from pyproxy.model import endpoint_text
 from pyproxy.plan.connection import Connection, Decision, Verdict
 from pyproxy.plan.decide import decide, tables_of
 from pyproxy.tables import Backend, BackendFlag, PortPlan, ServiceFlag
@@ -76,12 +76,7 @@ def local_ready_endpoints(plans: Iterable[PortPlan]) -> int:
 
 def backend_texts(backends: Iterable[Backend]) -> frozenset[str]:
     """Return backends as the cases write them: "10.0.0.1:80", "[fd00::1]:80"."""
-    return frozenset(
-        f"{address_text(b.address)}:{b.port}"
-        if len(b.address) == 4
-        else f"[{address_text(b.address)}]:{b.port}"
-        for b in backends
-    )
+    return frozenset(endpoint_text(b.address, b.port) for b in backends)
 
 
 def _sorted(value: object) -> object:

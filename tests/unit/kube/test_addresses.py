@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyproxy.kube.addresses import (
-    address_text,
     parse_address,
     parse_prefix,
     valid_addresses,
     valid_prefixes,
 )
-from pyproxy.model import Prefix
+from pyproxy.model import Prefix, address_text
 
 V4 = bytes([172, 30, 0, 41])
 V6 = bytes.fromhex("20010db8000000000000000000000001")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pyproxy.kube.addresses import address_text, parse_address, parse_prefix
+from pyproxy.kube.addresses import parse_address, parse_prefix
 from pyproxy.model import (
     Address,
     Endpoint,
@@ -18,6 +18,7 @@ from pyproxy.model import (
     Service,
     ServicePort,
     SlicePort,
+    address_text,
 )
 from pyproxy.plan.options import Options
 from pyproxy.tables import Backend
