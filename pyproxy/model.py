@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from typing import NamedTuple, TypeAlias
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, TypeVar
 
 Address: TypeAlias = bytes
+_Record = TypeVar("_Record", bound=tuple[Any, ...])
+_Record_co = TypeVar("_Record_co", bound=tuple[Any, ...], covariant=True)
+_Columns: TypeAlias = tuple[tuple[Any, ...], ...]
 
 
 class Family(enum.IntEnum):
@@ -120,6 +127,96 @@ class Service(NamedTuple):
     health_check_node_port: int = 0
 
 
+class Records(typing.Protocol[_Record_co]):
+    """Records in an order, never changed: a tuple of them, or Packed, which compare as equal."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __iter__(self) -> Iterator[_Record_co]:
+        """Yield one after the other."""
+        ...
+
+    @typing.overload
+    def __getitem__(self, place: SupportsIndex, /) -> _Record_co: ...
+    @typing.overload
+    def __getitem__(self, place: slice, /) -> tuple[_Record_co, ...]: ...
+
+
+class Packed(Records[_Record]):
+    """Records in a tenth of a tuple's memory: each is made anew whenever it is asked for.
+
+    `make` is their NamedTuple; its first field is an address, and the addresses are of one
+    family. An agent holds every endpoint of the cluster, and needs those of few at a time.
+    """
+
+    __slots__ = ("_addresses", "_columns", "_length", "_make")
+
+    def __init__(self, make: Callable[..., _Record], records: Iterable[_Record]) -> None:
+        addresses, *columns = tuple(zip(*records, strict=True)) or ((),)
+        if len(set(map(len, addresses))) > 1:
+            raise ValueError("addresses of two families cannot be packed together")
+        self._make = make
+        self._length = len(addresses)
+        self._addresses = b"".join(addresses)
+        self._columns = _shared(make, tuple(map(_narrowed, columns)))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._length
+
+    def __iter__(self) -> Iterator[_Record]:
+        """Yield one after the other."""
+        columns = [repeat(each[0]) if len(each) == 1 else each for each in self._columns]
+        return map(self._make, self._each_address(), *columns)
+
+    @typing.overload
+    def __getitem__(self, place: SupportsIndex, /) -> _Record: ...
+    @typing.overload
+    def __getitem__(self, place: slice, /) -> tuple[_Record, ...]: ...
+    def __getitem__(self, place: SupportsIndex | slice, /) -> _Record | tuple[_Record, ...]:
+        """Return one of them, or a tuple of some."""
+        return tuple(self)[place]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other are the same records in the same order."""
+        if isinstance(other, Packed):
+            # no two sets of columns stand for the same records
+            return (self._length, self._addresses, self._columns) == (
+                other._length,
+                other._addresses,
+                other._columns,
+            )
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Return the hash of a tuple of them."""
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        """Return them as a tuple is shown."""
+        return repr(tuple(self))
+
+    def _each_address(self) -> list[Address]:
+        joined = self._addresses
+        width = len(joined) // self._length if self._length else 1
+        return [joined[start : start + width] for start in range(0, len(joined), width)]
+
+
+def _narrowed(column: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a column as a single value where all are the same."""
+    return column[:1] if column.count(column[0]) == len(column) else column
+
+
+@lru_cache(maxsize=1024)
+def _shared(make: object, columns: _Columns) -> _Columns:  # noqa: ARG001 - part of the key
+    """Return one and the same object for equal columns of one kind, which most services have."""
+    return columns
+
+
 class SlicePort(NamedTuple):
     """One entry of an EndpointSlice's ports that has a name, a protocol and a number (A1.8)."""
 
@@ -151,7 +248,7 @@ class EndpointSlice(NamedTuple):
     service: ObjectName
     family: Family
     ports: tuple[SlicePort, ...]
-    endpoints: tuple[Endpoint, ...]
+    endpoints: Records[Endpoint]
     trigger_time: float = 0.0
 
 

@@ -57,6 +57,7 @@ class Shelf:
         self._gone.clear()
         for name in [name for name in self._known if name not in self._seen]:
             yield from self._forget(name)
+        self._seen = set()
         for source in [source for source in self._reports if source not in self._wrong]:
             yield from self._report(source, "")
         yield from self._look_for_the_only()
@@ -82,7 +83,8 @@ class Shelf:
         if name is None:
             yield from self._complain(document, head)
             return
-        self._seen.add(name)
+        if listed:
+            self._seen.add(name)
         version = _version(head)
         if listed or not self._is_old(name, version):
             self._gone.pop(name, None)
@@ -93,14 +95,16 @@ class Shelf:
         before = self._known.get(name, _Known("", None))
         source = reference(self._kind, name)
         try:
-            record = decode(self._kind, document).object
+            _, name, record = decode(self._kind, document)
         except SourceError as error:
             self._known[name] = before._replace(version=version)
             yield from self._report(source, str(error))
             return
-        self._known[name] = _Known(version, record)
+        is_new = record != before.record
+        # of two equal records the one that others hold too, or a list would double them all
+        self._known[name] = _Known(version, record if is_new else before.record)
         yield from self._report(source, "")
-        if record != before.record:
+        if is_new:
             yield Change(self._kind, name, record)
 
     def _forget(self, name: ObjectName) -> Iterator[Event]:

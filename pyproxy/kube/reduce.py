@@ -21,7 +21,7 @@ from pyproxy.kube.addresses import (
     valid_addresses,
     valid_prefixes,
 )
-from pyproxy.model import Address, Family, ObjectName, Protocol
+from pyproxy.model import Address, Family, ObjectName, Packed, Protocol
 
 # The API server's default of sessionAffinityConfig.clientIP.timeoutSeconds, and its limit (A6.2).
 DEFAULT_AFFINITY_S = 10800
@@ -182,11 +182,14 @@ def _shared_hints(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _endpoints(family: Family, found: list[wire.Endpoint]) -> tuple[model.Endpoint, ...]:
-    return tuple(
-        _endpoint(family, one, one.addresses[0], index)
-        for index, one in enumerate(found)
-        if one.addresses
+def _endpoints(family: Family, found: list[wire.Endpoint]) -> Packed[model.Endpoint]:
+    return Packed(
+        model.Endpoint,
+        (
+            _endpoint(family, one, one.addresses[0], index)
+            for index, one in enumerate(found)
+            if one.addresses
+        ),
     )
 
 

@@ -8,6 +8,7 @@ Structs are thrown away at once (see decode.py), so they take no part in garbage
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgspec
@@ -49,7 +50,8 @@ class Named(Struct, gc=False):
     def key(self) -> tuple[str, str]:
         """Namespace ("default" where none is given) and name ("" where there is none)."""
         found = self.metadata or Name()
-        return found.namespace or "default", found.name or ""
+        # interned: there are few namespaces, and a Service is named by its slices too
+        return sys.intern(found.namespace or "default"), sys.intern(found.name or "")
 
 
 class ServiceLabels(Struct, gc=False):

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pyproxy.model import EndpointSlice, Family, Service, ServicePort, ServicePortName, family_of
+from pyproxy.model import (
+    EndpointSlice,
+    Family,
+    Packed,
+    Service,
+    ServicePort,
+    ServicePortName,
+    family_of,
+)
 from pyproxy.plan.endpoints import Candidate, Categories, categorize_endpoints, merge_endpoints
 from pyproxy.plan.frontends import frontends_for, is_externally_accessible, source_ranges_for
 from pyproxy.plan.options import Options
@@ -54,7 +62,7 @@ def _plan_port(
         family=family,
         created=service.created,
         frontends=frontends_for(service, port, family, options),
-        backends=backends,
+        backends=Packed(Backend, backends),
         local_count=len(categories.local),
         cluster_offset=offset,
         cluster_count=len(categories.cluster),
@@ -83,10 +91,11 @@ def _ordered(categories: Categories) -> tuple[tuple[Backend, ...], int]:
     return (*local_only, *both, *cluster_only), len(local_only)
 
 
-def _members(candidates: list[Candidate]) -> tuple[Member, ...]:
-    """Return the endpoints that established traffic may stay with (datapath rule 18)."""
-    return tuple(
+def _members(candidates: list[Candidate]) -> Packed[Member]:
+    """Return the endpoints that established traffic may stay with, sorted (datapath rule 18)."""
+    found = (
         Member(backend.address, backend.port, backend.flags)
         for backend, endpoint in candidates
         if endpoint.ready or endpoint.serving
     )
+    return Packed(Member, sorted(found))

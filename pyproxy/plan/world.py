@@ -28,7 +28,9 @@ class World:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._services: dict[ObjectName, Service] = {}
-        self._slices: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
+        # Each service's, by name: which of two duplicate endpoints counts mustn't depend on
+        # whose slice came first.
+        self._slices: dict[ObjectName, tuple[EndpointSlice, ...]] = {}
         self._slice_owner: dict[ObjectName, ObjectName] = {}
         self._claims = Claims()
         # What each service asks for; published has the frontends that it got.
@@ -62,10 +64,11 @@ class World:
         owner = self._slice_owner.get(piece.name)
         if owner is not None and owner != piece.service:
             self.drop_slice(piece.name)
-        siblings = self._slices.setdefault(piece.service, {})
-        if siblings.get(piece.name) == piece:
+        siblings = self._slices.get(piece.service, ())
+        if piece in siblings:
             return
-        siblings[piece.name] = piece
+        others = _without(siblings, piece.name)
+        self._slices[piece.service] = tuple(sorted((*others, piece), key=_name_of))
         self._slice_owner[piece.name] = piece.service
         self._dirty.add(piece.service)
 
@@ -74,10 +77,9 @@ class World:
         owner = self._slice_owner.pop(name, None)
         if owner is None:
             return
-        siblings = self._slices[owner]
-        del siblings[name]
-        if not siblings:
-            del self._slices[owner]
+        others = _without(self._slices.pop(owner), name)
+        if others:
+            self._slices[owner] = others
         self._dirty.add(owner)
 
     def put_node(self, node: Node) -> None:
@@ -146,10 +148,7 @@ class World:
         service = self._services.get(name)
         if service is None:
             return ()
-        siblings = self._slices.get(name, {})
-        # By name: which of two duplicate endpoints counts mustn't depend on who came first.
-        ordered = [siblings[key] for key in sorted(siblings)]
-        return tuple(plan_service(service, ordered, self._options))
+        return tuple(plan_service(service, self._slices.get(name, ()), self._options))
 
     def _publish(self, key: PlanKey, changes: dict[PlanKey, PortPlan | None]) -> None:
         """Bring one published plan up to date, and note it if it differs."""
@@ -171,3 +170,11 @@ class World:
 def _claimed(plans: tuple[PortPlan, ...]) -> list[object]:
     """Return what the claims of a service's plans depend on."""
     return [(plan.name, plan.family, plan.created, plan.frontends) for plan in plans]
+
+
+def _name_of(piece: EndpointSlice) -> ObjectName:
+    return piece.name
+
+
+def _without(pieces: tuple[EndpointSlice, ...], name: ObjectName) -> tuple[EndpointSlice, ...]:
+    return tuple(piece for piece in pieces if piece.name != name)

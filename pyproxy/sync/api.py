@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from pyproxy.model import Address, Family, ServicePortName
+from pyproxy.model import Address, Family, Records, ServicePortName
 from pyproxy.tables import FrontendKey, Kind, Member
 
 
@@ -51,7 +51,7 @@ class Run(NamedTuple):
     first: int
     generation: int
     header: Header
-    backends: tuple[SlotBackend, ...]
+    backends: Records[SlotBackend]
 
 
 class NamedService(NamedTuple):
@@ -140,10 +140,6 @@ class Datapath(Protocol):
 
     def publish(self, service: int, first: int, generation: int) -> None:
         """Make a run the service's, in one store; first 0 withdraws the service."""
-        ...
-
-    def set_dropping(self, services: int) -> None:
-        """Tell the guard how many services drop; it passes everything while that is 0."""
         ...
 
     def wait_for_readers(self) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
-from pyproxy.model import ServicePortName
+from pyproxy.model import Packed, ServicePortName
 from pyproxy.sync.api import FrontendValue, Room, Run, SlotBackend, Snapshot
 from pyproxy.sync.names import Ids, NodeNumbers
 from pyproxy.sync.slots import Slots
-from pyproxy.sync.state import Programmed, State, drops
+from pyproxy.sync.state import Programmed, State
 from pyproxy.sync.work import Work
 from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Member
 
@@ -31,7 +31,6 @@ class Books:
         self.nodes = NodeNumbers(room.nodes)
         self.slots = Slots(room.slots)
         self.member_count = 0
-        self.dropping = 0
         # what no reader may use any more, but may still be reading
         self.limbo_runs: list[tuple[int, int]] = []
         self.limbo_ids: list[int] = []
@@ -46,13 +45,11 @@ class Books:
             self.strike(name)
         self.programmed[name] = entry
         self.member_count += len(entry.state.members)
-        self.dropping += drops(entry.state)
 
     def strike(self, name: ServicePortName) -> None:
         """Note that a service port has nothing in the kernel any more."""
         entry = self.programmed.pop(name)
         self.member_count -= len(entry.state.members)
-        self.dropping -= drops(entry.state)
 
     def close_round(self, work: Work) -> None:
         """Note that a round of writes was made in full."""
@@ -85,7 +82,7 @@ def adopt(
             continue
         if not books.slots.take_at(run.first, 1 + len(run.backends)):
             continue
-        entry = _entry(snapshot, service, run, frozenset(by_service[service]))
+        entry = _entry(snapshot, service, run, by_service[service])
         books.ids.adopt(service)
         _adopt_nodes(books, snapshot, run)
         books.enter(named.name, entry)
@@ -93,17 +90,15 @@ def adopt(
     return books, _leftovers(snapshot, known, books)
 
 
-def _entry(
-    snapshot: Snapshot, service: int, run: Run, frontends: frozenset[Frontend]
-) -> Programmed:
+def _entry(snapshot: Snapshot, service: int, run: Run, frontends: set[Frontend]) -> Programmed:
     state = State(
         snapshot.names[service].created,
-        frontends,
+        tuple(sorted(frontends)),
         run.header,
-        tuple(_backend(slot, snapshot.nodes) for slot in run.backends),
-        frozenset(snapshot.members.get(service, ())),
+        Packed(Backend, (_backend(slot, snapshot.nodes) for slot in run.backends)),
+        Packed(Member, sorted(snapshot.members.get(service, ()))),
     )
-    return Programmed(service, run, state)
+    return Programmed(service, run._replace(backends=Packed(SlotBackend, run.backends)), state)
 
 
 def _backend(slot: SlotBackend, nodes: dict[int, str]) -> Backend:

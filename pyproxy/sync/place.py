@@ -4,13 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from pyproxy.model import ServicePortName
+from pyproxy.model import Packed, Records, ServicePortName
 from pyproxy.sync.api import FrontendValue, NamedService, Run, SlotBackend
 from pyproxy.sync.books import Books
 from pyproxy.sync.state import Programmed, State
 from pyproxy.sync.work import Work
-from pyproxy.tables import Backend, Frontend
+from pyproxy.tables import Backend, Frontend, Member
+
+
+class _MemberChanges(NamedTuple):
+    """What a service port's members need: those to be written, those to be deleted."""
+
+    new: Records[Member]
+    gone: list[Member]
 
 
 def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
@@ -20,7 +28,8 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     service port keeps what it has.
     """
     entry = books.programmed.get(name)
-    reason = _shortage(books, work, entry, state)
+    members = _member_changes(entry, state)
+    reason = _shortage(books, work, members, state)
     if reason:
         return reason
     service = entry.service if entry else books.ids.take()
@@ -33,7 +42,9 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
         return _full("slots", books.slots.used, books.room.slots)
     if entry is None or entry.state.created != state.created:
         work.names.append((service, NamedService(name, state.created)))
-    _members(work, service, entry, state)
+    if members.new:
+        work.members.append((service, members.new))
+    work.gone_members += [(service, member) for member in members.gone]
     _frontends(books, work, service, entry, state)
     books.enter(name, Programmed(service, run, state))
     return ""
@@ -56,13 +67,12 @@ def _full(what: str, used: int, room: int) -> str:
     return f"the map {what} is full ({used} of {room} used)"
 
 
-def _shortage(books: Books, work: Work, entry: Programmed | None, state: State) -> str:
+def _shortage(books: Books, work: Work, members: _MemberChanges, state: State) -> str:
     new = sum(frontend.key not in books.frontends for frontend in state.frontends)
     if len(books.frontends) + len(work.gone_frontends) + new > books.room.frontends:
         return _full("frontends", len(books.frontends), books.room.frontends)
     # old members stay until the new ones are published
-    members = len(state.members - (entry.state.members if entry else frozenset()))
-    if books.member_count + len(work.gone_members) + members > books.room.members:
+    if books.member_count + len(work.gone_members) + len(members.new) > books.room.members:
         return _full("members", books.member_count, books.room.members)
     return ""
 
@@ -75,7 +85,7 @@ def _run(
     first = books.slots.take(1 + len(state.backends))
     if first is None:
         return None
-    backends = tuple(_slot(books, work, backend) for backend in state.backends)
+    backends = Packed(SlotBackend, (_slot(books, work, each) for each in state.backends))
     run = Run(first, books.next_generation(service), state.header, backends)
     work.runs.append((service, run))
     if entry:
@@ -92,20 +102,25 @@ def _slot(books: Books, work: Work, backend: Backend) -> SlotBackend:
     return SlotBackend(backend.address, backend.port, int(backend.flags), number)
 
 
-def _members(work: Work, service: int, entry: Programmed | None, state: State) -> None:
-    old = entry.state.members if entry else frozenset()
-    work.members += [(service, member) for member in state.members - old]
+def _member_changes(entry: Programmed | None, state: State) -> _MemberChanges:
+    if entry is None:
+        return _MemberChanges(state.members, [])
+    if entry.state.members == state.members:
+        return _MemberChanges((), [])
+    before, now = list(entry.state.members), list(state.members)
+    known = set(before)
     # a member whose flags changed is written over, not deleted
-    kept = {(member.address, member.port) for member in state.members}
-    work.gone_members += [
-        (service, member) for member in old if (member.address, member.port) not in kept
-    ]
+    kept = {(member.address, member.port) for member in now}
+    return _MemberChanges(
+        tuple(member for member in now if member not in known),
+        [member for member in before if (member.address, member.port) not in kept],
+    )
 
 
 def _frontends(
     books: Books, work: Work, service: int, entry: Programmed | None, state: State
 ) -> None:
-    old = entry.state.frontends if entry else frozenset()
+    old = entry.state.frontends if entry else ()
     for frontend in state.frontends:
         value = FrontendValue(service, frontend.kind)
         if books.frontends.get(frontend.key) != value:

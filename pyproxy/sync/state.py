@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
+from pyproxy.model import Records
 from pyproxy.sync.api import Header, Run
-from pyproxy.tables import Backend, Frontend, Member, PortPlan, ServiceFlag
+from pyproxy.tables import Backend, Frontend, Member, PortPlan
 
 
 class State(NamedTuple):
-    """A service port's entries in all maps, without the numbers that sync gives."""
+    """A service port's entries in all maps, without the numbers that sync gives.
+
+    `frontends` and `members` are sorted.
+    """
 
     created: str
-    frontends: frozenset[Frontend]
+    frontends: tuple[Frontend, ...]
     header: Header
-    backends: tuple[Backend, ...]
-    members: frozenset[Member]
+    backends: Records[Backend]
+    members: Records[Member]
 
 
 class Programmed(NamedTuple):
@@ -38,20 +43,20 @@ def state_of(plan: PortPlan | None, serves: Callable[[Frontend], bool]) -> State
 
     `serves` says which frontends this datapath can serve.
     """
-    frontends = frozenset(filter(serves, plan.frontends)) if plan else frozenset()
+    frontends = tuple(sorted(filter(serves, plan.frontends))) if plan else ()
     if not plan or not frontends:
         return None
-    header = Header(
+    header = _shared_header(
         plan.local_count,
         plan.cluster_offset,
         plan.cluster_count,
         plan.affinity_timeout_s,
         int(plan.flags),
     )
-    return State(plan.created, frontends, header, plan.backends, frozenset(plan.members))
+    return State(plan.created, frontends, header, plan.backends, plan.members)
 
 
-def drops(state: State) -> bool:
-    """Return whether connections to the service are dropped (parity A8.2)."""
-    wanted = ServiceFlag.INTERNAL_LOCAL | ServiceFlag.HAS_ENDPOINTS
-    return state.header.flags & wanted == wanted and not state.header.local_count
+@lru_cache(maxsize=1024)
+def _shared_header(*fields: int) -> Header:
+    """Return one and the same header for equal fields: thousands of services have the same."""
+    return Header(*fields)

@@ -52,7 +52,8 @@ class Syncer:
                 self._wanted.pop(name, None)
             else:
                 self._wanted[name] = state
-        self.kept -= self._wanted.keys()
+        # not by `kept - wanted.keys()`, here and below: that may look at every service there is
+        self.kept = {name for name in self.kept if name not in self._wanted}
         if self._stale or (is_complete and self.kept):
             return self._apply_all(is_complete=is_complete)
         names = set(plans)
@@ -81,10 +82,9 @@ class Syncer:
         # slots that a former round replaced count as free from here on
         self._datapath.wait_for_readers()
         self.books, leftovers = self._adopt()
-        self._datapath.set_dropping(self.books.dropping)
         self.refused = {}
         # first, or rounds that fail again and again would fill the maps with what they began
-        leftovers.write(self._datapath, self.books.dropping, self.books.dropping)
+        leftovers.write(self._datapath)
         self.books.close_round(leftovers)
         self.kept = set() if is_complete else self.books.programmed.keys() - self._wanted.keys()
         names = set(self._wanted) | set(self.books.programmed) - self.kept
@@ -95,18 +95,19 @@ class Syncer:
         return adopt(datapath.read(), datapath.room, datapath.generation)
 
     def _write(self, names: set[ServicePortName], work: Work) -> int:
-        dropping_before = self.books.dropping
         # what comes first: a frontend that moves from one service to another never is missing
-        for name in sorted(names & self._wanted.keys(), key=self._age):
+        for name in sorted((name for name in names if name in self._wanted), key=self._age):
             self._place(name, work)
-        for name in names - self._wanted.keys():
+        for name in names:
+            if name in self._wanted:
+                continue
             self.refused.pop(name, None)
             if name in self.books.programmed:
                 remove(self.books, work, name)
         self._room_was_made = bool(work.gone_frontends or work.gone_members)
         if work.count:
             self._stale = True
-            work.write(self._datapath, dropping_before, self.books.dropping)
+            work.write(self._datapath)
         self._stale = False
         self.books.close_round(work)
         return work.count
@@ -118,7 +119,10 @@ class Syncer:
         state = self._wanted[name]
         entry = self.books.programmed.get(name)
         reason = ""
-        if entry is None or entry.state != state:
+        if entry and entry.state == state:
+            # what was adopted is not kept beside its equal
+            self.books.programmed[name] = entry._replace(state=state)
+        else:
             reason = place(self.books, work, name, state)
             if reason and self.has_limbo:
                 self.reclaim()

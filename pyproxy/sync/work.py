@@ -12,10 +12,19 @@ or slots that change under its eyes:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
+from pyproxy.model import Records
 from pyproxy.sync.api import Datapath, FrontendValue, NamedService, Run
 from pyproxy.tables import FrontendKey, Member
+
+_Item = TypeVar("_Item")
+
+# What is written at once is held in several forms: at a start that would be most of the memory.
+_AT_ONCE = 1024
 
 
 @dataclass(slots=True)
@@ -24,7 +33,7 @@ class Work:
 
     names: list[tuple[int, NamedService]] = field(default_factory=list)
     nodes: list[tuple[int, str]] = field(default_factory=list)
-    members: list[tuple[int, Member]] = field(default_factory=list)
+    members: list[tuple[int, Records[Member]]] = field(default_factory=list)
     runs: list[tuple[int, Run]] = field(default_factory=list)
     frontends: dict[FrontendKey, FrontendValue] = field(default_factory=dict)
     gone_frontends: set[FrontendKey] = field(default_factory=set)
@@ -39,37 +48,33 @@ class Work:
     @property
     def count(self) -> int:
         """How many map entries are written or deleted."""
-        puts = len(self.names) + len(self.nodes) + len(self.members) + len(self.runs)
+        members = sum(len(found) for _, found in self.members)
+        puts = len(self.names) + len(self.nodes) + members + len(self.runs)
         gone = len(self.gone_services) + len(self.gone_members) + len(self.gone_names)
         frontends = len(self.frontends) + len(self.gone_frontends)
         return puts + gone + frontends + len(self.gone_nodes)
 
-    def write(self, datapath: Datapath, dropping_before: int, dropping_after: int) -> None:
+    def write(self, datapath: Datapath) -> None:
         """Make the writes; raises KernelError and leaves the rest undone at the first failure."""
-        # the guard must know of a service that drops before it does, and until it no longer does
-        if dropping_after > dropping_before:
-            datapath.set_dropping(dropping_after)
         self._prepare(datapath)
         for service, run in self.runs:
             datapath.publish(service, run.first, run.generation)
         self._switch_frontends(datapath)
         self._clear(datapath)
-        if dropping_after < dropping_before:
-            datapath.set_dropping(dropping_after)
 
     def _prepare(self, datapath: Datapath) -> None:
-        if self.names:
-            datapath.put_names(self.names)
-        if self.nodes:
-            datapath.put_nodes(self.nodes)
-        if self.members:
-            datapath.put_members(self.members)
+        for names in _parts(self.names):
+            datapath.put_names(names)
+        for nodes in _parts(self.nodes):
+            datapath.put_nodes(nodes)
+        for members in _parts((service, one) for service, found in self.members for one in found):
+            datapath.put_members(members)
         for service, run in self.runs:
             datapath.write_run(service, run)
 
     def _switch_frontends(self, datapath: Datapath) -> None:
-        if self.frontends:
-            datapath.put_frontends(list(self.frontends.items()))
+        for frontends in _parts(self.frontends.items()):
+            datapath.put_frontends(frontends)
         if self.gone_frontends:
             datapath.delete_frontends(self.gone_frontends)
 
@@ -82,3 +87,10 @@ class Work:
             datapath.delete_names(self.gone_names)
         if self.gone_nodes:
             datapath.delete_nodes(self.gone_nodes)
+
+
+def _parts(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """Yield items as lists of a bounded length, none of them empty."""
+    rest = iter(items)
+    while part := list(islice(rest, _AT_ONCE)):
+        yield part

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyproxy.kube.addresses import parse_address, parse_prefix
@@ -96,6 +96,6 @@ def piece(
     return usual._replace(**changes)
 
 
-def texts(backends: Sequence[Backend]) -> list[str]:
+def texts(backends: Iterable[Backend]) -> list[str]:
     """Return the addresses of backends as text."""
     return [address_text(backend.address) for backend in backends]

@@ -31,7 +31,6 @@ class FakeDatapath:
         self.members: dict[tuple[int, bytes, int], Member] = {}
         self.names: dict[int, NamedService] = {}
         self.nodes: dict[int, str] = {}
-        self.dropping = 0
         self.writes = 0
         self.fail_at = 0
         self.waits = 0
@@ -68,7 +67,7 @@ class FakeDatapath:
         """Whether nothing of any service is left but generations."""
         published = any(first for first, _ in self.services.values())
         kept = (self.frontends, self.members, self.names, self.nodes)
-        return not published and not any(kept) and not self.dropping
+        return not published and not any(kept)
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends one by one, as the kernel does."""
@@ -149,10 +148,6 @@ class FakeDatapath:
         self._write("publish" if first else "-publish")
         self.services[service] = (first, generation)
         self.check()
-
-    def set_dropping(self, services: int) -> None:
-        """Store how many services drop."""
-        self.dropping = services
 
     def wait_for_readers(self) -> None:
         """Note that the caller waited."""

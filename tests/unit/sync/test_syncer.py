@@ -129,20 +129,6 @@ def test_a_frontend_moves_between_services_without_a_gap() -> None:
     assert len(datapath.frontends) == 2
 
 
-def test_the_guard_knows_of_a_dropping_service_before_it_drops() -> None:
-    """The number of dropping services is raised before and lowered after the publication."""
-    datapath = FakeDatapath()
-    syncer = Syncer(datapath, serves)
-    drops = plan("a", backends=(), flags=ServiceFlag.INTERNAL_LOCAL | ServiceFlag.HAS_ENDPOINTS)
-    seen: list[int] = []
-    datapath.check = lambda: seen.append(datapath.dropping)
-    syncer.apply(plans(drops))
-    assert set(seen) == {1}
-    syncer.apply({drops.name: None})
-    assert set(seen) == {1}
-    assert datapath.dropping == 0
-
-
 @pytest.mark.parametrize(
     ("room", "word"),
     [
