@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from pyproxy.model import Address, Family, Prefix, ServicePortName
+from pyproxy.model import Address, Family, Prefix, Records, ServicePortName
 
 
 class Kind(enum.IntEnum):
@@ -37,6 +37,40 @@ class ServiceFlag(enum.IntFlag):
     INTERNAL_LOCAL = 1
     EXTERNAL_LOCAL = 2
     HAS_ENDPOINTS = 4
+
+
+class SocketTranslation(enum.Enum):
+    """Whose sockets are translated when they connect; what others send goes by packets."""
+
+    ALL = "all"
+    HOST = "host"
+
+
+class ConnectionTimeouts(NamedTuple):
+    """After how many seconds without a packet a connection of the packet path is forgotten.
+
+    It may live one second longer.
+
+    The names and defaults are KubeProxyConfiguration's `conntrack` (tcpEstablishedTimeout,
+    tcpCloseWaitTimeout) and the kernel's (net.netfilter.nf_conntrack_udp_timeout and
+    _udp_timeout_stream) where they have them. `tcp_opening` is for a handshake that is not
+    complete, `tcp_close_wait` for a connection that one end has closed, `tcp_closed` for one
+    that both have, or that was reset; `udp_stream` for UDP that was answered.
+    """
+
+    tcp_opening: int = 60
+    tcp_established: int = 86_400
+    tcp_close_wait: int = 3_600
+    tcp_closed: int = 10
+    udp: int = 30
+    udp_stream: int = 120
+
+
+class ConnectionTable(NamedTuple):
+    """How many connections the packet path holds in each family, and for how long."""
+
+    max_entries: int = 65_536
+    timeouts: ConnectionTimeouts = ConnectionTimeouts()
 
 
 class FrontendKey(NamedTuple):
@@ -84,13 +118,13 @@ class PortPlan(NamedTuple):
     family: Family
     created: str
     frontends: tuple[Frontend, ...]
-    backends: tuple[Backend, ...]
+    backends: Records[Backend]
     local_count: int
     cluster_offset: int
     cluster_count: int
     flags: ServiceFlag
     affinity_timeout_s: int
-    members: tuple[Member, ...]
+    members: Records[Member]
     source_ranges: tuple[Prefix, ...] = ()
 
     @property

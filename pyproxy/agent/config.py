@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.model import Prefix
+from pyproxy.tables import ConnectionTable, SocketTranslation
 
 
 class RunConfig(NamedTuple):
@@ -26,3 +27,5 @@ class RunConfig(NamedTuple):
     bpffs_root: Path
     run_dir: Path
     devices: tuple[str, ...]
+    socket_translation: SocketTranslation = SocketTranslation.ALL
+    connections: ConnectionTable = ConnectionTable()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import pyproxy
 from pyproxy.cli.options import json_output, node_roots, output
@@ -25,6 +26,7 @@ def cli() -> None:
 
 
 @cli.command()
+@click.pass_context
 @click.option("--config", type=click.Path(path_type=Path), help="KubeProxyConfiguration v1alpha1.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="How to reach the API server.")
 @click.option("--manifests", type=click.Path(path_type=Path), help="Directory of manifests.")
@@ -33,13 +35,28 @@ def cli() -> None:
 @click.option("--healthz-bind-address", help="Where /healthz answers; empty for nowhere.")
 @click.option("--metrics-bind-address", help="Where metrics will answer; empty for nowhere.")
 @click.option("--devices", help="Only devices whose names match, shell patterns with commas.")
+@click.option(
+    "--socket-translation",
+    type=click.Choice(["all", "host"]),
+    help="Translate sockets of pods and node (all, the default), or of the node alone (host).",
+)
+@click.option(
+    "--pyproxy-config",
+    type=click.Path(path_type=Path),
+    help="PyproxyConfiguration v1alpha1: what has no place in --config.",
+)
 @node_roots
-def run(**flags: Any) -> int:
+def run(context: click.Context, **flags: Any) -> int:
     """Serve this node's Services until SIGTERM; what is loaded stays when the agent ends."""
     from pyproxy.cli.run import run_agent  # noqa: PLC0415 - other commands need none of it
 
-    run_agent(flags)
+    run_agent({name: value if _is_given(context, name) else None for name, value in flags.items()})
     return 0
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    """Tell an option from a default, which a file may replace."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @cli.command()

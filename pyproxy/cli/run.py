@@ -10,6 +10,7 @@ from typing import Any
 
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.main import run
+from pyproxy.cli.options import BPFFS_ROOT, RUN_DIR
 from pyproxy.errors import ConfigError
 from pyproxy.kernel import cgroup
 from pyproxy.kube.proxyconfig import (
@@ -22,7 +23,9 @@ from pyproxy.kube.proxyconfig import (
     parse_cluster_cidrs,
     read_config,
 )
+from pyproxy.kube.pyproxyconfig import PyproxyConfig, read_pyproxy_config
 from pyproxy.model import Prefix
+from pyproxy.tables import ConnectionTable, SocketTranslation
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +42,20 @@ def run_agent(flags: dict[str, Any]) -> None:
 
 
 def config_from(flags: dict[str, Any]) -> RunConfig:
-    """Return what the agent runs with; raises ConfigError for what makes no sense."""
+    """Return what the agent runs with; raises ConfigError for what makes no sense.
+
+    `flags` has all of the command's, None for those not given. --config rules over kube-proxy's
+    flags as it does there; our own flags win over --pyproxy-config.
+    """
     if flags["manifests"] and flags["kubeconfig"]:
         raise ConfigError("there are two sources of objects", "give --manifests or --kubeconfig")
     file: Path | None = flags["config"]
     config = _from_file(file, flags) if file else ProxyConfig()
+    own = _own_file(flags["pyproxy_config"])
     flagged = {} if file else flags
     return RunConfig(
         manifests=flags["manifests"],
-        kubeconfig=flags["kubeconfig"],
+        kubeconfig=_kubeconfig(flags, config),
         node_name=_node_name(flags["hostname_override"], config),
         cluster_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
         healthz_bind_address=_bind(
@@ -56,10 +64,12 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         metrics_bind_address=_bind(
             flagged.get("metrics_bind_address"), METRICS_PORT, config.metrics_bind_address
         ),
-        cgroup_root=flags["cgroup_root"] or cgroup.find_root(),
-        bpffs_root=flags["bpffs_root"],
-        run_dir=flags["run_dir"],
-        devices=tuple(filter(None, (flags["devices"] or "").split(","))),
+        cgroup_root=flags["cgroup_root"] or own.cgroup_root or cgroup.find_root(),
+        bpffs_root=flags["bpffs_root"] or own.bpffs_root or BPFFS_ROOT,
+        run_dir=flags["run_dir"] or own.run_dir or RUN_DIR,
+        devices=_devices(flags["devices"], own),
+        socket_translation=_socket_translation(flags["socket_translation"], own),
+        connections=_connections(config, own),
     )
 
 
@@ -68,9 +78,28 @@ def _from_file(path: Path, flags: dict[str, Any]) -> ProxyConfig:
         if flags[name] is not None:
             log.warning("--%s is ignored: --config rules", name.replace("_", "-"))
     config = read_config(path)
-    for warning in config.warnings:
-        log.warning("%s: %s", path, warning)
+    _warn(path, config.warnings)
     return config
+
+
+def _own_file(path: Path | None) -> PyproxyConfig:
+    if path is None:
+        return PyproxyConfig()
+    own = read_pyproxy_config(path)
+    _warn(path, own.warnings)
+    return own
+
+
+def _warn(path: Path, warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        log.warning("%s: %s", path, warning)
+
+
+def _kubeconfig(flags: dict[str, Any], config: ProxyConfig) -> Path | None:
+    """Return how to reach the API server; a flag that names a source wins over the file."""
+    if flags["manifests"]:
+        return None
+    return flags["kubeconfig"] or config.kubeconfig
 
 
 def _cidrs(flag: str | None, config: ProxyConfig) -> tuple[Prefix, ...]:
@@ -99,3 +128,20 @@ def _node_name(override: str | None, config: ProxyConfig) -> str:
     if not override.strip():
         raise ConfigError("--hostname-override is blank", "leave it out or give the Node's name")
     return node_name(override)
+
+
+def _devices(flag: str | None, own: PyproxyConfig) -> tuple[str, ...]:
+    """Return shell patterns of devices; an empty flag means all devices."""
+    if flag is None:
+        return own.devices
+    return tuple(filter(None, map(str.strip, flag.split(","))))
+
+
+def _socket_translation(flag: str | None, own: PyproxyConfig) -> SocketTranslation:
+    return own.socket_translation if flag is None else SocketTranslation(flag)
+
+
+def _connections(config: ProxyConfig, own: PyproxyConfig) -> ConnectionTable:
+    """Return the connection table: kube-proxy's timeouts from its file, ours from our own."""
+    timeouts = config.timeouts._replace(tcp_opening=own.tcp_opening_s, tcp_closed=own.tcp_closed_s)
+    return ConnectionTable(own.max_entries, timeouts)

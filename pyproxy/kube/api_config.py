@@ -83,7 +83,7 @@ class Credentials:
         elif not self._settings.environ.get("KUBERNETES_SERVICE_HOST"):
             raise SourceError(
                 "there is no kubeconfig, and this is no pod (no KUBERNETES_SERVICE_HOST)",
-                "give --kubeconfig FILE",
+                "give --kubeconfig FILE, or clientConnection.kubeconfig in --config",
             )
 
     def current(self) -> Access:
@@ -209,7 +209,7 @@ def _chosen(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 
     Raises SourceError.
     """
-    remedy = "give --kubeconfig a file that kubectl can use"
+    remedy = "give --kubeconfig (clientConnection.kubeconfig in --config) a file for kubectl"
     try:
         config = load_document(path.read_bytes())
         context = _named(config, "contexts", config["current-context"])["context"]

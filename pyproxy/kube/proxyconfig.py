@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--config FILE`: kube-proxy's own KubeProxyConfiguration v1alpha1, YAML or JSON.
 
-As kube-proxy does (parity A19.1), unknown and duplicate fields are named and passed over, so a
-file for another release works; a wrong type or value is fatal, all of them in one message.
+What is wrong in it, unknown or given twice is kube.configwalk's matter (parity A19.1).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from pyproxy.errors import ConfigError
 from pyproxy.kube.addresses import parse_address, parse_prefix
-from pyproxy.kube.configfields import FIELDS, Block, is_block
-from pyproxy.kube.manifests import read_file
-from pyproxy.kube.yamltext import load_document
+from pyproxy.kube.configfields import FIELDS
+from pyproxy.kube.configtypes import LONGEST_TIMEOUT_S
+from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
+from pyproxy.kube.durations import whole_seconds
 from pyproxy.model import Address, Prefix, address_text, family_of
+from pyproxy.tables import ConnectionTimeouts
 
-API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
-KIND = "KubeProxyConfiguration"
+SCHEMA = Schema("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", FIELDS)
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
 
-_Value = TypeVar("_Value")
+_CONNTRACK_SIZE = ("conntrack.maxPerCore", "conntrack.min")
 
 
 class BindAddress(NamedTuple):
@@ -38,7 +36,9 @@ class ProxyConfig(NamedTuple):
     """What is read of the configuration, with kube-proxy's defaults (A19.2, A12.1, A13.1).
 
     `node_name` is "" where the file has no hostnameOverride. `cluster_cidrs` has at most one
-    prefix a family. `warnings` name the fields that were passed over, for the log.
+    prefix a family. `kubeconfig` is where the API server is found if no flag says so, None for
+    in-cluster. Of `timeouts` a file gives those that kube-proxy sets in the kernel (A17.2).
+    `warnings` name the fields that were passed over, for the log.
     """
 
     node_name: str = ""
@@ -46,37 +46,24 @@ class ProxyConfig(NamedTuple):
     cluster_cidrs: tuple[Prefix, ...] = ()
     healthz_bind_address: BindAddress = BindAddress("0.0.0.0", HEALTHZ_PORT)
     metrics_bind_address: BindAddress = BindAddress("127.0.0.1", METRICS_PORT)
+    kubeconfig: Path | None = None
+    timeouts: ConnectionTimeouts = ConnectionTimeouts()
     warnings: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> ProxyConfig:
-    """Return a file's configuration. Raises ConfigError with everything that is wrong in it."""
-    try:
-        return parse_config(read_file(path))
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", "give --config a file that may be read"
-        ) from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", error.remedy) from error
+    """Return a file's configuration.
+
+    Raises ConfigError if it cannot be read, BadFileError with everything that is wrong in it.
+    """
+    return read_config_file(path, "--config", parse_config)
 
 
 def parse_config(text: bytes) -> ProxyConfig:
-    """Return the configuration of a YAML or JSON text. Raises ConfigError."""
-    try:
-        root = _load(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"neither YAML nor JSON: {error}", f"write a {KIND} and quote addresses"
-        ) from None
-    walk = _Walk({}, [], [])
-    if is_block(root):
-        walk.block(root, "")
-    else:
-        walk.errors.append("the file holds no mapping")
-    config = _validated(walk)
-    if walk.errors:
-        raise ConfigError("; ".join(walk.errors), "correct what is named")
+    """Return the configuration of a YAML or JSON text. Raises BadFileError."""
+    found = walk(text, SCHEMA)
+    config = _validated(found)
+    found.refuse_errors()
     return config
 
 
@@ -121,82 +108,57 @@ def _split_host_port(text: str, default_port: int) -> tuple[str, int]:
     return (host, int(port)) if port.isascii() and port.isdecimal() else (text, default_port)
 
 
-def _load(text: bytes) -> Any:
-    """Return plain values with every mapping as a Block, so that duplicates can be seen."""
-    if text.lstrip().startswith(b"{"):
-        try:
-            return json.loads(text, object_pairs_hook=Block)
-        except ValueError:
-            pass  # flow style YAML begins with { too
-    return load_document(text, mapping=Block)
-
-
-class _Walk(NamedTuple):
-    """One pass over all fields: what was found by path, what to warn of, what is wrong."""
-
-    values: dict[str, Any]
-    warnings: list[str]
-    errors: list[str]
-
-    def block(self, block: Block, prefix: str) -> None:
-        seen: set[str] = set()
-        for name, value in block.pairs:
-            path = prefix + name
-            if name in seen:
-                self.warnings.append(f"{path} stands twice: the last one counts")
-            seen.add(name)
-            self._field(path, value)
-
-    def _field(self, path: str, value: Any) -> None:
-        known = FIELDS.get(path)
-        if known is None:
-            self.warnings.append(f"{path} is unknown: it is passed over")
-        elif value is None:
-            self.values.pop(path, None)
-        elif not known.fits(value):
-            self.errors.append(f"{path} must be {known.name}")
-        elif is_block(value) and path != "featureGates":
-            self.block(value, f"{path}.")
-        else:
-            self.values[path] = value
-
-    def text(self, path: str) -> str:
-        return str(self.values.get(path, ""))
-
-    def attempt(self, path: str, parse: Callable[[str], _Value], default: _Value) -> _Value:
-        """Return the parsed text of a field, the default where it is empty or wrong."""
-        if not self.text(path):
-            return default
-        try:
-            return parse(self.text(path))
-        except ValueError as error:
-            self.errors.append(f"{path}: {error}")
-            return default
-
-
-def _validated(walk: _Walk) -> ProxyConfig:
-    walk.errors.extend(_wrong_head(walk))
-    bind = walk.attempt("bindAddress", parse_address, bytes(4))
+def _validated(found: Walk) -> ProxyConfig:
+    bind = found.parsed("bindAddress", parse_address, bytes(4))
     healthz, metrics = ("0.0.0.0", "127.0.0.1") if len(bind) == 4 else ("::", "::1")
+    timeouts = _timeouts(found)
     return ProxyConfig(
-        node_name=node_name(walk.text("hostnameOverride")),
+        node_name=node_name(found.text("hostnameOverride")),
         bind_address=bind,
-        cluster_cidrs=walk.attempt("clusterCIDR", parse_cluster_cidrs, ()),
-        healthz_bind_address=walk.attempt(
+        cluster_cidrs=found.parsed("clusterCIDR", parse_cluster_cidrs, ()),
+        healthz_bind_address=found.parsed(
             "healthzBindAddress",
             lambda text: parse_bind_address(text, HEALTHZ_PORT),
             BindAddress(healthz, HEALTHZ_PORT),
         ),
-        metrics_bind_address=walk.attempt(
+        metrics_bind_address=found.parsed(
             "metricsBindAddress",
             lambda text: parse_bind_address(text, METRICS_PORT),
             BindAddress(metrics, METRICS_PORT),
         ),
-        warnings=tuple(walk.warnings),
+        kubeconfig=found.parsed("clientConnection.kubeconfig", Path, None),
+        timeouts=timeouts,
+        warnings=(*found.warnings, *_without_meaning(found)),
     )
 
 
-def _wrong_head(walk: _Walk) -> Iterator[str]:
-    for path, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if walk.text(path) != wanted:
-            yield f"{path} must be {wanted}, not {walk.text(path)!r}"
+def _timeouts(found: Walk) -> ConnectionTimeouts:
+    """Return how long connections are remembered; what has to be shortened is warned of."""
+    default = ConnectionTimeouts()
+    return ConnectionTimeouts(
+        tcp_established=_timeout(found, "tcpEstablishedTimeout", default.tcp_established),
+        tcp_close_wait=_timeout(found, "tcpCloseWaitTimeout", default.tcp_close_wait),
+        udp=_timeout(found, "udpTimeout", default.udp),
+        udp_stream=_timeout(found, "udpStreamTimeout", default.udp_stream),
+    )
+
+
+def _timeout(found: Walk, name: str, default: int) -> int:
+    """Return a timeout in seconds; 0 and null leave it as it is (A19.4)."""
+    path = f"conntrack.{name}"
+    wanted = found.parsed(path, whole_seconds, 0) or default
+    if wanted <= LONGEST_TIMEOUT_S:
+        return wanted
+    # kube-proxy takes it, so it is no error here
+    found.warnings.append(f"{path} is shortened to {LONGEST_TIMEOUT_S // 3600}h, the longest")
+    return LONGEST_TIMEOUT_S
+
+
+def _without_meaning(found: Walk) -> Iterator[str]:
+    """Name what would size the kernel's table; maxPerCore 0 asks to leave it alone (A17.1)."""
+    given = [path for path in _CONNTRACK_SIZE if path in found.values]
+    if given and found.values.get(_CONNTRACK_SIZE[0]) != 0:
+        yield (
+            f"{' and '.join(given)} would size the kernel's connection tracking, which pyproxy"
+            " does not use: its own table has connectionTable.maxEntries of --pyproxy-config"
+        )

@@ -20,6 +20,8 @@ FLAGS: dict[str, Any] = {
     "healthz_bind_address": None,
     "metrics_bind_address": None,
     "devices": None,
+    "socket_translation": None,
+    "pyproxy_config": None,
     "cgroup_root": Path("/sys/fs/cgroup"),
     "bpffs_root": Path("/sys/fs/bpf/pyproxy"),
     "run_dir": Path("/run/pyproxy"),
@@ -45,7 +47,7 @@ def test_flags_count_without_a_file() -> None:
     """Each flag has its effect; an empty address is no server."""
     config = config_from(FLAGS | {
         "hostname_override": " Node-1 ", "cluster_cidr": "10.0.0.0/8,fd00::/64",
-        "healthz_bind_address": "", "metrics_bind_address": "[::1]:9", "devices": "eth*,cni0",
+        "healthz_bind_address": "", "metrics_bind_address": "[::1]:9", "devices": "eth*, cni0,",
     })  # fmt: skip
     assert config.node_name == "node-1"
     assert [prefix.length for prefix in config.cluster_cidrs] == [8, 64]
@@ -76,6 +78,7 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
         ("metrics_bind_address", "here"),
         ("hostname_override", ""),
         ("config", Path("/nowhere")),
+        ("pyproxy_config", Path("/nowhere")),
     ],
 )
 def test_what_makes_no_sense_is_refused(flag: str, value: object) -> None:

@@ -93,12 +93,18 @@ winkernel:
   sourceVip: ""
 """
 )
+SIZE_LINE = (
+    "conntrack.min would size the kernel's connection tracking, which pyproxy does not use:"
+    " its own table has connectionTable.maxEntries of --pyproxy-config"
+)
 EXPECTED = ProxyConfig(
     node_name="node-one",
     bind_address=bytes(16),
     cluster_cidrs=(parse_prefix("10.244.0.0/16"), parse_prefix("fd00:10:244::/56")),
     healthz_bind_address=BindAddress("0.0.0.0", 10300),
     metrics_bind_address=BindAddress("::1", 10400),
+    kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
+    warnings=(SIZE_LINE,),
 )
 
 
@@ -108,15 +114,15 @@ def parse(text: str) -> ProxyConfig:
 
 
 def errors_of(text: str) -> list[str]:
-    """Return all errors of a text that is refused."""
+    """Return all errors of a text that is refused, with kube-proxy's status (A18.11)."""
     with pytest.raises(ConfigError) as caught:
         parse_config(text.encode())
-    assert caught.value.exit_status == 2
+    assert caught.value.exit_status == 1
     return caught.value.message.split("; ")
 
 
 def test_every_known_field_is_accepted() -> None:
-    """A full file gives its record without a warning, as YAML and as JSON."""
+    """A full file gives its record, as YAML and as JSON, and one line on what means nothing."""
     assert parse_config(FULL.encode()) == EXPECTED
     as_json = json.dumps(yaml.safe_load(FULL), indent="\t")
     assert parse_config(as_json.encode()) == EXPECTED
@@ -199,7 +205,17 @@ def test_duplicates_in_json_and_the_last_counts() -> None:
         ("nodePortAddresses", "[1]"),
         ("featureGates", "{A: 1}"),
         ("featureGates", "[A]"),
+        ("configSyncPeriod", "99999999h"),
         ("conntrack", "5"),
+        ("conntrack", "{maxPerCore: 1.5}"),
+        ("conntrack", "{maxPerCore: -1}"),
+        ("conntrack", "{min: -1}"),
+        ("conntrack", "{tcpEstablishedTimeout: -1ns}"),
+        ("conntrack", "{tcpCloseWaitTimeout: -1h}"),
+        ("conntrack", "{udpTimeout: 30}"),
+        ("conntrack", "{udpStreamTimeout: 30sec}"),
+        ("clientConnection", "{burst: -1}"),
+        ("clientConnection", "{kubeconfig: [/a]}"),
         ("logging", "{options: []}"),
     ],
 )
@@ -258,11 +274,13 @@ def test_what_is_no_configuration(text: str) -> None:
 def test_files(tmp_path: Path) -> None:
     """Errors of a file name it."""
     path = tmp_path / "config.conf"
-    with pytest.raises(ConfigError, match=f"{path} cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=f"{path} cannot be read: No such file") as caught:
         read_config(path)
+    assert caught.value.exit_status == 2
     path.write_text("kind: x")
-    with pytest.raises(ConfigError, match=f"{path}: apiVersion must be"):
+    with pytest.raises(ConfigError, match=f"{path}: apiVersion must be") as caught:
         read_config(path)
+    assert caught.value.exit_status == 1
     path.write_text(FULL)
     assert read_config(path) == EXPECTED
     with pytest.raises(ConfigError, match="directory"):
