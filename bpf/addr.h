@@ -42,4 +42,16 @@ static __always_inline __u32 addr_fold(const struct addr *a)
 	return fold;
 }
 
+/* Return what the addresses of one network have in common: 16 bits of IPv4, 64 of IPv6 folded. */
+static __always_inline __u32 addr_prefix(const struct addr *addr)
+{
+#if FAMILY == 4
+	const __u8 *byte = (const __u8 *)addr;
+
+	return byte[0] << 8 | byte[1];
+#else
+	return addr->word[0] ^ addr->word[1];
+#endif /* FAMILY */
+}
+
 #endif /* PYPROXY_ADDR_H */

@@ -4,15 +4,10 @@
 #define PYPROXY_ASSOCIATION_H
 
 #include "balance.h"
+#include "marks.h"
 
 #define SOCK_STREAM 1
 #define SK_STORAGE_CREATE 1 /* BPF_SK_STORAGE_GET_F_CREATE */
-
-/* Return whether two ends are the same. */
-static __always_inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
-{
-	return addr_equal(&a->addr, &b->addr) && a->port == b->port;
-}
 
 /* Return the association of service and what was picked for it. */
 static __always_inline struct association association_of(const struct endpoint *service,
@@ -33,12 +28,6 @@ static __always_inline void first_forget(struct sock_nat *nat, const struct endp
 {
 	if (endpoint_equal(&nat->first.backend, backend))
 		nat->first.service_id = 0;
-}
-
-/* Return all words of an endpoint XORed. */
-static __always_inline __u32 endpoint_fold(const struct endpoint *end)
-{
-	return addr_fold(&end->addr) ^ end->port;
 }
 
 /* Return what a whole association in udp_backends has in `check` (rule 7). */
@@ -100,6 +89,7 @@ static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 	struct cookie key = cookie_of(cookie);
 	struct connected made = {
 		.family = FAMILY_NUMBER,
+		.mark = endpoint_hash(&picked->backend),
 		.service = *service,
 		.backend = picked->backend,
 	};
@@ -111,6 +101,8 @@ static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 	else if (connected.update(&key, &made))
 		stored_write(sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE), service,
 			     picked);
+	else
+		mark_socket(made.mark);
 }
 
 /*

@@ -18,6 +18,7 @@ enum verdict {
 /* What was picked, and for which state of which service. */
 struct pick {
 	struct endpoint backend;
+	__u32 flags; /* enum backend_flag */
 	__u32 service;
 	__u32 generation;
 };
@@ -30,28 +31,55 @@ struct backend_set {
 	__u32 flags;
 };
 
+/* Return whether two ends are the same. */
+static __always_inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
+{
+	return addr_equal(&a->addr, &b->addr) && a->port == b->port;
+}
+
+/* Return all words of an endpoint XORed. */
+static __always_inline __u32 endpoint_fold(const struct endpoint *end)
+{
+	return addr_fold(&end->addr) ^ end->port;
+}
+
 /*
- * Return the id of the service that dst belongs to for protocol proto, 0 if none.
- * A value that was reused for another key while we looked counts as none on the first
- * try and is looked up again (rule 7).
+ * Copy what dst leads to for protocol proto. Return false if it is no frontend. A value that
+ * was reused for another key while we looked is looked up again (rule 7).
  */
-static __always_inline __u32 frontend_lookup(const struct endpoint *dst, __u8 proto)
+static __always_inline bool frontend_find(const struct endpoint *dst, __u8 proto,
+					  struct frontend *copy)
 {
 	struct frontend_key key = { .addr = dst->addr, .port = dst->port, .proto = proto };
 
 #pragma unroll
 	for (int i = 0; i < PICK_TRIES; i++) {
 		struct frontend *found = frontends.lookup(&key);
-		struct frontend copy;
 
 		if (!found)
-			return 0;
-		copy = *found;
-		if (copy.addr_fold == addr_fold(&key.addr) && copy.port == key.port &&
-		    copy.proto == key.proto)
-			return copy.service;
+			return false;
+		*copy = *found;
+		if (copy->addr_fold == addr_fold(&key.addr) && copy->port == key.port &&
+		    copy->proto == key.proto)
+			return true;
 	}
-	return 0;
+	return false;
+}
+
+/* Return the id of the service that dst belongs to for protocol proto, 0 if none. */
+static __always_inline __u32 frontend_lookup(const struct endpoint *dst, __u8 proto)
+{
+	struct frontend found;
+
+	return frontend_find(dst, proto, &found) ? found.service : 0;
+}
+
+/* Return why dst belongs to a service, 0 if it belongs to none. */
+static __always_inline __u8 frontend_kind(const struct endpoint *dst, __u8 proto)
+{
+	struct frontend found;
+
+	return frontend_find(dst, proto, &found) ? found.kind : 0;
 }
 
 /*
@@ -126,6 +154,7 @@ static __always_inline bool backend_read(__u32 service, const struct backend_set
 	picked->backend.addr = copy.backend.addr;
 	picked->backend.port = copy.backend.port;
 	picked->backend.pad = 0;
+	picked->flags = copy.backend.flags;
 	picked->service = service;
 	picked->generation = set->generation;
 	return true;

@@ -6,7 +6,10 @@
 #ifndef PYPROXY_FAMILY_H
 #define PYPROXY_FAMILY_H
 
-#include "types.h"
+#include "maps.h"
+
+#define TC_NEXT -1 /* TC_ACT_UNSPEC and TCX_NEXT: the next program decides, never past it (rule 1) */
+#define TC_DROP 2 /* TC_ACT_SHOT and TCX_DROP */
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define host16(v) __builtin_bswap16(v)
@@ -21,6 +24,32 @@
 #define IPPROTO_UDP 17
 
 #define MAPPED_PREFIX be32(0x0000ffff) /* third word of ::ffff:a.b.c.d (RFC 4291 2.5.5.2) */
+
+/* Return a sum of 32-bit words folded into one, in ones' complement (RFC 1071). */
+static __always_inline __u32 sum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return sum;
+}
+
+/* Return the sum of an address by which checksums change when it goes or comes. */
+static __always_inline __u64 addr_sum(const struct addr *addr)
+{
+	__u64 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < ADDR_WORDS; i++)
+		sum += addr->word[i];
+	return sum;
+}
+
+/* Return the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1). */
+static __always_inline __u32 pseudo_sum(const struct addr *src, const struct addr *dst, __u8 proto,
+					__u32 length)
+{
+	return sum_fold(addr_sum(src) + addr_sum(dst) + be32(proto) + be32(length));
+}
 
 /* Return whether the IPv6 address of the context is an IPv4-mapped one. */
 static __always_inline bool is_mapped(const struct bpf_sock_addr *ctx)
@@ -65,26 +94,126 @@ static __always_inline void mapped_store(struct bpf_sock_addr *ctx, const struct
 }
 
 #define ETH_P_FAMILY be16(0x0800)
+#define IP_PLAIN 0x45 /* version and length of a header without options: its first byte */
+#define IPPROTO_ICMP_FAMILY 1
+
+struct ip_header { /* RFC 791 3.1 */
+	__u8 version; /* and length in words */
+	__u8 tos;
+	__be16 length;
+	__be16 id;
+	__be16 fragment; /* and flags */
+	__u8 ttl;
+	__u8 proto;
+	__u16 check;
+	struct addr src;
+	struct addr dst;
+};
 
 /*
- * Read what an IPv4 packet at offset is: protocol, destination address, and where its
- * transport header is. Return false for what has none of its own (later fragments).
+ * Return the length of the IP header at ip, 0 if it is none or has no transport header of its
+ * own after it (fragments).
  */
-static __always_inline bool ip_load(struct __sk_buff *skb, __u32 offset, __u8 *proto,
-				    struct addr *dst, __u32 *transport)
+static __always_inline __u32 ip_length(const struct ip_header *ip)
 {
-	__u8 header[20]; /* RFC 791 3.1 */
+	if (ip->version >> 4 != 4 || (ip->version & 0xf) < 5 || ip->fragment & be16(0x3fff))
+		return 0;
+	return (ip->version & 0xf) * 4;
+}
 
-	if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)) < 0)
-		return false;
-	if (header[0] >> 4 != 4 || (header[0] & 0xf) < 5)
-		return false;
-	if ((header[6] & 0x1f) | header[7])
-		return false;
-	*proto = header[9];
-	__builtin_memcpy(dst, header + 16, sizeof(*dst));
-	*transport = offset + (header[0] & 0xf) * 4;
-	return true;
+#define IP_ENDS 10 /* offset of what changes: the header's checksum and what follows */
+
+/* What changes when a packet gets other ends, as it lies in one without options. */
+struct ip_ends {
+	__u16 check;
+	struct addr src;
+	struct addr dst;
+	__be16 ports[2];
+} __attribute__((packed));
+
+/* Return the header's checksum. */
+static __always_inline __u16 ip_check(const struct ip_header *ip)
+{
+	return ip->check;
+}
+
+/* Put the header's checksum right, which changes by `diff`. */
+static __always_inline void ip_ends_check(struct ip_ends *ends, __u16 check, __u32 diff)
+{
+	__u64 sum = (__u64)(__u16)~check + diff;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ends->check = ~(__u16)((sum & 0xffff) + (sum >> 16));
+}
+
+/* Return whether the header is as most are: what follows it is at a fixed offset. */
+static __always_inline bool is_plain(const struct ip_header *ip)
+{
+	return ip->version == IP_PLAIN;
+}
+
+/* The header's checksum makes up for other addresses: the sum of the whole packet stays. */
+static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
+{
+}
+
+/* Return the protocol that follows the header. */
+static __always_inline __u8 ip_proto(const struct ip_header *ip)
+{
+	return ip->proto;
+}
+
+#define ICMP_REDIRECT 5 /* RFC 792 */
+#define ICMP_UNREACHABLE 3
+#define ICMP_PORT 3
+#define ICMP_BYTES 576 /* an error is at most that long (RFC 1812 4.3.2.3) */
+
+/* Return how many bytes the packet has from its IP header on, as that says. */
+static __always_inline __u32 ip_total(const struct ip_header *ip)
+{
+	return host16(ip->length);
+}
+
+/* Return the header of an answer from src to dst, of `length` bytes after the header. */
+static __always_inline struct ip_header ip_answer(const struct addr *src, const struct addr *dst,
+						  __u8 proto, __u32 length)
+{
+	struct ip_header ip = {
+		.version = 0x45,
+		.length = be16(sizeof(ip) + length),
+		.fragment = be16(0x4000), /* never to be cut: the id needs no meaning (RFC 6864) */
+		.ttl = 64,
+		.proto = proto,
+		.src = *src,
+		.dst = *dst,
+	};
+	__u64 sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip.check = ~(__u16)((sum & 0xffff) + (sum >> 16));
+	return ip;
+}
+
+/* ICMP's checksum covers no addresses. */
+static __always_inline __u32 icmp_pseudo_sum(const struct addr *src, const struct addr *dst,
+					     __u32 length)
+{
+	return 0;
+}
+
+/* Return where the packet that a redirect is about begins, after the redirect's own header. */
+static __always_inline __u32 redirected(struct __sk_buff *skb, __u32 icmp)
+{
+	return icmp + 8;
+}
+
+/* Let the other family's program have a packet that is not this one's. */
+static __always_inline int hand_over(struct __sk_buff *skb, __u32 entry)
+{
+	if (skb->protocol == be16(0x86dd))
+		other_family.call(skb, entry);
+	return TC_NEXT;
 }
 
 #else
@@ -114,24 +243,120 @@ static __always_inline void peer_store(struct bpf_sock_addr *ctx, const struct e
 }
 
 #define ETH_P_FAMILY be16(0x86dd)
+#define IPPROTO_ICMP_FAMILY 58 /* ICMPv6 */
+
+struct ip_header { /* RFC 8200 3 */
+	__be32 version; /* and traffic class, flow label */
+	__be16 length; /* of what follows */
+	__u8 proto; /* the next header */
+	__u8 ttl;
+	struct addr src;
+	struct addr dst;
+};
+
+/* Return the length of the IP header at ip, 0 if it is none. */
+static __always_inline __u32 ip_length(const struct ip_header *ip)
+{
+	return (ip->version & be32(0xf0000000)) == be32(0x60000000) ? sizeof(*ip) : 0;
+}
+
+#define IP_ENDS 8 /* offset of what changes: the addresses and what follows */
+
+/* What changes when a packet gets other ends, as it lies in one without extension headers. */
+struct ip_ends {
+	struct addr src;
+	struct addr dst;
+	__be16 ports[2];
+} __attribute__((packed));
+
+/* The header has no checksum. */
+static __always_inline __u16 ip_check(const struct ip_header *ip)
+{
+	return 0;
+}
+
+/* The header has no checksum. */
+static __always_inline void ip_ends_check(struct ip_ends *ends, __u16 check, __u32 diff)
+{
+}
+
+/* Return whether the header is as most are: what follows it is at a fixed offset. */
+static __always_inline bool is_plain(const struct ip_header *ip)
+{
+	return true;
+}
 
 /*
- * Read what an IPv6 packet at offset is: protocol, destination address, and where its
- * transport header is. A packet with extension headers reads as their protocol.
+ * Put the sum right that a device may have made of the whole packet. The transport's checksum
+ * makes up for addresses that changed by `diff`, so that it stays, but bpf_l4_csum_replace()
+ * has subtracted `diff` as if this were IPv4 (rule 24).
  */
-static __always_inline bool ip_load(struct __sk_buff *skb, __u32 offset, __u8 *proto,
-				    struct addr *dst, __u32 *transport)
+static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
 {
-	__u8 header[40]; /* RFC 8200 3 */
+	diff = (diff & 0xffff) + (diff >> 16);
+	bpf_csum_update(skb, (diff & 0xffff) + (diff >> 16));
+}
 
-	if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)) < 0)
-		return false;
-	if (header[0] >> 4 != 6)
-		return false;
-	*proto = header[6];
-	__builtin_memcpy(dst, header + 24, sizeof(*dst));
-	*transport = offset + sizeof(header);
-	return true;
+/* Return the protocol that follows the header: an extension header's number where one does. */
+static __always_inline __u8 ip_proto(const struct ip_header *ip)
+{
+	return ip->proto;
+}
+
+#define ICMP_REDIRECT 137 /* RFC 4861 4.5 */
+#define ND_REDIRECT_BYTES 40
+#define ICMP_UNREACHABLE 1 /* RFC 4443 3.1 */
+#define ICMP_PORT 4
+#define ICMP_BYTES 1280 /* an error is at most that long (RFC 4443 2.4 c) */
+
+/* Return how many bytes the packet has from its IP header on, as that says. */
+static __always_inline __u32 ip_total(const struct ip_header *ip)
+{
+	return sizeof(*ip) + host16(ip->length);
+}
+
+/* Return the header of an answer from src to dst, of `length` bytes after the header. */
+static __always_inline struct ip_header ip_answer(const struct addr *src, const struct addr *dst,
+						  __u8 proto, __u32 length)
+{
+	struct ip_header ip = {
+		.version = be32(0x60000000),
+		.length = be16(length),
+		.proto = proto,
+		.ttl = 64,
+		.src = *src,
+		.dst = *dst,
+	};
+
+	return ip;
+}
+
+/* Return the sum of the pseudo-header that ICMPv6's checksum covers (RFC 4443 2.3). */
+static __always_inline __u32 icmp_pseudo_sum(const struct addr *src, const struct addr *dst,
+					     __u32 length)
+{
+	return pseudo_sum(src, dst, IPPROTO_ICMP_FAMILY, length);
+}
+#define ND_OPT_TARGET_LL 2
+
+/*
+ * Return where the packet that a redirect is about begins: in the option Redirected Header,
+ * before which there may be the target's link-layer address (RFC 4861 4.6.1, 4.6.3).
+ */
+static __always_inline __u32 redirected(struct __sk_buff *skb, __u32 icmp)
+{
+	__u8 option[2] = {}; /* type, and length in units of 8 bytes */
+	__u32 at = icmp + ND_REDIRECT_BYTES;
+
+	if (!bpf_skb_load_bytes(skb, at, option, sizeof(option)) && option[0] == ND_OPT_TARGET_LL)
+		at += option[1] * 8;
+	return at + 8;
+}
+
+/* This family's programs are entered from the other one's: they get nothing else. */
+static __always_inline int hand_over(struct __sk_buff *skb, __u32 entry)
+{
+	return TC_NEXT;
 }
 
 #endif /* FAMILY */

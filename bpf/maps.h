@@ -13,6 +13,9 @@
 #define BPF_F_MMAPABLE 1024 /* the agent writes memory, not system calls */
 
 #define PINNED(type, name) type ":" PIN_DIR "/" name
+#define FLOW_PINNED(type, name) type ":" FLOW_PIN_DIR "/" name
+
+#define MARKS 65536 /* endpoint_hash() has 16 bits */
 
 /* The agent writes, the programs read: is this address and port a service's? */
 BPF_F_TABLE(PINNED("hash", "frontends"), struct frontend_key, struct frontend, frontends,
@@ -72,11 +75,59 @@ BPF_F_TABLE(PINNED("lru_hash", "udp_backends"), struct udp_backend_key, struct a
 BPF_F_TABLE(PINNED("lru_hash", "udp_services"), struct udp_service_key, struct udp_service,
 	    udp_services, MAX_UDP, 0);
 
+/* The programs write and read, the agent sweeps: struct mark says what for. */
+BPF_F_TABLE(PINNED("array", "marks"), __u32, struct mark, marks, MARKS, BPF_F_MMAPABLE);
+
+/* The programs write and read, the agent sweeps: struct socket_mark says what for. */
+BPF_F_TABLE("array:" SHARED_PIN_DIR "/socket_marks", __u32, struct socket_mark, socket_marks, MARKS,
+	    BPF_F_MMAPABLE);
+
+/*
+ * The programs write and read, the agent sweeps: the connections of the packet path, and what
+ * leads to them. Pinned apart, under the version of struct connection (rule 23).
+ */
+BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat,
+	    4 * MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE(FLOW_PINNED("array", "connections"), __u32, struct connection, connections,
+	    MAX_CONNECTIONS, BPF_F_MMAPABLE);
+
+/* The agent writes, the programs read. */
+BPF_F_TABLE(PINNED("hash", "devices"), __u32, struct device, devices, MAX_DEVICES,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE(PINNED("lpm_trie", "local_cidrs"), struct cidr_key, __u32, local_cidrs, MAX_CIDRS,
+	    BPF_F_NO_PREALLOC);
+
+/*
+ * Stages of the packet path that most packets never reach, entered by tail calls. Pinned
+ * beside the programs that it holds: another build has its own.
+ */
+BPF_PROG_ARRAY(stages, STAGES);
+
+/* The other family's programs: one program a device and side is cheaper than two. */
+BPF_PROG_ARRAY(other_family, ENTRIES);
+
+/* Where a CPU looks for the next record to take. */
+BPF_PERCPU_ARRAY(hand, __u32, 1);
+
+/* Where a refusal is put together: larger than the stack. */
+BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
+
 /* The programs write, status reads: enum counter. */
 BPF_F_TABLE(PINNED("percpu_array", "counters"), __u32, __u64, counters, COUNTER_MAX, 0);
 
+/* The programs write, status reads: enum moment. */
+BPF_F_TABLE(PINNED("array", "moments"), __u32, __u64, moments, MOMENT_MAX, BPF_F_MMAPABLE);
+
 /* The agent writes, the programs read: enum setting. */
 BPF_F_TABLE(PINNED("array", "settings"), __u32, __u64, settings, SETTING_MAX, BPF_F_MMAPABLE);
+
+/* Return a setting of the agent's. */
+static __always_inline __u64 setting(__u32 index)
+{
+	__u64 *value = settings.lookup(&index);
+
+	return value ? *value : 0;
+}
 
 /* Count one event of enum counter. */
 static __always_inline void count(__u32 index)

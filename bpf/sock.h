@@ -47,11 +47,25 @@ static __always_inline int sock_return(enum verdict verdict)
 #endif /* HAVE_SET_RETVAL */
 }
 
+/* Return whether the packets of the socket are translated, not the socket (SETTING_HOST_NETNS). */
+static __always_inline bool is_left_to_packets(struct bpf_sock_addr *ctx)
+{
+	__u64 host = setting(SETTING_HOST_NETNS);
+
+	return host && bpf_get_netns_cookie(ctx) != host;
+}
+
+/* Return the service that a socket asks for, 0 for what it is to reach as it is. */
+static __always_inline __u32 sock_service(struct bpf_sock_addr *ctx, const struct endpoint *peer,
+					  __u8 proto)
+{
+	return proto && !is_left_to_packets(ctx) ? frontend_lookup(peer, proto) : 0;
+}
+
 /* Decide where a socket that connects to *peer really goes; write it to *peer. */
 static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	__u8 proto = sock_proto(ctx);
-	__u32 service = proto ? frontend_lookup(peer, proto) : 0;
+	__u32 service = sock_service(ctx, peer, sock_proto(ctx));
 	struct pick picked = {};
 	enum verdict verdict;
 
@@ -150,7 +164,7 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 /* Decide where a datagram that an unconnected socket sends to *peer really goes. */
 static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	__u32 service = sock_proto(ctx) == IPPROTO_UDP ? frontend_lookup(peer, IPPROTO_UDP) : 0;
+	__u32 service = sock_service(ctx, peer, sock_proto(ctx) == IPPROTO_UDP ? IPPROTO_UDP : 0);
 	struct endpoint backend;
 	enum verdict verdict;
 	struct sock_nat *nat;

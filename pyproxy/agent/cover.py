@@ -1,53 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guards on the devices, for as long as some service drops.
+"""The packet path on every device: those there are at the start, and new ones as they appear.
 
-A guard costs every packet some 25 ns, so a node on which no service drops has none. They are
-attached before the first service that drops is published, and go in a quiet moment after the
-last one.
+It waits for no list of objects and for no other thread: covering a device takes the kernel two
+RCU grace periods, which must not delay the maps.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable, Mapping
 
-from pyproxy.kernel.devices import devices
-from pyproxy.kernel.guards import Guards
+from pyproxy.kernel.addresses import device_facts
+from pyproxy.kernel.devices import Device, devices
+from pyproxy.kernel.entries import Entries
+from pyproxy.kernel.packetpath import PacketPath
+from pyproxy.model import Family
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 5.0
+
 
 class Cover:
-    """The guards of one family.
+    """Keeps the devices of this network namespace covered.
 
-    `is_on` says whether there may be any; `failures` names devices that could not be covered,
-    and why.
+    refresh() is called at the start and then by the thread that watches devices; `changed` is
+    called whenever `failures` has become another one.
     """
 
-    def __init__(self, guards: Guards, digest: str, patterns: tuple[str, ...]) -> None:
-        self._guards = guards
-        self._digest = digest
+    def __init__(
+        self,
+        entries: Entries,
+        paths: Mapping[Family, PacketPath],
+        patterns: tuple[str, ...],
+        changed: Callable[[], None],
+    ) -> None:
+        self._entries = entries
+        self._paths = paths
         self._patterns = patterns
-        self._needed = False
-        self.is_on = guards.exist()  # an earlier agent left some
-        self.failures: list[str] = []
+        self._changed = changed
+        self._covered: set[Device] = set()
+        self._lock = threading.Lock()
+        self._failures: dict[Device, str] = {}
 
-    def need(self) -> None:
-        """Cover all devices if they are not covered yet."""
-        if not self._needed:
-            self._needed = self.is_on = True
-            self.refresh()
+    @property
+    def failures(self) -> list[str]:
+        """Which devices could not be covered, and why."""
+        with self._lock:
+            return sorted(f"{device.name}: {why}" for device, why in self._failures.items())
 
-    def refresh(self) -> None:
-        """Cover devices that appeared, and forget those that are gone, while there is need."""
-        if not self._needed:
-            return
-        before = set(self.failures)
-        self.failures = self._guards.attach(self._digest, devices(self._patterns))
-        for failure in self.failures:
-            if failure not in before:
-                log.error("no guard on %s", failure)
+    def refresh(self) -> float | None:
+        """Cover devices that are new, and forget those that are gone.
 
-    def release(self) -> None:
-        """Take the guards off."""
-        self._guards.detach(devices())
-        self._needed, self.is_on, self.failures = False, False, []
+        Returns after how many seconds to try again what failed, None if nothing did.
+        """
+        everything = devices()
+        wanted = set(devices(self._patterns)) if self._patterns else set(everything)
+        for family, path in self._paths.items():
+            path.write_devices(device_facts(family, everything))
+        failures = self._entries.attach(sorted(wanted - self._covered))
+        self._entries.forget({device.ifindex for device in wanted})
+        self._covered = wanted - failures.keys()
+        self._note({each: why for each, why in failures.items() if each in set(devices())})
+        return RETRY_S if self._failures else None
+
+    def _note(self, failures: dict[Device, str]) -> None:
+        with self._lock:
+            before, self._failures = self._failures, failures
+        for device, why in failures.items():
+            if before.get(device) != why:
+                log.error("no programs on %s: %s", device.name, why)
+        if before != failures:
+            self._changed()

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.agent.config import RunConfig
-from pyproxy.agent.cover import Cover
 from pyproxy.kernel import load, sockets
+from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import Features
-from pyproxy.kernel.guards import Guards
+from pyproxy.kernel.move import Move
+from pyproxy.kernel.packetpath import PacketPath, local_port_range, source_ports
 from pyproxy.kernel.pins import Pins, remove_tree
+from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,13 @@ class Loaded(NamedTuple):
     pins: Pins
     digest: str
     datapath: KernelDatapath
-    cover: Cover
+    path: PacketPath
+    connections: Connections
+
+    @property
+    def programs(self) -> Path:
+        """Where its programs are pinned."""
+        return self.pins.programs(self.digest)
 
 
 class Loading:
@@ -42,8 +51,9 @@ class Loading:
     def __init__(self, config: RunConfig, features: Features) -> None:
         self._config = config
         self._features = features
+        sizes = Sizes(max_connections=config.connections.max_entries)
         self._requests = [
-            load.Request(config.bpffs_root, family, features) for family in families()
+            load.Request(config.bpffs_root, family, features, sizes) for family in families()
         ]
         self._missing = [each for each in self._requests if not load.is_loaded(each)]
         self._child = load.start(self._missing) if self._missing else None
@@ -59,21 +69,61 @@ class Loading:
             log.info("compiled and loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}
 
+    def adopt_connections(self) -> list[Move]:
+        """Begin to move connections out of tables of other sizes, before programs are attached.
+
+        finish_moves() ends that once they are.
+        """
+        moves = []
+        for request in self._requests:
+            for table in request.pins.connection_tables():
+                if table != request.connections:
+                    moves.append(Move(table, request.connections))
+                    moves[-1].prepare()
+        return moves
+
+    def finish_moves(self, moves: list[Move]) -> None:
+        """Move what is left, and forget the former tables."""
+        for move in moves:
+            move.finish()
+            log.info("moved %d connections to the new table, %d lost", move.moved, len(move.lost))
+        for request in self._requests:
+            for table in request.pins.connection_tables():
+                if table != request.connections:
+                    remove_tree(table)
+
     def abandon(self) -> None:
         """End a loader that still runs."""
         if self._child and self._child.poll() is None:
             self._child.kill()
             self._child.wait()
 
+    def entries(self, loaded: dict[Family, Loaded]) -> Entries:
+        """Return the packet path, to be attached to devices."""
+        entries = Entries(
+            self._config.bpffs_root,
+            {family: each.programs for family, each in loaded.items()},
+            self._config.run_dir,
+            tcx=self._features.tcx,
+        )
+        entries.join()
+        return entries
+
     def _attach(self, request: load.Request) -> Loaded:
         pins, digest = request.pins, request.build().digest
+        path = PacketPath(pins)
+        path.configure(
+            self._config.socket_translation,
+            self._config.connections.timeouts,
+            source_ports(local_port_range()),
+            self._config.cluster_cidrs,
+        )
         changed = sockets.attach(pins, digest, self._config.cgroup_root)
         if changed:
             where = self._config.cgroup_root
             log.info("attached %d %s socket programs to %s", changed, request.family.label, where)
-        guards = Guards(pins, self._config.run_dir, tcx=self._features.tcx)
-        cover = Cover(guards, digest, self._config.devices)
-        return Loaded(pins, digest, KernelDatapath(pins, before_dropping=cover.need), cover)
+        connections = Connections(request.connections, pins.maps)
+        return Loaded(pins, digest, KernelDatapath(pins), path, connections)
 
 
 def forget_former_programs(loaded: dict[Family, Loaded]) -> None:

@@ -12,8 +12,10 @@ import signal
 import threading
 
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.cover import Cover
 from pyproxy.agent.kernel import Loading, forget_former_programs
-from pyproxy.agent.run import Agent, DevicesChanged, Message, Stop
+from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.sweeper import Sweeper
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, features
 from pyproxy.kernel.devices import Watch
@@ -67,12 +69,26 @@ def _run(
         source = _source(config, messages.put)
         source.start()
         running.callback(source.stop)
-        watch = Watch(lambda: messages.put(DevicesChanged()))
+        loaded = loading.finish(lambda: not stopping.is_set())
+        cover = Cover(
+            loading.entries(loaded),
+            {family: each.path for family, each in loaded.items()},
+            config.devices,
+            lambda: messages.put(CoverChanged()),
+        )
+        watch = Watch(cover.refresh)
+        moves = loading.adopt_connections()
+        cover.refresh()
+        loading.finish_moves(moves)
         watch.start()
         running.callback(watch.stop)
-        loaded = loading.finish(lambda: not stopping.is_set())
-        forget_former_programs(loaded)
-        agent = Agent(config, loaded, messages)
+        # a device that still runs former ones needs their stages too
+        if not cover.failures:
+            forget_former_programs(loaded)
+        sweeper = Sweeper(loaded.values())
+        sweeper.start()
+        running.callback(sweeper.stop)
+        agent = Agent(config, loaded, cover, messages)
         if config.healthz_bind_address:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()

@@ -80,6 +80,7 @@ def not_attached(message: str) -> Problem:
     """A program could not be attached to a device."""
     return Problem(
         "not-attached",
-        f"no guard on {message}",
-        "services whose policy drops may be answered by others behind this device",
+        f"no programs on {message}",
+        "mend what is named, or leave the device out with --devices: packets to services that "
+        "come by it are not translated",
     )

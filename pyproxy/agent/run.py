@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import pyproxy
@@ -33,8 +32,8 @@ IDLE_S = 0.5  # how long nothing must happen before replaced slots are freed
 REPORT_EVERY_S = 0.1
 
 
-class DevicesChanged(NamedTuple):
-    """Some device appeared, changed or went."""
+class CoverChanged(NamedTuple):
+    """Some device cannot be covered, or can be again."""
 
 
 class Stop(NamedTuple):
@@ -43,7 +42,7 @@ class Stop(NamedTuple):
     reason: str = ""
 
 
-Message: TypeAlias = Event | DevicesChanged | Stop
+Message: TypeAlias = Event | CoverChanged | Stop
 
 
 class Agent:
@@ -53,10 +52,11 @@ class Agent:
         self,
         config: RunConfig,
         loaded: dict[Family, Loaded],
+        cover: Cover,
         inbox: queue.SimpleQueue[Message],
     ) -> None:
         self._config = config
-        self._loaded = loaded
+        self._cover = cover
         self._queue = inbox
         options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
         self._inbox = Inbox(options)
@@ -72,10 +72,6 @@ class Agent:
 
     def run(self) -> str:
         """Handle messages until Stop; return its reason."""
-        # devices that appeared while no agent ran wait for no list
-        for each in self._loaded.values():
-            if each.datapath.dropping():
-                each.cover.need()
         while True:
             messages = self._wait()
             stops = [each for each in messages if isinstance(each, Stop)]
@@ -83,28 +79,6 @@ class Agent:
                 self._report()
                 return stops[0].reason
             self._handle(messages)
-
-    def _refresh_covers(self) -> None:
-        before = self._not_covered()
-        for each in self._loaded.values():
-            each.cover.refresh()
-        self._changed |= before != self._not_covered()
-
-    def _not_covered(self) -> list[str]:
-        return sorted({f for each in self._loaded.values() for f in each.cover.failures})
-
-    def _has_idle_work(self) -> bool:
-        return self._syncers.has_idle_work or any(self._unneeded_covers())
-
-    def _unneeded_covers(self) -> Iterator[Cover]:
-        for each in self._loaded.values():
-            if each.cover.is_on and not each.datapath.dropping():
-                yield each.cover
-
-    def _idle(self) -> None:
-        for cover in self._unneeded_covers():
-            cover.release()
-        self._syncers.idle()
 
     def _wait(self) -> list[Message]:
         try:
@@ -118,7 +92,7 @@ class Agent:
     def _patience(self) -> float | None:
         """Return for how many seconds the queue may stay silent before something is due."""
         due = []
-        if self._synced and self._has_idle_work():
+        if self._synced and self._syncers.has_idle_work:
             due.append(IDLE_S)
         if self._changed:
             due.append(REPORT_EVERY_S)
@@ -127,16 +101,13 @@ class Agent:
         return min(due, default=None)
 
     def _handle(self, messages: list[Message]) -> None:
-        devices = False
         for each in messages:
-            if isinstance(each, DevicesChanged):
-                devices = True
+            if isinstance(each, CoverChanged):
+                self._changed = True
             elif not isinstance(each, Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
-        if devices:
-            self._refresh_covers()
         if self._changed and time.monotonic() - self._reported_at >= REPORT_EVERY_S:
             self._report()
 
@@ -151,7 +122,7 @@ class Agent:
         elif messages:
             self._changed = True
         else:
-            self._idle()
+            self._syncers.idle()
         if not self._synced and not self._syncers.failed:
             self._synced = True
             services, endpoints = self._syncers.counts()
@@ -164,7 +135,7 @@ class Agent:
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
         problems = self._inbox.problems() + self._syncers.problems()
-        problems += [not_attached(each) for each in self._not_covered()]
+        problems += [not_attached(each) for each in self._cover.failures]
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,

@@ -19,6 +19,26 @@ from pyproxy.kernel.inspect import MapStatus, ProgramStatus
 from pyproxy.kernel.lock import holder
 
 NEARLY_FULL = 0.8
+RECENT_S = 60  # for how long a trouble of the packet path counts as present
+
+# what the packet path counts, as a problem: code, what happened, what to do
+TROUBLES = {
+    "table_full": (
+        "connection-table-full",
+        "new connections of the packet path were dropped: its table is full",
+        "give connectionTable.maxEntries of --pyproxy-config more room",
+    ),
+    "source_exhausted": (
+        "source-ports-exhausted",
+        "packets were dropped: no address or port of this node was free as their source",
+        "spread the load over more backends, or narrow net.ipv4.ip_local_port_range",
+    ),
+    "insert_failed": (
+        "no-memory",
+        "new connections of the packet path were dropped: the kernel had no memory for them",
+        "free memory on this node",
+    ),
+}
 
 
 class Status(NamedTuple):
@@ -42,16 +62,18 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     maps: list[MapStatus] = []
     counters: dict[str, dict[str, int]] = {}
     services: set[tuple[str, str]] = set()
-    uncovered: set[str] = set()
+    troubled: list[Problem] = []
     endpoints = 0
     families = inspect.loaded_families(bpffs_root)
     for pins in families:
         datapath = KernelDatapath(pins, write=False)
         programs += inspect.programs(pins, root)
-        if datapath.dropping():
-            uncovered |= set(inspect.uncovered(pins, state.devices if state else ()))
-        maps += inspect.maps(datapath)
+        maps += inspect.maps(datapath) + inspect.connections(pins)
         counters[pins.family.label] = inspect.counters(pins)
+        troubled += [
+            _troubled(pins.family.label, name, counters[pins.family.label][name])
+            for name in inspect.troubles(pins, RECENT_S)
+        ]
         names = [named.name for named in datapath.read_names().values()]
         services |= {(name.namespace, name.name) for name in names}
         endpoints += datapath.slots_used() - len(names)
@@ -59,12 +81,28 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     problems = _problems(agent, state, programs, maps)
     # a full one is no problem: what does not fit is remembered elsewhere
     maps += inspect.shared_maps(families[0])
-    problems += [_uncovered(name) for name in sorted(uncovered)]
+    uncovered = inspect.uncovered(families[0], state.devices if state else ())
+    problems += [_before(text) for text in inspect.foreign_before(families[0], run_dir)]
+    problems += troubled + [_uncovered(name) for name in uncovered]
     return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
 
 
+def _troubled(family: str, name: str, times: int) -> Problem:
+    code, what, remedy = TROUBLES[name]
+    text = f"{family}: {what} (within the last {RECENT_S} s; {times} in all)"
+    return Problem(code, text, remedy)
+
+
+def _before(text: str) -> Problem:
+    return Problem(
+        "foreign-program-first",
+        f"{text} runs before ours: what it accepts or drops never reaches the packet path",
+        "have it return TC_ACT_UNSPEC (TCX_NEXT), or attach it after ours",
+    )
+
+
 def _uncovered(name: str) -> Problem:
-    text = f"{name} has no guard: services whose policy drops may be answered by others there"
+    text = f"{name} is not covered: packets to services that come by it are not translated"
     return Problem("device-not-covered", text, "start the agent; it covers every device")
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from pyproxy.kernel import libbpf
 from pyproxy.kernel.clsact import OWNED
 from pyproxy.kernel.devices import devices
-from pyproxy.kernel.guards import Guards
+from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.lock import LOCK
-from pyproxy.kernel.pins import Pins, remove_tree
-from pyproxy.model import Family
+from pyproxy.kernel.pins import remove_tree
 
-_VERSION = re.compile(r"v[0-9]+")
+_VERSION = re.compile(r"(connections-)?v[0-9]+")
 
 
 def detach_and_unpin(root: Path, run_dir: Path) -> int:
@@ -25,13 +24,12 @@ def detach_and_unpin(root: Path, run_dir: Path) -> int:
     """
     if not libbpf.tcx_exists():
         present = devices()
-        for family in Family:
-            Guards(Pins(root, family), run_dir, tcx=False).detach(present)
+        Entries(root, {}, run_dir, tcx=False).detach(present)
     versions = _versions(root)
     # sockets first stop being translated, then what translates them goes
     pins = [pin for version in versions for pin in _pins(version)]
     for version in versions:
-        for links in sorted(version.glob("*/links")):
+        for links in (*sorted(version.glob("*/links")), version / "devices"):
             remove_tree(links)
         remove_tree(version)
     with contextlib.suppress(OSError):

@@ -25,17 +25,16 @@ OWNED = "clsact.json"
 PREFERENCE = 10
 
 
+# the filter's handle, and how its name, as tc shows it, begins; the program's tag follows
+HANDLE = 1
+NAME = "pyproxy-"
+
+
 class Filter(NamedTuple):
-    """A filter of ours: on which device and side, for which family's program."""
+    """A filter of ours: on which device and side."""
 
     ifindex: int
     parent: int
-    family: int
-
-    @property
-    def prefix(self) -> str:
-        """How the filter's name, as tc shows it, begins; the program's tag follows."""
-        return f"pyproxy-guard-{self.family}-"
 
 
 @contextmanager
@@ -67,9 +66,9 @@ class Clsact:
                 "replace-filter",
                 "bpf",
                 wanted.ifindex,
-                handle=wanted.family,
+                handle=HANDLE,
                 fd=fd,
-                name=wanted.prefix + tag,
+                name=NAME + tag,
                 parent=wanted.parent,
                 prio=PREFERENCE,
                 protocol=ETH_P_ALL,
@@ -90,7 +89,7 @@ class Clsact:
                     "del-filter",
                     "bpf",
                     wanted.ifindex,
-                    handle=wanted.family,
+                    handle=HANDLE,
                     parent=wanted.parent,
                     prio=PREFERENCE,
                     protocol=ETH_P_ALL,
@@ -99,13 +98,21 @@ class Clsact:
                 route.tc("del", "clsact", wanted.ifindex)
                 self._disown(wanted.ifindex)
 
+    def before(self, ours: Filter) -> list[str]:
+        """Return the filters of others that run before ours, if ours is there, by name."""
+        with _route() as route:
+            if self._find(route, ours) is None:
+                return []
+            found = route.get_filters(index=ours.ifindex, parent=ours.parent)
+            return [_name(each) for each in found if 0 < each["info"] >> 16 < PREFERENCE]
+
     def _find(self, route: Any, wanted: Filter) -> str | None:
         """Return the tag in the filter's name: the kernel's is not decoded by pyroute2."""
         for each in route.get_filters(index=wanted.ifindex, parent=wanted.parent):
             options = each.get_attr("TCA_OPTIONS")
             name = options.get_attr("TCA_BPF_NAME") if options is not None else None
-            if name and name.startswith(wanted.prefix):
-                return str(name.removeprefix(wanted.prefix))
+            if name and name.startswith(NAME):
+                return str(name.removeprefix(NAME))
         return None
 
     def _filters(self, route: Any, ifindex: int) -> list[Any]:
@@ -144,6 +151,13 @@ class Clsact:
 
     def _write(self, owned: dict[str, str]) -> None:
         self._owned_file.write_text(json.dumps(owned), encoding="utf-8")
+
+
+def _name(each: Any) -> str:
+    """Return what to call a filter: its name, else its kind; and its preference."""
+    options = each.get_attr("TCA_OPTIONS")
+    name = options.get_attr("TCA_BPF_NAME") if hasattr(options, "get_attr") else None
+    return f"{name or each.get_attr('TCA_KIND')} (preference {each['info'] >> 16})"
 
 
 def _identity(route: Any, ifindex: int) -> str:

@@ -7,6 +7,7 @@ Nobody writes an offset: a codec is made from the names of the fields it carries
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,14 @@ from pyproxy.errors import KernelError
 from pyproxy.kernel.btf import Field
 
 _INTEGERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def addr_fold(address: bytes) -> int:
+    """Return the words of an address in network order XORed, as bpf/addr.h does."""
+    folded = 0
+    for start in range(0, len(address), 4):
+        folded ^= int.from_bytes(address[start : start + 4], sys.byteorder)
+    return folded
 
 
 class Codec:

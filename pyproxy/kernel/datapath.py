@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyproxy.kernel.barrier import wait_for_readers
-from pyproxy.kernel.codec import text
+from pyproxy.kernel.codec import addr_fold, text
 from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.pins import Pins
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
@@ -37,29 +38,13 @@ _BACKEND = (
 _MEMBER_KEY = ("service", "endpoint.addr", "endpoint.port")
 _NAME = ("namespace", "name", "port", "created", "proto")
 
-SETTING_DROPPING = 0
-
-
-def addr_fold(address: bytes) -> int:
-    """Return the words of an address in network order XORed, as bpf/addr.h does."""
-    folded = 0
-    for start in range(0, len(address), 4):
-        folded ^= int.from_bytes(address[start : start + 4], sys.byteorder)
-    return folded
-
 
 class KernelDatapath:
     """The pinned maps of one family."""
 
-    def __init__(
-        self,
-        pins: Pins,
-        *,
-        write: bool = True,
-        before_dropping: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, pins: Pins, *, write: bool = True) -> None:
         maps = pins.maps
-        self._before_dropping = before_dropping
+        self._writes = write
         self.family: Family = pins.family
         self.frontends = HashMap(str(maps / "frontends"), _FRONTEND_KEY, _FRONTEND)
         self.members = HashMap(str(maps / "members"), _MEMBER_KEY, ("flags",))
@@ -67,7 +52,10 @@ class KernelDatapath:
         self.nodes = HashMap(str(maps / "node_names"), ("",), ("",))
         self.services = ArrayMap(str(maps / "services"), write=write)
         self.slots = ArrayMap(str(maps / "slots"), write=write)
+        self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
+        self._frontend_marks = FrontendMarks(self.marks, self.settings)
+        self._marked: set[FrontendKey] = set()
         self._service = self.services.codec(("first_slot", "generation"))
         self._header = self.slots.codec(_HEADER)
         self._backend = self.slots.codec(_BACKEND)
@@ -87,7 +75,7 @@ class KernelDatapath:
         """Close all maps."""
         for each in (
             self.frontends, self.members, self.names, self.nodes,
-            self.services, self.slots, self.settings,
+            self.services, self.slots, self.marks, self.settings,
         ):  # fmt: skip
             each.close()
 
@@ -97,6 +85,9 @@ class KernelDatapath:
             FrontendKey(*key): _frontend_value(value[0], value[4])
             for key, value in self.frontends.items()
         }
+        if self._writes:
+            self._marked = set(frontends)
+            self._frontend_marks.reset((key.address, key.port) for key in frontends)
         names = self.read_names()
         runs = {service: run for service in names if (run := self._run(service))}
         members: dict[int, list[Member]] = {}
@@ -145,7 +136,11 @@ class KernelDatapath:
         return Run(first, generation, header, tuple(backends))
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
-        """Write frontends."""
+        """Write frontends; packets to them are looked at from before that on."""
+        for key, _ in items:
+            if key not in self._marked:
+                self._marked.add(key)
+                self._frontend_marks.add(key.address, key.port)
         self.frontends.update(
             [
                 (key, (to.service, addr_fold(key.address), key.port, key.protocol, to.kind))
@@ -155,7 +150,11 @@ class KernelDatapath:
 
     def delete_frontends(self, keys: Iterable[FrontendKey]) -> None:
         """Delete frontends."""
-        self.frontends.delete(keys)
+        gone = list(keys)
+        self.frontends.delete(gone)
+        for key in self._marked.intersection(gone):
+            self._frontend_marks.remove(key.address, key.port)
+        self._marked.difference_update(gone)
 
     def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
         """Write members."""
@@ -198,16 +197,6 @@ class KernelDatapath:
         """Make a run the service's, in one aligned 8-byte store."""
         word = self._service.pack(first, generation)
         self.services.store(service, int.from_bytes(word, sys.byteorder))
-
-    def set_dropping(self, services: int) -> None:
-        """Tell the guard how many services drop, after seeing to it that there is one."""
-        if services:
-            self._before_dropping()
-        self.settings.store(SETTING_DROPPING, services)
-
-    def dropping(self) -> int:
-        """Return how many services drop, as the guard was told last."""
-        return int.from_bytes(self.settings.read(SETTING_DROPPING), sys.byteorder)
 
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""

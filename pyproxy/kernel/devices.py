@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
+RTMGRP_ADDRESSES = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+RTMGRP_ROUTES = 0x40 | 0x400
 ARPHRD_ETHER = 1  # include/uapi/linux/if_arp.h
 ARPHRD_LOOPBACK = 772
 SIOCGIFHWADDR = 0x8927  # include/uapi/linux/sockios.h
@@ -56,12 +58,15 @@ def _link_type(sock: socket.socket, name: str) -> int | None:
 
 
 class Watch:
-    """Calls `changed` from a thread of its own whenever a device appears, changes or goes."""
+    """Calls `changed` from a thread of its own when devices, addresses or routes change.
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    It returns after how many seconds it is to be called again in any case, None for never.
+    """
+
+    def __init__(self, changed: Callable[[], float | None]) -> None:
         self._changed = changed
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._netlink.bind((0, RTMGRP_LINK))
+        self._netlink.bind((0, RTMGRP_LINK | RTMGRP_ADDRESSES | RTMGRP_ROUTES))
         self._netlink.setblocking(False)
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._run, name="devices", daemon=True)
@@ -78,12 +83,13 @@ class Watch:
         os.close(self._stop)
 
     def _run(self) -> None:
+        again: float | None = None
         while True:
-            ready, _, _ = select.select([self._netlink.fileno(), self._stop], [], [])
+            ready, _, _ = select.select([self._netlink.fileno(), self._stop], [], [], again)
             if self._stop in ready:
                 return
             self._drain()
-            self._changed()
+            again = self._changed()
 
     def _drain(self) -> None:
         # what the messages say does not matter: the devices are listed anew; an overrun

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +13,26 @@ from typing import NamedTuple
 from pyproxy.errors import KernelError, NothingLoadedError
 from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.cgroup import cgroup_id
+from pyproxy.kernel.clsact import Clsact, Filter
+from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
-from pyproxy.kernel.guards import device_of, guard_pins
+from pyproxy.kernel.entries import SIDES, device_of, device_pins
+from pyproxy.kernel.maps import ArrayMap
+from pyproxy.kernel.packetpath import now_ticks, ticks
 from pyproxy.kernel.pins import UNFINISHED, Pins
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Family
 
-COUNTERS = ("connect", "sendmsg", "refused", "left_to_drop", "stale", "guard_drop")
+# enum counter of bpf/types.h, in order
+COUNTERS = (
+    "connect", "sendmsg", "refused", "left_to_drop", "stale", "packet_open", "packet_in",
+    "packet_out", "packet_refused", "packet_drop", "packet_leak", "packet_redirect",
+    "packet_clash", "packet_pass", "packet_source", "source_exhausted", "table_full",
+    "table_evicted", "insert_failed",
+)  # fmt: skip
+# enum moment, in order; each has a counter of its name
+MOMENTS = ("table_full", "source_exhausted", "insert_failed")
 POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -61,19 +74,20 @@ def programs(pins: Pins, cgroup_root: Path | None) -> Iterator[ProgramStatus]:
     expected = directories[-1] if directories else pins.base / "programs"
     for program in socket_programs(pins.family):
         yield _socket_program(pins, program, expected, cgroup_root)
-    for pin in guard_pins(pins):
-        yield _guard(pin, expected)
+    if pins.family is Family.IPV4:
+        for pin in device_pins(pins):
+            yield _device_program(pin, expected)
 
 
 def uncovered(pins: Pins, patterns: Iterable[str]) -> list[str]:
-    """Return the devices that should have a guard of a family and have none, by name.
+    """Return the devices that should have the packet path on both sides and have not, by name.
 
     Where the kernel has no tcx there are no links to go by, and nothing is said.
     """
     if not libbpf.tcx_exists():
         return []
-    covered = {device_of(pin) for pin in guard_pins(pins)}
-    return [device.name for device in devices(patterns) if device.ifindex not in covered]
+    covered = Counter(device_of(pin) for pin in device_pins(pins))
+    return [each.name for each in devices(patterns) if covered[each.ifindex] < len(SIDES)]
 
 
 def _socket_program(
@@ -89,16 +103,53 @@ def _socket_program(
     return ProgramStatus(program.hook, target, info.program_id, running, tag, attached=right)
 
 
-def _guard(pin: Path, expected: Path) -> ProgramStatus:
+def _device_program(pin: Path, expected: Path) -> ProgramStatus:
     info = links.read(pin)
-    device = _device_name(device_of(pin))
-    hook = "tcx ingress" if pin.name.endswith("-in") else "tcx egress"
-    tags = {name: _tag(expected / name) for name in ("guard", "guard_l3")}
+    side = pin.name.partition("-")[2]
+    hook, device = f"tcx {side}", _device_name(device_of(pin))
+    ethernet, bare = (_tag(expected / name) for name in (side, f"{side}_l3"))
     if info is None or not info.target:
-        return ProgramStatus(hook, device, 0, "", tags["guard"], attached=False)
+        return ProgramStatus(hook, device, 0, "", ethernet, attached=False)
     running = _program_tag(info.program_id)
-    wanted = tags["guard_l3"] if running == tags["guard_l3"] else tags["guard"]
+    wanted = bare if running == bare else ethernet
     return ProgramStatus(hook, device, info.program_id, running, wanted, attached=True)
+
+
+def foreign_before(pins: Pins, run_dir: Path) -> list[str]:
+    """Return which programs of others run before ours on a device: they may end the chain there.
+
+    Source: datapath rule 1.
+    """
+    if libbpf.tcx_exists():
+        return [text for pin in device_pins(pins) for text in _tcx_before(pin)]
+    clsact = Clsact(run_dir)
+    return [
+        f"{name} on {device.name} {side}"
+        for device in devices()
+        for side, _, parent in SIDES
+        for name in clsact.before(Filter(device.ifindex, parent))
+    ]
+
+
+def _tcx_before(pin: Path) -> list[str]:
+    info = links.read(pin)
+    if info is None or not info.target:
+        return []
+    try:
+        order = libbpf.device_programs(info.target, info.attach_type)
+        names = [_program_name(number) for number in order[: order.index(info.program_id)]]
+    except (KernelError, ValueError):  # it has just gone
+        return []
+    where = f"{_device_name(info.target)} {pin.name.partition('-')[2]}"
+    return [f"{name} on {where}" for name in names]
+
+
+def _program_name(number: int) -> str:
+    fd = libbpf.program_fd(number)
+    try:
+        return f"{libbpf.program_info(fd).name or 'a program'} (id {number})"
+    finally:
+        os.close(fd)
 
 
 def _is_cgroup(path: Path, number: int) -> bool:
@@ -143,6 +194,30 @@ def maps(datapath: KernelDatapath) -> list[MapStatus]:
         MapStatus(f"{prefix} members", len(datapath.members), room.members),
         MapStatus(f"{prefix} node_names", len(datapath.nodes), room.nodes),
     ]
+
+
+def connections(pins: Pins) -> list[MapStatus]:
+    """Return how full a family's connection table is, and what leads to its connections."""
+    tables = pins.connection_tables()
+    if not tables:
+        return []
+    found = Connections(tables[-1], pins.maps)
+    used = MapStatus(f"{pins.family.label} connections", found.used(now_ticks()), found.max)
+    found.close()
+    return [used]
+
+
+def troubles(pins: Pins, within_s: int) -> list[str]:
+    """Return which of MOMENTS were in the last so many seconds."""
+    moments = ArrayMap(str(pins.maps / "moments"), write=False)
+    raw = memoryview(moments.read(0, len(MOMENTS))).cast("Q")
+    recent = [
+        name
+        for name, when in zip(MOMENTS, raw, strict=True)
+        if when and (now_ticks() - when) & 0xFFFFFFFF <= ticks(within_s)
+    ]
+    moments.close()
+    return recent
 
 
 def shared_maps(pins: Pins) -> list[MapStatus]:

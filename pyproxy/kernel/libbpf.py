@@ -147,6 +147,20 @@ class _BtfInfo(_c.Structure):
     )
 
 
+class _LinkOptions(_c.Structure):
+    """struct bpf_link_create_opts of libbpf 1."""
+
+    _fields_ = (
+        ("sz", _c.c_size_t),
+        ("flags", _c.c_uint32),
+        ("iter_info", _c.c_void_p),
+        ("iter_info_len", _c.c_uint32),
+        ("target_btf_id", _c.c_uint32),
+        ("cookie", _c.c_uint64 * 8),
+    )
+
+
+BPF_F_BEFORE = 8  # include/uapi/linux/bpf.h
 LINK_CGROUP = 3
 LINK_TCX = 11
 
@@ -296,9 +310,15 @@ def _lookup_batch(fd: int, start: Any, buffers: tuple[Any, Any, Any], number: An
     return True
 
 
-def link_create(program: int, target: int, attach_type: int) -> int:
-    """Attach a program to a cgroup (its descriptor) or a device (its ifindex); return the link."""
-    return _call("BPF_LINK_CREATE", "bpf_link_create", program, target, attach_type, None)
+def link_create(program: int, target: int, attach_type: int, *, first: bool = False) -> int:
+    """Attach a program to a cgroup (its descriptor) or a device (its ifindex); return the link.
+
+    With `first` it runs before all others on the device: tcx only (BPF_F_BEFORE).
+    """
+    options = _LinkOptions(sz=_c.sizeof(_LinkOptions), flags=BPF_F_BEFORE if first else 0)
+    return _call(
+        "BPF_LINK_CREATE", "bpf_link_create", program, target, attach_type, _c.byref(options)
+    )
 
 
 def link_update(link: int, program: int) -> None:
@@ -342,11 +362,20 @@ def tcx_exists() -> bool:
 
 def cgroup_programs(cgroup: int, attach_type: int) -> list[int]:
     """Return the ids of the programs attached to a cgroup itself, in the order they run."""
+    return _attached(cgroup, attach_type)
+
+
+def device_programs(ifindex: int, attach_type: int) -> list[int]:
+    """Return the ids of the tcx programs on one side of a device, in the order they run."""
+    return _attached(ifindex, attach_type)
+
+
+def _attached(target: int, attach_type: int) -> list[int]:
     flags, number, ids = _c.c_uint32(), _c.c_uint32(64), (_c.c_uint32 * 64)()
     _call(
         "BPF_PROG_QUERY",
         "bpf_prog_query",
-        cgroup,
+        target,
         attach_type,
         0,
         _c.byref(flags),

@@ -22,13 +22,21 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def ensure(pin: Path, program: Path, target: int, target_id: int, attach_type: int) -> bool:
+def ensure(
+    pin: Path,
+    program: Path,
+    target: int,
+    target_id: int,
+    attach_type: int,
+    *,
+    first: bool = False,
+) -> bool:
     """Make the link pinned at `pin` run the program pinned at `program` on a target.
 
     `target` is what a link is created with (a cgroup's descriptor, an ifindex), `target_id`
     what the kernel then calls it (the cgroup's id, the ifindex). A link that runs another
-    program is updated in place, one whose target is gone or another is made anew. Returns
-    whether anything was changed.
+    program is updated in place, one whose target is gone or another is made anew, before all
+    other programs there if `first` says so. Returns whether anything was changed.
     """
     with opened(program) as wanted:
         wanted_id = libbpf.program_info(wanted).id
@@ -38,7 +46,7 @@ def ensure(pin: Path, program: Path, target: int, target_id: int, attach_type: i
                 if (info.target, info.attach_type) == (target_id, attach_type):
                     return _update(link, info, wanted, wanted_id)
             pin.unlink()
-        link = libbpf.link_create(wanted, target, attach_type)
+        link = libbpf.link_create(wanted, target, attach_type, first=first)
         try:
             libbpf.obj_pin(link, str(pin))
         finally:

@@ -20,8 +20,9 @@ from pathlib import Path
 from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
 from pyproxy.kernel.features import Features
+from pyproxy.kernel.links import opened
 from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
-from pyproxy.kernel.programs import programs
+from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
 from pyproxy.kernel.source import Build, Sizes, bpf_directory, build
 from pyproxy.model import Family
 
@@ -36,26 +37,34 @@ class LoadingEndedError(PyproxyError):
 
 
 class Request:
-    """What to load: a family's objects below a bpffs root."""
+    """What to load: a family's objects below a bpffs root, with maps of these sizes."""
 
-    def __init__(self, root: Path, family: Family, features: Features) -> None:
+    def __init__(
+        self, root: Path, family: Family, features: Features, sizes: Sizes | None = None
+    ) -> None:
         self.pins = Pins(root, family)
         self.family = family
         self.features = features
+        self.sizes = sizes or Sizes()
+
+    @property
+    def connections(self) -> Path:
+        """Where the connection table is pinned."""
+        return self.pins.connections(self.sizes.max_connections)
 
     def build(self) -> Build:
         """Return the sources and settings this request is for."""
-        return build(self.pins, Sizes(), self.features)
+        return build(self.pins, self.sizes, self.features)
 
 
 def _to_json(requests: Sequence[Request]) -> str:
-    return json.dumps([(str(r.pins.root), r.family.value, r.features) for r in requests])
+    return json.dumps([(str(r.pins.root), r.family.value, r.features, r.sizes) for r in requests])
 
 
 def _from_json(text: str) -> list[Request]:
     return [
-        Request(Path(root), Family(family), Features(*features))
-        for root, family, features in json.loads(text)
+        Request(Path(root), Family(family), Features(*features), Sizes(*sizes))
+        for root, family, features, sizes in json.loads(text)
     ]
 
 
@@ -113,10 +122,11 @@ def load(request: Request) -> None:
     from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - the agent never gets here
 
     wanted = request.build()
-    request.pins.make()
+    request.pins.make(request.sizes.max_connections)
     compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
-    for pin in sorted((*request.pins.maps.iterdir(), *request.pins.shared.iterdir())):
-        _check_shape(pin, *compiled.map_shape(pin.name))
+    for directory in (request.pins.maps, request.pins.shared, request.connections):
+        for pin in sorted(directory.iterdir()):
+            _check_shape(pin, *compiled.map_shape(pin.name))
     final = request.pins.programs(wanted.digest)
     unfinished = final.with_name(final.name + UNFINISHED)
     remove_tree(unfinished)
@@ -124,7 +134,20 @@ def load(request: Request) -> None:
     make_directory(unfinished)
     for program in programs(request.family):
         libbpf.obj_pin(compiled.load(program), str(unfinished / program.name))
+    # an array that is not pinned loses its programs with the last process that has it open
+    for name in (STAGE_ARRAY, OTHER_FAMILY_ARRAY):
+        libbpf.obj_pin(compiled.map_shape(name)[0], str(unfinished / name))
+    fill_array(unfinished / STAGE_ARRAY, [unfinished / stage.name for stage in STAGES])
     unfinished.rename(final)
+
+
+def fill_array(array: Path, wanted: Sequence[Path]) -> None:
+    """Put pinned programs into a pinned program array, in order."""
+    with opened(array) as fd:
+        for index, program in enumerate(wanted):
+            with opened(program) as program_fd:
+                key, value = index.to_bytes(4, sys.byteorder), program_fd.to_bytes(4, sys.byteorder)
+                libbpf.map_update(fd, key, value)
 
 
 def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None:

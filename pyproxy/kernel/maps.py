@@ -98,6 +98,19 @@ class ArrayMap:
             self._window(base)[start - base : start - base + len(part)] = part
             start, done = start + len(part), done + len(part)
 
+    def write_byte(self, index: int, offset: int, value: int) -> None:
+        """Write one byte of an element, and nothing beside it."""
+        start = index * self.stride + offset
+        base = start - start % WINDOW
+        self._window(base)[start - base] = value
+
+    def clear_bytes(self, offset: int) -> None:
+        """Write 0 to one byte of every element, and nothing beside it."""
+        for base in range(0, self.stride * self.max, WINDOW):
+            end = min(WINDOW, self.stride * self.max - base)
+            with memoryview(self._window(base)) as view, view[offset : end : self.stride] as plane:
+                plane[:] = bytes(len(plane))
+
     def store(self, index: int, word: int) -> None:
         """Write an 8-byte element by one aligned store."""
         start = index * self.stride

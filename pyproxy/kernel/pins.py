@@ -5,8 +5,12 @@
     <bpffs-root>/v1/<family>/programs-<digest>/<program>
     <bpffs-root>/v1/<family>/links/<link>
     <bpffs-root>/v1/shared/<map of both families>
+    <bpffs-root>/v1/devices/<link>
+    <bpffs-root>/connections-v1/<family>/<entries>/<map>
 
-The version is that of the layouts in bpf/types.h: another layout never meets these maps.
+The version is that of the layouts in bpf/types.h: another layout never meets these maps. The
+connection table has a version of its own, so that connections outlive a change of the others
+(datapath rule 23).
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from pathlib import Path
 from pyproxy.errors import KernelError
 from pyproxy.model import Family
 
-LAYOUT_VERSION = 1
-
+LAYOUT_VERSION = 2
+CONNECTIONS_VERSION = 1
 
 UNFINISHED = "-unfinished"
 
@@ -34,6 +38,8 @@ class Pins:
         self.maps = self.base / "maps"
         self.links = self.base / "links"
         self.shared = root / f"v{LAYOUT_VERSION}" / "shared"
+        self.devices = root / f"v{LAYOUT_VERSION}" / "devices"
+        self._tables = root / f"connections-v{CONNECTIONS_VERSION}" / str(family.value)
 
     def programs(self, digest: str) -> Path:
         """Return the directory of the programs that were compiled from what digest says."""
@@ -46,9 +52,19 @@ class Pins:
         found = [p for p in self.base.iterdir() if p.name.startswith("programs-")]
         return sorted(found, key=_age)
 
-    def make(self) -> None:
-        """Make the directories that do not exist yet."""
-        for directory in (self.maps, self.links, self.shared):
+    def connections(self, entries: int) -> Path:
+        """Return the directory of the connection table with room for so many."""
+        return self._tables / str(entries)
+
+    def connection_tables(self) -> list[Path]:
+        """Return the directories of connection tables of any size, oldest first."""
+        return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []
+
+    def make(self, entries: int) -> None:
+        """Make the directories that do not exist yet, for a connection table of this size."""
+        for directory in (
+            self.maps, self.links, self.shared, self.devices, self.connections(entries)
+        ):  # fmt: skip
             make_directory(directory)
 
     def exist(self) -> bool:

@@ -39,10 +39,31 @@ _SOCKET_HOOKS = {
 
 SOCK_RELEASE = Program("sock_release", "sock_release", "release.c", CGROUP_SOCK, 34)
 
-GUARDS = (
-    Program("guard", "tc", "guard.c", SCHED_CLS),
-    Program("guard_l3", "tc", "guard.c", SCHED_CLS),
+# where packets enter, in the order of `enum entry_point` of bpf/types.h
+ENTRIES = (
+    Program("ingress", "tc ingress", "ingress.c", SCHED_CLS),
+    Program("ingress_l3", "tc ingress", "ingress.c", SCHED_CLS),
+    Program("egress", "tc egress", "egress.c", SCHED_CLS),
+    Program("egress_l3", "tc egress", "egress.c", SCHED_CLS),
 )
+
+# where tail calls lead, in the order of `enum stage`
+STAGES = (
+    Program("ingress_again", "tail call", "ingress.c", SCHED_CLS),
+    Program("egress_again", "tail call", "egress.c", SCHED_CLS),
+    Program("open", "tail call", "open.c", SCHED_CLS),
+    Program("reopen", "tail call", "reopen.c", SCHED_CLS),
+    Program("open_direct", "tail call", "direct.c", SCHED_CLS),
+    Program("source", "tail call", "source.c", SCHED_CLS),
+    Program("pass", "tail call", "pass.c", SCHED_CLS),
+    Program("refuse", "tail call", "refuse.c", SCHED_CLS),
+    Program("refresh", "tail call", "refresh.c", SCHED_CLS),
+    Program("icmp_out", "tail call", "icmp.c", SCHED_CLS),
+)
+
+# program arrays, pinned beside the programs that are in them
+STAGE_ARRAY = "stages"
+OTHER_FAMILY_ARRAY = "other_family"
 
 
 def socket_programs(family: Family) -> tuple[Program, ...]:
@@ -64,7 +85,7 @@ def socket_programs(family: Family) -> tuple[Program, ...]:
 
 def programs(family: Family) -> tuple[Program, ...]:
     """Return all programs of a family."""
-    return socket_programs(family) + GUARDS
+    return socket_programs(family) + ENTRIES + STAGES
 
 
 def sources(family: Family) -> tuple[str, ...]:

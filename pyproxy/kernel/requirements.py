@@ -53,15 +53,23 @@ def _kernel() -> list[_Requirement]:
         ("hash maps", features.MAP_HASH),
         ("LRU hash maps", features.MAP_LRU_HASH),
         ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
+        ("program arrays", features.MAP_PROG_ARRAY),
+        ("LPM tries", features.MAP_LPM_TRIE),
         ("socket storage", features.MAP_SK_STORAGE),
     )
-    helpers = (("bpf_sk_storage_get in socket hooks", features.HELPER_SK_STORAGE_GET),)
+    helpers = (
+        ("bpf_sk_storage_get in socket hooks", CGROUP_SOCK_ADDR, features.HELPER_SK_STORAGE_GET),
+        ("bpf_get_netns_cookie in socket hooks", CGROUP_SOCK_ADDR,
+         features.HELPER_GET_NETNS_COOKIE),
+        ("bpf_ktime_get_coarse_ns in tc programs", SCHED_CLS,
+         features.HELPER_KTIME_GET_COARSE_NS),
+    )  # fmt: skip
     return [
         *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
         _needs("socket address hooks", lambda: libbpf.program_type_exists(CGROUP_SOCK_ADDR)),
         _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
-        *(_needs(name, partial(libbpf.helper_exists, CGROUP_SOCK_ADDR, number))
-          for name, number in helpers),
+        *(_needs(name, partial(libbpf.helper_exists, kind, number))
+          for name, kind, number in helpers),
         _Requirement("bpf_set_retval", False, lambda: features.probe().set_retval,
                      "services without endpoints refuse at once",
                      "connections to services without endpoints are left untranslated",

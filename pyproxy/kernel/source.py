@@ -27,7 +27,7 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 class Sizes(NamedTuple):
     """How many entries the maps hold; names as in bpf/maps.h.
 
-    Arrays and LRU maps take their memory when they are made: 36 MB a node with these numbers.
+    Arrays and LRU maps take their memory when they are made: 53 MB a node with these numbers.
     Hash maps take it as they fill.
     """
 
@@ -38,6 +38,9 @@ class Sizes(NamedTuple):
     max_nodes: int = 16_384
     max_connected: int = 16_384
     max_udp: int = 16_384
+    max_connections: int = 65_536
+    max_devices: int = 16_384
+    max_cidrs: int = 256
 
 
 class Build(NamedTuple):
@@ -95,5 +98,9 @@ def build(pins: Pins, sizes: Sizes, features: Features) -> Build:
         "HAVE_MPTCP": int(features.mptcp),
     }
     cflags = [f"-D{name}={value}" for name, value in settings.items()]
-    cflags += [f'-DPIN_DIR="{pins.maps}"', f'-DSHARED_PIN_DIR="{pins.shared}"']
+    cflags += [
+        f'-DPIN_DIR="{pins.maps}"',
+        f'-DSHARED_PIN_DIR="{pins.shared}"',
+        f'-DFLOW_PIN_DIR="{pins.connections(sizes.max_connections)}"',
+    ]
     return Build(family, flatten(bpf_directory(), sources(family)), tuple(cflags))

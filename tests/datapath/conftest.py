@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel import libbpf
 from pyproxy.model import Family, Protocol
+from tests.datapath.covering import Covering, covering
 from tests.datapath.flavours import PROTOCOLS, Flavour
 from tests.datapath.node import Node
+from tests.datapath.wire import Wire
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,3 +62,23 @@ def family(request: pytest.FixtureRequest) -> Family:
 def protocol(request: pytest.FixtureRequest) -> Protocol:
     """Each protocol that services have."""
     return Protocol(request.param)
+
+
+@pytest.fixture
+def wire(node: Node) -> Iterator[Wire]:
+    """A veth pair between two namespaces."""
+    with ExitStack() as undo:
+        yield Wire(node, undo)
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def tcx(request: pytest.FixtureRequest) -> bool:
+    """Both ways of attaching; where the kernel has no tcx, clsact is the only one."""
+    return request.param == "tcx" and libbpf.tcx_exists()
+
+
+@pytest.fixture
+def covered(node: Node, wire: Wire, tmp_path: Path, tcx: bool) -> Iterator[Covering]:
+    """The packet path on the near device, attached in both ways."""
+    with covering(node, wire, tmp_path, tcx=tcx) as made:
+        yield made

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel.datapath import KernelDatapath
-from pyproxy.model import Family, ServicePortName
+from pyproxy.model import Family, Records, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, Snapshot
 from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Member, PortPlan
 
@@ -109,11 +109,6 @@ class FaultyDatapath:
         self._write()
         self._real.publish(service, first, generation)
 
-    def set_dropping(self, services: int) -> None:
-        """Store how many services drop."""
-        self._write()
-        self._real.set_dropping(services)
-
 
 class Contents(NamedTuple):
     """What the maps hold of a service port, whatever numbers it was given."""
@@ -121,7 +116,7 @@ class Contents(NamedTuple):
     created: str
     frontends: frozenset[Frontend]
     header: Header
-    backends: tuple[Backend, ...]
+    backends: Records[Backend]
     members: frozenset[Member]
 
 

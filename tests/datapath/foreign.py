@@ -74,7 +74,7 @@ class Counting:
         self.pin.unlink()
         os.close(self._map)
 
-    def link(self, ifindex: int, attach_type: int) -> int:
-        """Attach it to a device's tcx, after all that is there; return the link."""
+    def link(self, ifindex: int, attach_type: int, *, first: bool = False) -> int:
+        """Attach it to a device's tcx, after all that is there or before; return the link."""
         with links.opened(self.pin) as program:
-            return libbpf.link_create(program, ifindex, attach_type)
+            return libbpf.link_create(program, ifindex, attach_type, first=first)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
@@ -15,12 +16,16 @@ from typing import NamedTuple, Self, TypeVar
 from pyproxy.agent.sync import serves
 from pyproxy.kernel import inspect, libbpf, links, load, sockets
 from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.devices import Device
+from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import probe
+from pyproxy.kernel.maps import ArrayMap
+from pyproxy.kernel.packetpath import PacketPath, PortRange, local_port_range, source_ports
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.source import Sizes
-from pyproxy.model import Family, Protocol
+from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.sync.syncer import Syncer
-from pyproxy.tables import PortPlan
+from pyproxy.tables import ConnectionTimeouts, PortPlan, SocketTranslation
 from tests.datapath import children
 from tests.datapath.answering import answer
 from tests.datapath.asking import open_socket
@@ -38,6 +43,7 @@ class Loaded(NamedTuple):
     request: load.Request
     digest: str
     datapath: KernelDatapath
+    path: PacketPath
 
     @property
     def pins(self) -> Pins:
@@ -48,6 +54,11 @@ class Loaded(NamedTuple):
     def programs(self) -> Path:
         """Where its programs are pinned."""
         return self.pins.programs(self.digest)
+
+    @property
+    def connections(self) -> Path:
+        """Where its connection table is pinned."""
+        return self.request.connections
 
 
 class Node:
@@ -79,6 +90,8 @@ class Node:
         self.namespace = self.make_namespace("node", self._undo)
         self.where = Where(self.namespace, self.cgroup)
         self.loaded = self._load(self.bpffs / "pyproxy")
+        self.configure()
+        self.entries(self.directory).join()
         self.make_syncers()
         self._backends = self._start_backends()
         self._undo.callback(self._backends.end)
@@ -114,14 +127,61 @@ class Node:
 
     def _load(self, root: Path) -> dict[Family, Loaded]:
         features = probe()
-        requests = [load.Request(root, family, features) for family in Family]
+        requests = [load.Request(root, family, features, self._sizes) for family in Family]
+        load.finish(load.start(requests))
         found = {}
-        for request, digest in zip(requests, load_all(requests, self._sizes), strict=True):
+        for request in requests:
+            digest = request.build().digest
             sockets.attach(request.pins, digest, self.cgroup)
-            datapath = KernelDatapath(request.pins)
+            datapath, path = KernelDatapath(request.pins), PacketPath(request.pins)
             self._undo.callback(datapath.close)
-            found[request.family] = Loaded(request, digest, datapath)
+            self._undo.callback(path.close)
+            found[request.family] = Loaded(request, digest, datapath, path)
         return found
+
+    def configure(
+        self,
+        *,
+        translation: SocketTranslation = SocketTranslation.ALL,
+        timeouts: ConnectionTimeouts | None = None,
+        ports: PortRange | None = None,
+        local_cidrs: Sequence[Prefix] = (),
+    ) -> None:
+        """Write the packet path's settings: an agent's defaults but for what is given.
+
+        They are the node's from then on; call it again without arguments to undo it.
+        """
+
+        def work() -> None:
+            free = ports or source_ports(local_port_range())
+            kept = timeouts or ConnectionTimeouts()
+            for each in self.loaded.values():
+                each.path.configure(translation, kept, free, local_cidrs)
+
+        netns.inside(self.namespace, work)
+
+    def entries(self, run_dir: Path, *, tcx: bool | None = None) -> Entries:
+        """Return the packet path to be attached to devices, as the kernel can unless `tcx` says.
+
+        What is done with it is done in the namespace of the thread: attach() is for one's own.
+        """
+        programs = {family: each.programs for family, each in self.loaded.items()}
+        is_tcx = libbpf.tcx_exists() if tcx is None else tcx
+        return Entries(self.bpffs / "pyproxy", programs, run_dir, tcx=is_tcx)
+
+    def attach(self, devices: Iterable[Device], namespace: Path | None = None) -> dict[Device, str]:
+        """Attach the packet path to devices of a namespace (the node's own); return failures.
+
+        Links are pinned by ifindex: attach to devices of one namespace at a time.
+        """
+        entries = self.entries(self.directory)
+        where = Where(namespace or self.namespace)
+        return children.run(where, lambda: entries.attach(devices))
+
+    def detach(self, devices: Iterable[Device] = (), namespace: Path | None = None) -> None:
+        """Take the packet path off everything: links of all devices, filters of these."""
+        entries = self.entries(self.directory)
+        children.run(Where(namespace or self.namespace), lambda: entries.detach(devices))
 
     def _start_backends(self) -> Child[None]:
         board = Board()
@@ -143,9 +203,20 @@ class Node:
         self.syncers = {f: Syncer(each.datapath, serves) for f, each in self.loaded.items()}
 
     def clear(self) -> None:
-        """Take every service out of the kernel again."""
+        """Take every service and connection out of the kernel again."""
         for syncer in self.syncers.values():
             syncer.apply(dict.fromkeys(syncer.books.programmed))
+        if self.connections_used():
+            self.forget_connections()
+
+    def connections_used(self) -> int:
+        """Return how many entries lead to connections of the packet path, in both families."""
+        return sum(_count(each.connections / "nat") for each in self.loaded.values())
+
+    def forget_connections(self) -> None:
+        """Empty the connection tables of the packet path."""
+        for each in self.loaded.values():
+            _empty(each)
 
     def apply(self, *plans: PortPlan) -> None:
         """Bring plans into the kernel."""
@@ -179,10 +250,7 @@ class Node:
 
     def remembered(self) -> int:
         """Return how many connected sockets the programs remember."""
-        pins = self.loaded[Family.IPV4].pins
-        with links.opened(pins.shared / "connected") as fd:
-            shape = libbpf.map_info(fd)
-            return libbpf.map_count(fd, shape.key_size, shape.value_size)
+        return _count(self.loaded[Family.IPV4].pins.shared / "connected")
 
     def make_socket(self, domain: int, kind: int, protocol: int = 0) -> socket.socket:
         """Return a socket of a process in the cgroup and the namespace."""
@@ -201,20 +269,36 @@ class Node:
         return children.running(self.where, work)
 
 
-def load_all(requests: list[load.Request], sizes: Sizes | None = None) -> list[str]:
-    """Load families, with maps of these sizes; return the digests of their programs."""
-    if sizes is None:
-        load.finish(load.start(requests))
-        return [request.build().digest for request in requests]
+def _count(pin: Path) -> int:
+    with links.opened(pin) as fd:
+        shape = libbpf.map_info(fd)
+        return libbpf.map_count(fd, shape.key_size, shape.value_size)
 
-    def work() -> list[str]:
-        # in this forked child alone, which plays the loader
-        vars(load)["Sizes"] = lambda: sizes
-        for request in requests:
-            load.load(request)
-        return [request.build().digest for request in requests]
 
-    return children.run(Where(), work)
+def _empty(loaded: Loaded) -> None:
+    """Empty a family's connection table, and clear the marks of its ends."""
+    with links.opened(loaded.connections / "nat") as fd:
+        shape = libbpf.map_info(fd)
+        for key, _ in libbpf.map_dump(fd, shape.key_size, shape.value_size):
+            libbpf.map_delete(fd, key)
+    with _mapped(loaded.connections / "connections") as (_, memory):
+        memory[:] = bytes(len(memory))
+    with _mapped(loaded.pins.maps / "marks") as (array, memory):
+        busy = array.layout["busy"]
+        for offset in range(busy.offset, busy.offset + busy.size):
+            memory[offset :: array.stride] = bytes(array.max)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[tuple[ArrayMap, mmap.mmap]]:
+    """Give a pinned array, and all of its elements as memory."""
+    array = ArrayMap(str(path), write=True)
+    try:
+        length = -(-array.stride * array.max // mmap.PAGESIZE) * mmap.PAGESIZE
+        with mmap.mmap(array.fd, length) as memory:
+            yield array, memory
+    finally:
+        array.close()
 
 
 def _addresses(number: int) -> tuple[str, str]:

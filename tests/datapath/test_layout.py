@@ -6,20 +6,26 @@ from __future__ import annotations
 import enum
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from pyproxy.kernel import inspect, libbpf, links
+from pyproxy.kernel import inspect, libbpf, links, programs
+from pyproxy.kernel.addresses import UPLINK
 from pyproxy.kernel.btf import Types
-from pyproxy.kernel.datapath import SETTING_DROPPING
-from pyproxy.kernel.pins import LAYOUT_VERSION, Pins
+from pyproxy.kernel.connections import Life
+from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS
+from pyproxy.kernel.pins import CONNECTIONS_VERSION, LAYOUT_VERSION
 from pyproxy.kernel.source import bpf_directory
 from pyproxy.tables import BackendFlag, Kind, ServiceFlag
-from tests.datapath.node import Node
+from tests.datapath.node import Loaded, Node
 
-GOLDEN = Path(__file__).with_name("golden") / "layout.json"
+GOLDEN = Path(__file__).with_name("golden")
+
+# what only C has a name for
+C_ALONE = {"side", "role"}
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _ENUM = re.compile(r"enum (\w+) \{(.*?)\}", re.DOTALL)
@@ -63,6 +69,7 @@ def test_enums_are_read() -> None:
         ("frontend_kind", "KIND", Kind),
         ("service_flag", "SERVICE", ServiceFlag),
         ("backend_flag", "BACKEND", BackendFlag),
+        ("life", "LIFE", Life),
     ],
 )
 def test_enums_are_the_same_in_c_and_python(
@@ -71,37 +78,102 @@ def test_enums_are_the_same_in_c_and_python(
     prefix: str,
     members: type[enum.IntEnum | enum.IntFlag],
 ) -> None:
-    """Every entry of an enum in bpf/types.h has its twin in pyproxy/tables.py, and no other."""
+    """Every entry of an enum in bpf/types.h has its twin in Python, and no other."""
     assert types[name] == prefixed(prefix, members)
 
 
-def test_counters_have_the_names_of_the_enum(types: dict[str, dict[str, int]]) -> None:
-    """Status names the counters in the order in which the programs count them."""
-    names = (*inspect.COUNTERS, "max")
-    assert types["counter"] == {f"COUNTER_{name.upper()}": i for i, name in enumerate(names)}
+def in_order(prefix: str, names: Iterable[str], end: str) -> dict[str, int]:
+    """Return an enum of names in order, closed by their number, as C spells it."""
+    entries = [f"{prefix}_{name.upper()}" for name in names]
+    return {entry: number for number, entry in enumerate([*entries, end])}
 
 
-def test_settings_have_the_numbers_of_the_enum(types: dict[str, dict[str, int]]) -> None:
-    """The agent writes the settings that the programs read."""
-    assert types["setting"] == {"SETTING_DROPPING": SETTING_DROPPING, "SETTING_MAX": 1}
+def stage_of(program: programs.Program) -> str:
+    """Return the stage that a program serves; some cannot be called like theirs."""
+    side, _, more = program.name.partition("_")
+    if side in {"ingress", "egress"}:
+        return side  # the entries have these names
+    return more if program.name == "open_direct" else program.name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("counter", in_order("COUNTER", inspect.COUNTERS, "COUNTER_MAX")),
+        ("moment", in_order("MOMENT", inspect.MOMENTS, "MOMENT_MAX")),
+        ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
+        ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
+        ("stage", in_order("STAGE", map(stage_of, programs.STAGES), "STAGES")),
+        ("device_flag", {"DEVICE_UPLINK": UPLINK}),
+    ],
+)
+def test_names_in_order_are_the_numbers_of_the_enum(
+    types: dict[str, dict[str, int]], name: str, expected: dict[str, int]
+) -> None:
+    """Counters, settings, programs of the arrays: Python's order is the number in C."""
+    assert types[name] == expected
 
 
 def test_no_enum_is_forgotten(types: dict[str, dict[str, int]]) -> None:
-    """Each enum of bpf/types.h is compared by a test above."""
-    compared = {"frontend_kind", "service_flag", "backend_flag", "counter", "setting"}
-    assert types.keys() == compared
+    """Each enum of bpf/types.h is compared by a test above, but for those of C alone."""
+    compared = {
+        "frontend_kind", "service_flag", "backend_flag", "life", "counter", "moment", "setting",
+        "entry_point", "stage", "device_flag",
+    }  # fmt: skip
+    assert types.keys() == compared | C_ALONE
 
 
-def layout_of(node: Node) -> Layout:
-    """Return the layouts of all pinned maps, as the kernel describes them."""
-    found: Layout = {"LAYOUT_VERSION": LAYOUT_VERSION}
+def test_every_moment_is_one_of_a_counter() -> None:
+    """Status says of a counter when it last grew, by the name they share."""
+    assert set(inspect.MOMENTS) <= set(inspect.COUNTERS)
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "number"),
+    [
+        ("types.h", "TICK_SHIFT", TICK_NS.bit_length() - 1),
+        ("connection.h", "REFRESH_TICKS", REFRESH_TICKS),
+        ("maps.h", "MARKS", 1 << 16),
+    ],
+)
+def test_numbers_are_the_same_in_c_and_python(header: str, name: str, number: int) -> None:
+    """Timeouts are written in the unit in which the programs count; a hash has 16 bits."""
+    found = re.search(rf"#define {name} (\d+)", (bpf_directory() / header).read_text())
+    assert found
+    assert int(found[1]) == number
+
+
+class Golden(NamedTuple):
+    """Layouts that share a version: its name, its number, and which pinned maps they are of."""
+
+    file: str
+    version: str
+    number: int
+    maps: Callable[[Loaded], list[Path]]
+
+
+def _all_maps(each: Loaded) -> list[Path]:
+    return [*each.pins.maps.iterdir(), *each.pins.shared.iterdir()]
+
+
+def _connection_maps(each: Loaded) -> list[Path]:
+    return list(each.connections.iterdir())
+
+
+# connections outlive a change of all other layouts (rule 23)
+GOLDENS = (
+    Golden("layout.json", "LAYOUT_VERSION", LAYOUT_VERSION, _all_maps),
+    Golden("connections.json", "CONNECTIONS_VERSION", CONNECTIONS_VERSION, _connection_maps),
+)
+
+
+def layout_of(node: Node, golden: Golden) -> Layout:
+    """Return the layouts of pinned maps, as the kernel describes them."""
+    found: Layout = {golden.version: golden.number}
     for family, each in node.loaded.items():
-        found[family.label] = {pin.name: _map_layout(pin) for pin in _maps(each.pins)}
+        pins = sorted(golden.maps(each), key=lambda pin: pin.name)
+        found[family.label] = {pin.name: _map_layout(pin) for pin in pins}
     return found
-
-
-def _maps(pins: Pins) -> list[Path]:
-    return sorted((*pins.maps.iterdir(), *pins.shared.iterdir()), key=lambda pin: pin.name)
 
 
 def _map_layout(pin: Path) -> Layout:
@@ -120,21 +192,25 @@ def _fields(types: Types, number: int) -> Layout:
     return {f".{path}": [each.offset, each.size] for path, each in fields.items()}
 
 
-def test_layouts_are_those_of_their_version(node: Node, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.file)
+def test_layouts_are_those_of_their_version(
+    node: Node, request: pytest.FixtureRequest, golden: Golden
+) -> None:
     """Pinned maps outlive the agent: whoever changes a struct must say so by its version.
 
-    After a change of bpf/types.h: count LAYOUT_VERSION in pyproxy/kernel/pins.py up, then run
-    `pytest tests/datapath/test_layout.py --update-golden`.
+    After a change of bpf/types.h: count the version in pyproxy/kernel/pins.py up, then run
+    `pytest tests/datapath/test_layout.py --update-golden`. Of a version that was never released
+    delete the golden file first instead.
     """
-    now = layout_of(node)
-    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"LAYOUT_VERSION": 0}
-    if now != golden and request.config.getoption("--update-golden", default=False):
-        assert now["LAYOUT_VERSION"] > golden["LAYOUT_VERSION"], (
-            "a struct changed: count LAYOUT_VERSION up in pyproxy/kernel/pins.py first"
+    now, path = layout_of(node, golden), GOLDEN / golden.file
+    before = json.loads(path.read_text()) if path.exists() else {golden.version: 0}
+    if now != before and request.config.getoption("--update-golden", default=False):
+        assert now[golden.version] > before[golden.version], (
+            f"a struct changed: count {golden.version} up in pyproxy/kernel/pins.py first"
         )
-        GOLDEN.write_text(dumped(now))
+        path.write_text(dumped(now))
         return
-    assert now == golden, "a struct changed: see this test's docstring for what to do"
+    assert now == before, "a struct changed: see this test's docstring for what to do"
 
 
 def dumped(layout: Layout) -> str:
@@ -143,12 +219,22 @@ def dumped(layout: Layout) -> str:
     return re.sub(r"\[\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2]", text) + "\n"
 
 
-def test_both_families_have_the_same_fields(node: Node) -> None:
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.file)
+def test_both_families_have_the_same_fields(node: Node, golden: Golden) -> None:
     """One source serves both families: maps and fields have the same names in both."""
-    by_family = layout_of(node)
+    by_family = layout_of(node, golden)
 
     def names(label: str) -> dict[str, list[list[str]]]:
         maps = by_family[label].items()
         return {name: [list(each["key"]), list(each["value"])] for name, each in maps}
 
     assert names("IPv4") == names("IPv6")
+
+
+def test_a_record_of_a_connection_has_spare_bytes(node: Node) -> None:
+    """Fields can be added without a new version, so that upgrades keep connections (rule 23)."""
+    layout = layout_of(node, GOLDENS[1])
+    for family in node.loaded:
+        value = layout[family.label]["connections"]["value"]
+        assert value["size"] == 128
+        assert value[".spare"][1] >= 16

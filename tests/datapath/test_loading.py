@@ -20,7 +20,7 @@ from pyproxy.errors import KernelError
 from pyproxy.kernel import inspect, libbpf, links, load, sockets
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.pins import Pins, remove_tree
-from pyproxy.kernel.programs import programs
+from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, programs
 from pyproxy.kernel.source import bpf_directory
 from pyproxy.model import Family, Protocol
 from tests.datapath.asking import Answer, draw, errno_of
@@ -31,6 +31,8 @@ from tests.datapath.test_publishing import connecting
 
 SWAPS = 50
 MAP_TYPE_HASH = 1  # enum bpf_map_type
+# pinned beside the programs that are in them
+ARRAYS = {STAGE_ARRAY, OTHER_FAMILY_ARRAY}
 
 
 def ids_of_links(pins: Pins) -> dict[str, int]:
@@ -48,6 +50,8 @@ def ids_of_pinned(directory: Path) -> dict[str, int]:
     """Return the ids of the programs pinned in a directory."""
     found = {}
     for pin in directory.iterdir():
+        if pin.name in ARRAYS:
+            continue
         with links.opened(pin) as fd:
             found[pin.name] = libbpf.program_info(fd).id
     return found
@@ -59,6 +63,7 @@ def config_of(node: Node) -> RunConfig:
     fields["bpffs_root"] = node.loaded[Family.IPV4].pins.root
     fields["cgroup_root"] = node.cgroup
     fields["run_dir"] = node.directory
+    fields |= {"cluster_cidrs": (), **RunConfig._field_defaults}
     return RunConfig(**fields)
 
 
@@ -85,7 +90,7 @@ def other(whole_run: Node) -> Iterator[Loaded]:
     request = load.Request(loaded.pins.root, Family.IPV4, features)
     assert not load.is_loaded(request)
     load.finish(load.start([request]))
-    made = Loaded(request, request.build().digest, loaded.datapath)
+    made = Loaded(request, request.build().digest, loaded.datapath, loaded.path)
     yield made
     remove_tree(made.programs)
 
@@ -136,8 +141,8 @@ def test_former_programs_are_forgotten(node: Node) -> None:
     unfinished = mine.pins.base / "programs-0123456789abcdef-unfinished"
     for directory in (stray, unfinished):
         directory.mkdir()
-        with links.opened(mine.programs / "guard") as fd:
-            libbpf.obj_pin(fd, str(directory / "guard"))
+        with links.opened(mine.programs / "ingress") as fd:
+            libbpf.obj_pin(fd, str(directory / "ingress"))
     try:
         loaded = Loading(config_of(node), probe()).finish()
         forget_former_programs(loaded)
@@ -197,7 +202,7 @@ def test_a_pinned_map_of_another_shape_is_refused(
 ) -> None:
     """A map of another layout is named, with the remedy; it keeps what it holds."""
     request = ipv6_request(root)
-    request.pins.make()
+    request.pins.make(request.sizes.max_connections)
     pin = request.pins.maps / name
     number = new_map(pin, key, value, entries)
     with pytest.raises(KernelError, match=f"{pin} has another layout.*pyproxy cleanup"):
@@ -212,7 +217,7 @@ def test_a_pinned_map_of_another_shape_is_refused(
 def test_a_pin_that_is_no_map_of_ours_is_named(root: Path) -> None:
     """A file among the maps that this version does not know is named with the remedy."""
     request = ipv6_request(root)
-    request.pins.make()
+    request.pins.make(request.sizes.max_connections)
     new_map(request.pins.maps / "stranger", 4, 4, 1)
     with pytest.raises(KernelError, match=r"stranger is no map of this version.*pyproxy cleanup"):
         load.finish(load.start([request]))
@@ -221,18 +226,18 @@ def test_a_pin_that_is_no_map_of_ours_is_named(root: Path) -> None:
 def test_what_a_killed_loader_left_is_replaced(root: Path, node: Node) -> None:
     """An unfinished directory of programs counts for nothing and is gone after the next load."""
     request = ipv6_request(root)
-    request.pins.make()
+    request.pins.make(request.sizes.max_connections)
     final = request.pins.programs(request.build().digest)
     unfinished = final.with_name(f"{final.name}-unfinished")
     unfinished.mkdir()
-    for name in ("guard", "connect"):
+    for name in ("ingress", "connect"):
         with links.opened(node.loaded[Family.IPV6].programs / name) as fd:
             libbpf.obj_pin(fd, str(unfinished / name))
     assert not load.is_loaded(request)
     load.finish(load.start([request]))
     assert load.is_loaded(request)
     assert request.pins.program_directories() == [final]
-    assert {pin.name for pin in final.iterdir()} == {p.name for p in programs(Family.IPV6)}
+    assert {pin.name for pin in final.iterdir()} == ARRAYS | {p.name for p in programs(Family.IPV6)}
 
 
 def test_a_loader_that_is_killed_is_reported(root: Path) -> None:
@@ -297,7 +302,7 @@ def test_a_cgroup_that_went_and_came_back_is_attached_to(node: Node) -> None:
     cgroup = node.cgroup / "again"
     mine = node.loaded[Family.IPV6]
     pins = Pins(node.bpffs / "again", Family.IPV6)
-    pins.make()
+    pins.make(mine.request.sizes.max_connections)
     final = pins.programs(mine.digest)
     final.mkdir()
     for pin in mine.programs.iterdir():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two namespaces joined by a veth pair: `near` has the guards, `far` is somebody else.
+"""Two namespaces joined by a veth pair: `near` has the packet path, `far` is somebody else.
 
-Both have the services' addresses on lo, so that a packet that is not dropped arrives. None of
+Each has a service's address on lo, so that a packet which nobody touches arrives there. None of
 their sockets is in a cgroup with programs.
 """
 
@@ -13,14 +13,14 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.model import Family, Protocol
 from tests.datapath import children
 from tests.datapath.asking import TIMEOUT_S
 from tests.datapath.children import Where
-from tests.datapath.flavours import KINDS, SERVICE_PORT, Flavour, SockAddr
+from tests.datapath.flavours import KINDS, SERVICE_PORT, Flavour, SockAddr, named
 from tests.datapath.node import Node, run_ip
 from tests.lab import netns
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 NEAR, FAR = "near", "far"
 DEVICE = "wire"
 MARKER_PORT = 9
+REQUEST, REPLY = b"who?", b"me"
 # by side: a service whose address is on its lo
 SERVICE_AT = {NEAR: 1, FAR: 2}
 FLAVOURS = {Family.IPV4: Flavour.IPV4, Family.IPV6: Flavour.IPV6}
@@ -52,7 +53,7 @@ class Wire:
         self.paths = {side: node.make_namespace(side, undo) for side in (NEAR, FAR)}
         self.plug()
         for side in (NEAR, FAR):
-            self._address(side)
+            self.address(side)
 
     def plug(self, ifindex: int = 0) -> None:
         """Make the pair of devices; the near one gets `ifindex` if that is not 0."""
@@ -66,9 +67,10 @@ class Wire:
         """Delete both devices."""
         run_ip(self.paths[NEAR], f"link del {DEVICE}")
 
-    def _address(self, side: str) -> None:
-        lines = [f"addr add 10.96.0.{SERVICE_AT[side]}/32 dev lo",
-                 f"addr add fd00:96::{SERVICE_AT[side]}/128 dev lo nodad"]  # fmt: skip
+    def address(self, side: str) -> None:
+        """Give a side its addresses and its route, on a device that was just plugged in."""
+        lines = [f"addr replace 10.96.0.{SERVICE_AT[side]}/32 dev lo",
+                 f"addr replace fd00:96::{SERVICE_AT[side]}/128 dev lo nodad"]  # fmt: skip
         for family, length in ((Family.IPV4, 24), (Family.IPV6, 64)):
             dad = " nodad" if family is Family.IPV6 else ""
             lines.append(f"addr add {end_address(family, side)}/{length} dev {DEVICE}{dad}")
@@ -109,6 +111,63 @@ class Wire:
         made = netns.inside(self.paths[side], make)
         made.settimeout(TIMEOUT_S)
         return made
+
+
+class Seen(NamedTuple):
+    """What a client and the backend that answered it saw of each other."""
+
+    by_client: SockAddr
+    client: SockAddr
+    by_backend: SockAddr
+
+
+def talk(
+    wire: Wire, family: Family, protocol: Protocol, number: int = 1, timeout_s: float = TIMEOUT_S
+) -> Seen:
+    """Ask the service of the near side from the far side; raises OSError without an answer.
+
+    Backend `number` answers in the near namespace, where nothing but packets can be translated.
+    """
+    flavour = FLAVOURS[family]
+    with (
+        wire.socket(NEAR, family, protocol) as backend,
+        wire.socket(FAR, family, protocol) as client,
+    ):
+        backend.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        backend.bind(flavour.backend(number))
+        backend.settimeout(timeout_s)
+        work = _by_stream if protocol is Protocol.TCP else _by_datagram
+        return work(client, backend, flavour.service(SERVICE_AT[NEAR], SERVICE_PORT))
+
+
+def _by_stream(client: socket.socket, listener: socket.socket, to: SockAddr) -> Seen:
+    listener.listen()
+    client.connect(to)
+    served, peer = listener.accept()
+    with served:
+        served.settimeout(TIMEOUT_S)
+        client.sendall(REQUEST)
+        assert served.recv(64) == REQUEST
+        served.sendall(REPLY)
+        assert client.recv(64) == REPLY
+        # a connection that is over has no peer any more
+        seen = Seen(named(client.getpeername()), named(client.getsockname()), named(peer))
+        client.shutdown(socket.SHUT_WR)
+        assert served.recv(64) == b""
+    assert client.recv(64) == b""
+    return seen
+
+
+def _by_datagram(client: socket.socket, backend: socket.socket, to: SockAddr) -> Seen:
+    # connected: it takes no datagram of anybody else's
+    client.connect(to)
+    client.send(REQUEST)
+    asked, peer = backend.recvfrom(64)
+    assert asked == REQUEST
+    backend.sendto(REPLY, peer)
+    told, source = client.recvfrom(64)
+    assert told == REPLY
+    return Seen(named(source), named(client.getsockname()), named(peer))
 
 
 class Arrivals:

@@ -9,8 +9,7 @@ import pytest
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel.btf import Field, Types
-from pyproxy.kernel.codec import Codec, text
-from pyproxy.kernel.datapath import addr_fold
+from pyproxy.kernel.codec import Codec, addr_fold, text
 
 
 def blob() -> bytes:

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A stage: a packet to no frontend may begin something. It passes, unless its answers would be
+ * taken for those of a connection from the same port to a service with this backend (rule 4).
+ */
+#include "open.h"
+
+int open_direct(struct __sk_buff *skb)
+{
+	struct packet packet = {}, answer = {};
+	struct pick picked = {};
+	struct found found = {};
+	__u32 now = now_ticks();
+
+	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+		return TC_NEXT;
+	answer.src = packet.dst;
+	answer.dst = packet.src;
+	answer.proto = packet.proto;
+	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND ||
+	    found.role != ROLE_REPLY || is_expired(found.copy.life, now))
+		return TC_NEXT;
+	if (packet.proto == IPPROTO_UDP ? life_age(found.copy.life, now) > setting(SETTING_UDP) :
+					  is_closed(found.copy.life)) {
+		connection_end(found.number, found.copy.life, now);
+		return TC_NEXT;
+	}
+	picked.backend = packet.dst;
+	return connection_open(skb, &packet, &picked, true);
+}

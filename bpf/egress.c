@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * tc egress of every device: what backends answer gets the frontend's address, and requests
+ * whose client must not be seen an address of this node.
+ */
+#include "entry.h"
+#include "state.h"
+#include "translate.h"
+
+/* What a backend answers. */
+static __always_inline int egress_reply(struct __sk_buff *skb, const struct packet *packet,
+					struct found *found, __u32 now)
+{
+	struct connection *copy = &found->copy;
+
+	if (is_clash(found, packet)) {
+		life_set(found, LIFE_CLASH, 0, now);
+		return TC_NEXT;
+	}
+	life_note(found, life_after_reply((__u32)copy->life, packet), now);
+	count(COUNTER_PACKET_OUT);
+	return packet_translate(skb, packet, &copy->frontend, &copy->client);
+}
+
+/* What a client sends whose own address the backend must not see. */
+static __always_inline int egress_request(struct __sk_buff *skb, const struct packet *packet,
+					  struct found *found)
+{
+	struct connection *copy = &found->copy;
+
+	if (!(copy->life & LIFE_SOURCE_READY)) {
+		stage_enter(skb, STAGE_SOURCE, packet->ip, SIDE_EGRESS);
+		return TC_DROP;
+	}
+	if (copy->source_check != connection_source_check(copy)) {
+		count(COUNTER_STALE);
+		return TC_DROP;
+	}
+	count(COUNTER_PACKET_OUT);
+	return packet_translate(skb, packet, &copy->source, &packet->dst);
+}
+
+/* A packet that belongs to no connection of ours. */
+static __always_inline int egress_other(struct __sk_buff *skb, const struct packet *packet)
+{
+	/* a bridge forwards what is none of this node's */
+	if (skb->pkt_type != PACKET_HOST)
+		return TC_NEXT;
+	if (is_frontend_marked(&packet->dst) &&
+	    frontend_kind(&packet->dst, packet->proto) == KIND_CLUSTER_IP) {
+		count(COUNTER_PACKET_LEAK);
+		return TC_DROP;
+	}
+	if (packet->proto == IPPROTO_UDP && is_frontend_marked(&packet->src))
+		stage_enter(skb, STAGE_PASS, packet->ip, SIDE_EGRESS);
+	return TC_NEXT;
+}
+
+static __always_inline int egress_packet(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct found found; /* all of it would be written twice */
+	__u32 now;
+
+	switch (connection_find(packet, SIDE_EGRESS, &found)) {
+	case FOUND:
+		break;
+	case FOUND_NOTHING:
+		return egress_other(skb, packet);
+	default:
+		count(COUNTER_STALE);
+		return TC_DROP;
+	}
+	now = now_ticks();
+	if (is_expired(found.copy.life, now))
+		return egress_other(skb, packet);
+	if (life_age(found.copy.life, now) > REFRESH_TICKS)
+		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_EGRESS);
+	return found.role == ROLE_REPLY ? egress_reply(skb, packet, &found, now) :
+					  egress_request(skb, packet, &found);
+}
+
+/* A packet that is worth a look. */
+static __always_inline int egress_look(struct __sk_buff *skb, __u32 at)
+{
+	struct packet packet;
+
+	if (skb->vlan_present)
+		return TC_NEXT;
+	switch (packet_read(skb, at, &packet)) {
+	case READ_DONE:
+		return egress_packet(skb, &packet);
+	case READ_ICMP:
+		stage_enter(skb, STAGE_ICMP_OUT, at, SIDE_EGRESS);
+		return TC_NEXT;
+	case READ_SHORT:
+		if (packet_pull(skb))
+			stage_again(skb, at, SIDE_EGRESS);
+		return TC_NEXT;
+	default:
+		return TC_NEXT;
+	}
+}
+
+/* A stage: begin again, or the packet is not as most are. */
+int egress_again(struct __sk_buff *skb)
+{
+	return egress_look(skb, stage_ip(skb));
+}
+
+static __always_inline int egress_at(struct __sk_buff *skb, __u32 at, __u32 entry)
+{
+	const struct glance *glance;
+
+	if (skb->protocol != ETH_P_FAMILY)
+		return hand_over(skb, entry);
+	glance = glance_at(skb, at);
+	if (!glance) {
+		stage_again(skb, at, SIDE_EGRESS);
+		return TC_NEXT;
+	}
+	return egress_is_worth(glance) ? egress_look(skb, at) : TC_NEXT;
+}
+
+int egress(struct __sk_buff *skb)
+{
+	return egress_at(skb, ETH_HLEN, ENTRY_EGRESS);
+}
+
+/* For devices without a link-layer header. */
+int egress_l3(struct __sk_buff *skb)
+{
+	return egress_at(skb, 0, ENTRY_EGRESS_L3);
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * tc ingress of every device: what clients send to a frontend goes to its backend. Everything
+ * else passes to the next program.
+ */
+#include "entry.h"
+#include "state.h"
+#include "translate.h"
+
+/* The connection that a packet belongs to is of no use to it. */
+static __always_inline int ingress_reopen(struct __sk_buff *skb, const struct packet *packet)
+{
+	/* in mid-stream it is none of ours */
+	if (!may_open(packet))
+		return TC_NEXT;
+	stage_enter(skb, STAGE_REOPEN, packet->ip, SIDE_INGRESS);
+	return TC_DROP;
+}
+
+/* A packet that belongs to no connection. */
+static __always_inline int ingress_other(struct __sk_buff *skb, const struct packet *packet)
+{
+	if (!may_open(packet))
+		return TC_NEXT;
+	stage_open(skb, packet->ip, false);
+	return TC_DROP;
+}
+
+/* What a client sends to a frontend. */
+static __always_inline int ingress_request(struct __sk_buff *skb, const struct packet *packet,
+					   struct found *found, __u32 now)
+{
+	struct endpoint client = inner_client(&found->copy);
+	struct endpoint backend = found->copy.backend;
+
+	if (!is_usable(found, packet, now))
+		return ingress_reopen(skb, packet);
+	life_note(found, life_after_request((__u32)found->copy.life, packet), now);
+	count(COUNTER_PACKET_IN);
+	return packet_translate(skb, packet, &client, &backend);
+}
+
+/* What a backend answers to the address of this node that stands for a client. */
+static __always_inline int ingress_reply(struct __sk_buff *skb, const struct packet *packet,
+					 struct found *found)
+{
+	struct endpoint client = inner_client(&found->copy);
+
+	count(COUNTER_PACKET_IN);
+	return packet_translate(skb, packet, &packet->src, &client);
+}
+
+static __always_inline int ingress_packet(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct found found; /* all of it would be written twice */
+	bool expired;
+	__u32 now;
+
+	switch (connection_find(packet, SIDE_INGRESS, &found)) {
+	case FOUND:
+		break;
+	case FOUND_NOTHING:
+		return ingress_other(skb, packet);
+	default:
+		count(COUNTER_STALE);
+		return may_open(packet) ? ingress_reopen(skb, packet) : TC_DROP;
+	}
+	now = now_ticks();
+	expired = is_expired(found.copy.life, now);
+	if (!expired && life_age(found.copy.life, now) > REFRESH_TICKS)
+		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_INGRESS);
+	if (found.role == ROLE_REQUEST)
+		return ingress_request(skb, packet, &found, now);
+	if (expired)
+		return ingress_other(skb, packet);
+	return found.role == ROLE_REPLY ? ingress_reply(skb, packet, &found) : TC_NEXT;
+}
+
+/* Return whether a frame is for this node, and nobody else's on a shared wire (rule 14). */
+static __always_inline bool is_for_us(const struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_HOST && !skb->vlan_present;
+}
+
+/* A packet that is worth a look. */
+static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
+{
+	struct packet packet;
+
+	if (!is_for_us(skb))
+		return TC_NEXT;
+	switch (packet_read(skb, at, &packet)) {
+	case READ_DONE:
+		return ingress_packet(skb, &packet);
+	case READ_SHORT:
+		if (packet_pull(skb))
+			stage_again(skb, at, SIDE_INGRESS);
+		return TC_NEXT;
+	default:
+		return TC_NEXT;
+	}
+}
+
+/* A stage: begin again, or the packet is not as most are. */
+int ingress_again(struct __sk_buff *skb)
+{
+	return ingress_look(skb, stage_ip(skb));
+}
+
+static __always_inline int ingress_at(struct __sk_buff *skb, __u32 at, __u32 entry)
+{
+	const struct glance *glance;
+
+	if (skb->protocol != ETH_P_FAMILY)
+		return hand_over(skb, entry);
+	glance = glance_at(skb, at);
+	if (!glance) {
+		stage_again(skb, at, SIDE_INGRESS);
+		return TC_NEXT;
+	}
+	return ingress_is_worth(glance) ? ingress_look(skb, at) : TC_NEXT;
+}
+
+int ingress(struct __sk_buff *skb)
+{
+	return ingress_at(skb, ETH_HLEN, ENTRY_INGRESS);
+}
+
+/* For devices without a link-layer header. */
+int ingress_l3(struct __sk_buff *skb)
+{
+	return ingress_at(skb, 0, ENTRY_INGRESS_L3);
+}

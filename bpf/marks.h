@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which ends of packets are worth a look-up: one load instead of one or two hash look-ups. */
+#ifndef PYPROXY_MARKS_H
+#define PYPROXY_MARKS_H
+
+#include "maps.h"
+
+/* Return 16 bits of a hash: the upper half of a product with 2^32 / phi (Knuth). */
+static __always_inline __u32 hash16(__u32 value)
+{
+	return ((value * 0x9e3779b1) & 0xffffffff) >> 16;
+}
+
+/* Return where an end's mark is. pyproxy.kernel.marks has the same formula; a test compares. */
+static __always_inline __u32 endpoint_hash(const struct endpoint *end)
+{
+	return hash16(addr_fold(&end->addr) + end->port);
+}
+
+/*
+ * Return whether an address may be a frontend's by its prefix: services have few of those, and
+ * where they are said is in every cache. The agent has the same formula.
+ */
+static __always_inline bool is_frontend_prefix(const struct addr *addr)
+{
+	return setting(SETTING_PREFIXES) >> (hash16(addr_prefix(addr)) & 63) & 1;
+}
+
+/* Mark the backend of a connected socket, whose entry in `connected` is written before. */
+static __always_inline void mark_socket(__u32 index)
+{
+	struct socket_mark *mark = socket_marks.lookup(&index);
+
+	if (!mark)
+		return;
+	mark->busy[0] = 1;
+	mark->busy[1] = 1;
+}
+
+/* Return whether some connected socket may have an end with this fold of its address as backend. */
+static __always_inline bool is_socket_marked(__u32 fold, __u16 port)
+{
+	__u32 index = hash16(fold + port);
+	const struct socket_mark *mark = socket_marks.lookup(&index);
+
+	return mark && *(const __u64 *)mark;
+}
+
+/* Return the mark of an end, never NULL. */
+static __always_inline struct mark *mark_of(const struct endpoint *end)
+{
+	__u32 index = endpoint_hash(end);
+
+	return marks.lookup(&index);
+}
+
+/* Return whether an end may be a frontend or a connection's. */
+static __always_inline bool is_marked(const struct endpoint *end)
+{
+	const struct mark *mark = mark_of(end);
+
+	return mark && *(const __u64 *)mark;
+}
+
+/* Return whether an end may be a frontend. */
+static __always_inline bool is_frontend_marked(const struct endpoint *end)
+{
+	const struct mark *mark = mark_of(end);
+
+	return mark && mark->frontend;
+}
+
+/*
+ * Mark an end of a connection. Its record is written before: the agent clears marks, waits for
+ * programs that run, and marks again what the records say.
+ */
+static __always_inline void mark_busy(const struct endpoint *end)
+{
+	struct mark *mark = mark_of(end);
+
+	if (!mark)
+		return;
+	mark->busy[0] = 1;
+	mark->busy[1] = 1;
+}
+
+#endif /* PYPROXY_MARKS_H */

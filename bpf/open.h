@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Making a connection of the packet path. */
+#ifndef PYPROXY_OPEN_H
+#define PYPROXY_OPEN_H
+
+#include "table.h"
+#include "translate.h"
+
+/* How many pairs of backend and source port are tried for a new connection. */
+#define OPEN_TRIES 10
+
+#define TWIN 1 /* no error: those of the kernel are negative */
+
+#define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
+
+/* Return whether a client belongs to the cluster, so that its backend may see it (A9.14). */
+static __always_inline bool is_cluster_client(struct __sk_buff *skb, const struct addr *client)
+{
+	struct cidr_key key = { .length = 32 * ADDR_WORDS, .addr = *client };
+	__u32 ifindex = skb->ifindex;
+	struct device *device;
+
+	if (setting(SETTING_HAS_LOCAL_CIDRS))
+		return local_cidrs.lookup(&key);
+	device = devices.lookup(&ifindex);
+	return !device || !(device->flags & DEVICE_UPLINK);
+}
+
+/*
+ * Return whether the backend must see an address of this node: it is the client itself, which
+ * would answer itself, or elsewhere, from where its answers to a stranger would not come back.
+ */
+static __always_inline bool wants_source(struct __sk_buff *skb, const struct packet *packet,
+					 const struct pick *picked)
+{
+	if (addr_equal(&packet->src.addr, &picked->backend.addr))
+		return true;
+	return picked->service && !(picked->flags & BACKEND_LOCAL) &&
+	       !is_cluster_client(skb, &packet->src.addr);
+}
+
+/* Write a record, which the caller has claimed, but for what connection_port() chooses. */
+static __always_inline void record_write(struct connection *record, const struct packet *packet,
+					 const struct pick *picked)
+{
+	record->client = packet->src;
+	record->frontend = packet->dst;
+	record->backend = picked->backend;
+	record->proto = packet->proto;
+	record->service = picked->service;
+	record->generation = picked->generation;
+	record->client_port = packet->src.port;
+}
+
+/* Return whether another CPU has made a connection between the same client and frontend. */
+static __always_inline bool is_twin(__u32 number, const struct packet *packet)
+{
+	const struct connection *other = connections.lookup(&number);
+
+	return other && endpoint_equal(&other->client, &packet->src) &&
+	       endpoint_equal(&other->frontend, &packet->dst);
+}
+
+/*
+ * Make the replies lead to the record, by another backend or another port of the client's where
+ * they lead to another connection already (rules 4 and 5). Return 0, TWIN when another CPU has
+ * just done so for the same connection, with what stands in this record too, or what failed.
+ */
+static __always_inline long reply_insert(struct __sk_buff *skb, struct connection *record,
+					 __u32 number, const struct packet *packet,
+					 struct pick *picked, bool clash, __u32 now)
+{
+	struct nat_entry to = { .connection = number, .role = ROLE_REPLY };
+	struct nat_key key;
+	long failed = -EEXIST;
+	__u32 other = 0;
+
+	for (int i = 0; i < OPEN_TRIES; i++) {
+		if (i == 1 && picked->service && !clash)
+			backend_pick(picked->service, picked);
+		else if (i || clash)
+			record->client_port =
+				FIRST_FREE_PORT + random_below(65536 - FIRST_FREE_PORT);
+		record->backend = picked->backend;
+		/* a client that talks to itself from port to port: both ways would look alike */
+		if (record->client_port == picked->backend.port &&
+		    addr_equal(&packet->src.addr, &picked->backend.addr))
+			continue;
+		key = reply_out(record);
+		failed = entry_insert(&key, &to, &other, now);
+		if (failed != -EEXIST)
+			break;
+		if (is_twin(other, packet))
+			return TWIN;
+	}
+	if (record->client_port != packet->src.port)
+		count(COUNTER_PACKET_CLASH);
+	return failed;
+}
+
+/* Make everything lead to the record. Return 0 or what failed. */
+static __always_inline long entries_insert(struct connection *record, __u32 number, __u32 flags,
+					   __u32 now)
+{
+	struct nat_entry to = { .connection = number, .role = ROLE_REQUEST };
+	struct nat_key key = request_out(record);
+	__u32 other = 0;
+	long failed = 0;
+
+	if (flags & LIFE_SOURCE_WANTED)
+		failed = nat.update(&key, &to);
+	if (failed)
+		return failed;
+	*(volatile __u64 *)&record->life = life_at(flags | LIFE_READY, now);
+	key = request_in(record);
+	return entry_insert(&key, &to, &other, now);
+}
+
+/* Mark the ends by which packets of a connection are known. */
+static __always_inline void ends_mark(struct connection *record, __u32 flags)
+{
+	struct endpoint client = inner_client(record);
+
+	mark_busy(&record->frontend);
+	mark_busy(&record->backend);
+	if (flags & LIFE_SOURCE_WANTED)
+		mark_busy(&client);
+}
+
+/* Return what happens to a packet whose connection could not be made. */
+static __always_inline int connection_failed(struct __sk_buff *skb, const struct packet *packet,
+					     long failed)
+{
+	/* another CPU that was faster has left the connection that this packet finds now */
+	if (failed == -EEXIST || failed == TWIN)
+		stage_again(skb, packet->ip, SIDE_INGRESS);
+	else
+		count_trouble(COUNTER_INSERT_FAILED, MOMENT_INSERT_FAILED);
+	return TC_DROP;
+}
+
+/* Make a connection to what was picked, and send the packet there. */
+static __always_inline int connection_open(struct __sk_buff *skb, const struct packet *packet,
+					   struct pick *picked, bool clash)
+{
+	__u32 now = now_ticks(), number = connection_claim(now);
+	__u32 flags = LIFE_CLAIMED | (packet->proto == IPPROTO_UDP ? LIFE_UDP : 0);
+	struct connection *record = connections.lookup(&number);
+	struct endpoint client;
+	long failed;
+
+	if (!number || !record)
+		return TC_DROP;
+	record_write(record, packet, picked);
+	failed = reply_insert(skb, record, number, packet, picked, clash, now);
+	/* with the backend that it got in the end */
+	if (wants_source(skb, packet, picked))
+		flags |= LIFE_SOURCE_WANTED;
+	record->check = connection_check(record);
+	if (!failed)
+		failed = entries_insert(record, number, flags, now);
+	client = inner_client(record);
+	if (failed)
+		connection_release(number, flags);
+	/* the twin's requests may not lead anywhere yet, so that this one must not begin again */
+	if (failed && (failed != TWIN || flags & LIFE_SOURCE_WANTED))
+		return connection_failed(skb, packet, failed);
+	if (!failed) {
+		ends_mark(record, flags);
+		count(COUNTER_PACKET_OPEN);
+	}
+	count(COUNTER_PACKET_IN);
+	return packet_translate(skb, packet, &client, &picked->backend);
+}
+
+#endif /* PYPROXY_OPEN_H */

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a tc program must know of a packet: where its headers are, and both of its ends. */
+#ifndef PYPROXY_PACKET_H
+#define PYPROXY_PACKET_H
+
+#include "family.h"
+
+#define ETH_HLEN 14
+#define PACKET_HOST 0 /* include/uapi/linux/if_packet.h: for this node, or from it */
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* More than an IPv4 header with options and a TCP header without. */
+#define PULL_BYTES 128
+
+struct tcp_header { /* RFC 9293 3.1 */
+	__be16 src_port;
+	__be16 dst_port;
+	__be32 seq;
+	__be32 ack;
+	__u8 words; /* header length, in the upper half */
+	__u8 flags;
+	__be16 window;
+	__u16 check;
+	__be16 urgent;
+};
+
+struct udp_header { /* RFC 768 */
+	__be16 src_port;
+	__be16 dst_port;
+	__be16 length;
+	__u16 check;
+};
+
+/* Offsets of the checksums. */
+#define TCP_CHECK __builtin_offsetof(struct tcp_header, check)
+#define UDP_CHECK __builtin_offsetof(struct udp_header, check)
+
+struct packet {
+	struct endpoint src;
+	struct endpoint dst;
+	__u32 ip; /* offsets of the headers */
+	__u32 transport;
+	__u16 check; /* of the IP header, if it has one */
+	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 flags; /* of TCP; 0 for UDP */
+};
+
+enum reading {
+	READ_DONE,
+	READ_ICMP, /* of this family; only the offsets and the addresses are read */
+	READ_OTHER, /* no protocol of ours, a fragment, or cut off */
+	READ_SHORT, /* its headers are there, but not in one piece */
+};
+
+/* Return why a packet's headers end before they should. */
+static __always_inline enum reading reading_cut(struct __sk_buff *skb, const void *data,
+						const void *end)
+{
+	return skb->len > end - data ? READ_SHORT : READ_OTHER;
+}
+
+/* Read ports, and flags for TCP, of the transport header at `transport`. */
+static __always_inline enum reading transport_read(struct __sk_buff *skb, const void *transport,
+						   const void *end, struct packet *packet)
+{
+	const struct tcp_header *tcp = transport;
+	const struct udp_header *udp = transport;
+
+	if (packet->proto == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return reading_cut(skb, (void *)(long)skb->data, end);
+		packet->flags = tcp->flags;
+	} else if (packet->proto == IPPROTO_UDP) {
+		if ((void *)(udp + 1) > end)
+			return reading_cut(skb, (void *)(long)skb->data, end);
+		packet->flags = 0;
+	} else {
+		return packet->proto == IPPROTO_ICMP_FAMILY ? READ_ICMP : READ_OTHER;
+	}
+	packet->src.port = host16(udp->src_port);
+	packet->dst.port = host16(udp->dst_port);
+	return READ_DONE;
+}
+
+/* Read the packet whose IP header is at offset `at`. */
+static __always_inline enum reading packet_read(struct __sk_buff *skb, __u32 at,
+						struct packet *packet)
+{
+	const void *data = (void *)(long)skb->data;
+	const void *end = (void *)(long)skb->data_end;
+	const struct ip_header *ip = data + at;
+	__u32 length;
+
+	if ((void *)(ip + 1) > end)
+		return reading_cut(skb, data, end);
+	length = ip_length(ip);
+	if (!length)
+		return READ_OTHER;
+	packet->src.addr = ip->src;
+	packet->dst.addr = ip->dst;
+	packet->src.pad = packet->dst.pad = 0;
+	packet->proto = ip_proto(ip);
+	packet->check = ip_check(ip);
+	packet->ip = at;
+	packet->transport = at + length;
+	return transport_read(skb, (void *)ip + length, end, packet);
+}
+
+/*
+ * Read the packet that an ICMP message quotes, whose IP header is at offset `at`. Return false
+ * if it is none of TCP's or UDP's.
+ */
+static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct packet *packet)
+{
+	struct ip_header ip;
+	__be16 ports[2];
+	__u32 length;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return false;
+	length = ip_length(&ip);
+	packet->proto = ip_proto(&ip);
+	if (!length || (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP) ||
+	    bpf_skb_load_bytes(skb, at + length, ports, sizeof(ports)))
+		return false;
+	packet->src.addr = ip.src;
+	packet->dst.addr = ip.dst;
+	packet->src.port = host16(ports[0]);
+	packet->dst.port = host16(ports[1]);
+	return true;
+}
+
+/* Bring a packet's headers into one piece. Return false if that cannot be done. */
+static __always_inline bool packet_pull(struct __sk_buff *skb)
+{
+	return !bpf_skb_pull_data(skb, skb->len < PULL_BYTES ? skb->len : PULL_BYTES);
+}
+
+/*
+ * Go on in another program. It finds the IP header where cb says (at 0 or after an Ethernet
+ * header), and the side. Returns only if there is no such program, or after too many.
+ */
+static __always_inline void stage_enter(struct __sk_buff *skb, __u32 stage, __u32 at, __u32 side)
+{
+	skb->cb[0] = at;
+	skb->cb[1] = side;
+	stages.call(skb, stage);
+}
+
+/* Return where the IP header is, as stage_enter() says. */
+static __always_inline __u32 stage_ip(const struct __sk_buff *skb)
+{
+	return skb->cb[0] ? ETH_HLEN : 0;
+}
+
+/* Return which side the packet is at, as stage_enter() says. */
+static __always_inline __u32 stage_side(const struct __sk_buff *skb)
+{
+	return skb->cb[1] ? SIDE_EGRESS : SIDE_INGRESS;
+}
+
+/* Go on to open a connection: on another port if the one before clashed. */
+static __always_inline void stage_open(struct __sk_buff *skb, __u32 at, bool clash)
+{
+	skb->cb[2] = clash;
+	stage_enter(skb, STAGE_OPEN, at, SIDE_INGRESS);
+}
+
+/* Return what stage_open() says. */
+static __always_inline bool stage_clash(const struct __sk_buff *skb)
+{
+	return skb->cb[2];
+}
+
+/* Begin again with a packet: its connection is there now, or its headers are in one piece. */
+static __always_inline void stage_again(struct __sk_buff *skb, __u32 at, __u32 side)
+{
+	stage_enter(skb, side == SIDE_EGRESS ? STAGE_EGRESS : STAGE_INGRESS, at, side);
+}
+
+/* Return whether the packet begins a TCP connection (rule 3). */
+static __always_inline bool is_first(const struct packet *packet)
+{
+	return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+/* Return whether the packet may begin a connection: a first one of TCP, or any of UDP. */
+static __always_inline bool may_open(const struct packet *packet)
+{
+	return packet->proto == IPPROTO_UDP || is_first(packet);
+}
+
+#endif /* PYPROXY_PACKET_H */

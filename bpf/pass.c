@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A stage: an untranslated datagram leaves whose source is a frontend's address, a socket's of
+ * this node or one that the kernel has masqueraded. What answers it is not for the service, so
+ * an entry lets that pass (rule 3).
+ */
+#include "table.h"
+
+static __always_inline void pass_open(const struct packet *packet, const struct packet *answer)
+{
+	__u32 now = now_ticks(), flags = LIFE_CLAIMED | LIFE_READY | LIFE_UDP | LIFE_PASS;
+	__u32 number = connection_claim(now);
+	struct connection *record = connections.lookup(&number);
+	struct nat_entry to = { .connection = number, .role = ROLE_PASS };
+	struct nat_key key = key_of(&answer->src, &answer->dst, answer->proto, SIDE_INGRESS);
+	struct pick nobody = {};
+
+	if (!number || !record)
+		return;
+	record->client = answer->src;
+	record->frontend = answer->dst;
+	record->backend = nobody.backend;
+	record->client_port = answer->src.port;
+	record->proto = answer->proto;
+	record->service = 0;
+	record->check = connection_check(record);
+	*(volatile __u64 *)&record->life = life_at(flags, now);
+	if (nat.insert(&key, &to))
+		connection_release(number, flags);
+	else
+		count(COUNTER_PACKET_PASS);
+}
+
+int pass(struct __sk_buff *skb)
+{
+	struct packet packet = {}, answer = {};
+	struct found found = {};
+
+	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
+	    !frontend_lookup(&packet.src, packet.proto))
+		return TC_NEXT;
+	answer.src = packet.dst;
+	answer.dst = packet.src;
+	answer.proto = packet.proto;
+	if (connection_find(&answer, SIDE_INGRESS, &found) == FOUND_NOTHING)
+		pass_open(&packet, &answer);
+	else if (found.role == ROLE_PASS &&
+		 life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
+		life_set(&found, 0, 0, now_ticks());
+	return TC_NEXT;
+}

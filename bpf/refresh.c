@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A stage: a connection was not seen for a second. That it was is written down, and whatever
+ * leads to it and is missing is written again (rule 11).
+ */
+#include "table.h"
+
+static __always_inline void entry_restore(struct nat_key *key, __u32 number, __u32 role)
+{
+	struct nat_entry to = { .connection = number, .role = role };
+
+	if (!nat.lookup(key))
+		nat.insert(key, &to);
+}
+
+static __always_inline void entries_restore(struct found *found)
+{
+	struct connection *copy = &found->copy;
+	__u32 number = found->number;
+	struct nat_key key = request_in(copy);
+
+	if (copy->life & LIFE_PASS)
+		return;
+	entry_restore(&key, number, ROLE_REQUEST);
+	key = reply_out(copy);
+	entry_restore(&key, number, ROLE_REPLY);
+	if (!(copy->life & LIFE_SOURCE_READY))
+		return;
+	key = request_out(copy);
+	entry_restore(&key, number, ROLE_REQUEST);
+	key = reply_in(copy);
+	entry_restore(&key, number, ROLE_REPLY);
+}
+
+int refresh(struct __sk_buff *skb)
+{
+	__u32 at = stage_ip(skb), side = stage_side(skb);
+	struct packet packet = {};
+	struct found found = {};
+
+	if (packet_read(skb, at, &packet) == READ_DONE &&
+	    connection_find(&packet, side, &found) == FOUND &&
+	    life_change(&found, (__u32)found.copy.life, now_ticks()))
+		entries_restore(&found);
+	stage_again(skb, at, side);
+	return TC_DROP;
+}

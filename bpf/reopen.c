@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A stage: a connection begins where another one stands that is over, has lost its backend, or
+ * clashes. That one ends first.
+ */
+#include "table.h"
+
+int reopen(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct found found = {};
+	__u32 now = now_ticks();
+	struct nat_key key;
+	bool clash = false;
+
+	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+		return TC_NEXT;
+	switch (connection_find(&packet, SIDE_INGRESS, &found)) {
+	case FOUND:
+		/* another CPU may just have made it */
+		if (is_usable(&found, &packet, now)) {
+			stage_again(skb, packet.ip, SIDE_INGRESS);
+			return TC_DROP;
+		}
+		clash = found.copy.life & LIFE_CLASH;
+		connection_end(found.number, found.copy.life, now);
+		break;
+	case FOUND_STALE:
+		key = key_of(&packet.src, &packet.dst, packet.proto, SIDE_INGRESS);
+		nat.delete(&key);
+		break;
+	default:
+		break;
+	}
+	stage_open(skb, packet.ip, clash);
+	return TC_DROP;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Rewriting a packet's ends, with all checksums that cover them. */
+#ifndef PYPROXY_TRANSLATE_H
+#define PYPROXY_TRANSLATE_H
+
+#include "packet.h"
+
+/* Return by how much a checksum changes when one address takes another's place. */
+static __always_inline __u64 addr_diff(const struct addr *from, const struct addr *to)
+{
+	return addr_sum(to) + ADDR_WORDS * 0xffffffffULL - addr_sum(from);
+}
+
+/* Return by how much a checksum changes when one port takes another's place. */
+static __always_inline __u32 port_diff(__u16 from, __u16 to)
+{
+	return be16(to) + (0xffff - be16(from));
+}
+
+/* Put the transport's checksum right; one of UDP that is not used stays so (RFC 768). */
+static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
+						   const struct packet *packet, __u32 addresses,
+						   __u32 ports)
+{
+	bool is_tcp = packet->proto == IPPROTO_TCP;
+	__u32 at = packet->transport + (is_tcp ? TCP_CHECK : UDP_CHECK);
+	__u64 flags = is_tcp ? 0 : BPF_F_MARK_MANGLED_0;
+
+	/* the pseudo-header's part apart: it alone stands in a checksum left to the device */
+	if (bpf_l4_csum_replace(skb, at, 0, addresses, flags | BPF_F_PSEUDO_HDR))
+		return -1;
+	packet_sum_fix(skb, addresses);
+	return ports && bpf_l4_csum_replace(skb, at, 0, ports, flags);
+}
+
+/* Write both ends into a packet's headers: in one piece unless something stands in between. */
+static __always_inline long ends_write(struct __sk_buff *skb, const struct packet *packet,
+				       const struct ip_ends *ends)
+{
+	__u32 addresses = sizeof(*ends) - sizeof(ends->ports);
+
+	if (packet->transport == packet->ip + sizeof(struct ip_header))
+		return bpf_skb_store_bytes(skb, packet->ip + IP_ENDS, ends, sizeof(*ends), 0);
+	return bpf_skb_store_bytes(skb, packet->ip + IP_ENDS, ends, addresses, 0) ||
+	       bpf_skb_store_bytes(skb, packet->transport, (const __u8 *)ends + addresses,
+				   sizeof(ends->ports), 0);
+}
+
+/*
+ * Give a packet other ends. Return the verdict: a packet that cannot be changed is dropped,
+ * never sent on half translated.
+ */
+static __always_inline int packet_translate(struct __sk_buff *skb, const struct packet *packet,
+					    const struct endpoint *src, const struct endpoint *dst)
+{
+	__u32 diff = sum_fold(addr_diff(&packet->src.addr, &src->addr) +
+			      addr_diff(&packet->dst.addr, &dst->addr));
+	__u32 ports = port_diff(packet->src.port, src->port) +
+		      port_diff(packet->dst.port, dst->port);
+	bool same = packet->src.port == src->port && packet->dst.port == dst->port;
+	struct ip_ends ends = {
+		.src = src->addr,
+		.dst = dst->addr,
+		.ports = { be16(src->port), be16(dst->port) },
+	};
+
+	ip_ends_check(&ends, packet->check, diff);
+	if (transport_checksum_fix(skb, packet, diff, same ? 0 : ports) ||
+	    ends_write(skb, packet, &ends))
+		return TC_DROP;
+	return TC_NEXT;
+}
+
+#endif /* PYPROXY_TRANSLATE_H */

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching the packet path to devices: by tcx links where the kernel has them, else by clsact.
+
+One program a device and side serves both families: the IPv4 object's hands IPv6 packets over
+to the IPv6 object's by a tail call, which is cheaper than a second program for every packet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pyproxy.errors import KernelError
+from pyproxy.kernel import links
+from pyproxy.kernel.clsact import EGRESS, INGRESS, Clsact, Filter
+from pyproxy.kernel.devices import Device
+from pyproxy.kernel.load import fill_array
+from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.programs import ENTRIES, OTHER_FAMILY_ARRAY, TCX_EGRESS, TCX_INGRESS
+from pyproxy.model import Family
+
+# replies are understood before requests are changed (datapath rule 23)
+SIDES = (("egress", TCX_EGRESS, EGRESS), ("ingress", TCX_INGRESS, INGRESS))
+
+
+def entry_of(device: Device, side: str) -> str:
+    """Return the name of the program that fits a device's side: "ingress" or "egress"."""
+    return side if device.has_link_layer else f"{side}_l3"
+
+
+class Entries:
+    """The packet path on the devices of this network namespace.
+
+    `programs` are the directories of the families' pinned programs.
+    """
+
+    def __init__(
+        self, root: Path, programs: dict[Family, Path], run_dir: Path, *, tcx: bool
+    ) -> None:
+        self._pins = Pins(root, Family.IPV4)
+        self._programs = programs
+        self._clsact = None if tcx else Clsact(run_dir)
+
+    def join(self) -> None:
+        """Let the IPv4 programs hand packets over to the IPv6 ones."""
+        six = self._programs.get(Family.IPV6)
+        if six:
+            array = self._programs[Family.IPV4] / OTHER_FAMILY_ARRAY
+            fill_array(array, [six / entry.name for entry in ENTRIES])
+
+    def attach(self, devices: Iterable[Device]) -> dict[Device, str]:
+        """Attach to devices, one side of all before the other; return what failed and why.
+
+        A device can vanish at any time, so a failure concerns that device alone.
+        """
+        wanted = list(devices)
+        failures: dict[Device, str] = {}
+        for side, attach_type, parent in SIDES:
+            # half covered, a device would have its requests translated and not their answers
+            for device in (each for each in wanted if each not in failures):
+                try:
+                    self._attach(device, side, attach_type, parent)
+                except KernelError as error:
+                    failures[device] = str(error)
+        return failures
+
+    def _attach(self, device: Device, side: str, attach_type: int, parent: int) -> None:
+        program = self._programs[Family.IPV4] / entry_of(device, side)
+        if self._clsact:
+            self._clsact.ensure(Filter(device.ifindex, parent), program)
+            return
+        pin = self._pins.devices / f"{device.ifindex}-{side}"
+        links.ensure(pin, program, device.ifindex, device.ifindex, attach_type, first=True)
+
+    def forget(self, present: set[int]) -> None:
+        """Unpin the links of devices that are gone, or that are to be covered no longer."""
+        for pin in device_pins(self._pins):
+            if device_of(pin) not in present:
+                pin.unlink()
+
+    def detach(self, devices: Iterable[Device]) -> None:
+        """Take everything off: links wherever they are, filters from these devices."""
+        for pin in device_pins(self._pins):
+            pin.unlink()
+        if self._clsact is None:
+            return
+        for device in devices:
+            for _, _, parent in SIDES:
+                with contextlib.suppress(KernelError):  # it has vanished
+                    self._clsact.remove(Filter(device.ifindex, parent))
+
+
+def device_pins(pins: Pins) -> list[Path]:
+    """Return the pinned links of devices."""
+    return sorted(pins.devices.iterdir()) if pins.devices.is_dir() else []
+
+
+def device_of(pin: Path) -> int:
+    """Return the ifindex of the device that a pinned link is for."""
+    return int(pin.name.partition("-")[0])

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The marks of frontends: whether a packet's end is worth a look-up (struct mark of bpf/types.h).
+
+A mark is shared by all frontends whose addresses and ports hash alike, so they are counted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+from pyproxy.kernel.codec import addr_fold
+from pyproxy.kernel.maps import ArrayMap
+from pyproxy.kernel.packetpath import PREFIXES, SETTINGS
+from pyproxy.model import Address, Family, family_of
+
+_GOLDEN = 0x9E3779B1
+
+
+def _hash16(value: int) -> int:
+    return (value * _GOLDEN & 0xFFFFFFFF) >> 16
+
+
+def endpoint_hash(address: Address, port: int) -> int:
+    """Return where the mark of an address and port is, as bpf/marks.h does."""
+    return _hash16(addr_fold(address) + port)
+
+
+def prefix_bit(address: Address) -> int:
+    """Return the bit that stands for an address's network, as bpf/marks.h has it."""
+    ipv4 = family_of(address) is Family.IPV4
+    prefix = int.from_bytes(address[:2], "big") if ipv4 else addr_fold(address[:8])
+    return 1 << (_hash16(prefix) & 63)
+
+
+class FrontendMarks:
+    """The frontends' bytes of a pinned map of marks, and their networks in the settings.
+
+    A network's bit is forgotten only by reset(): it says "perhaps", and services have few.
+    """
+
+    def __init__(self, marks: ArrayMap, settings: ArrayMap) -> None:
+        self._marks = marks
+        self._settings = settings
+        self._prefixes = 0
+        self._offset = marks.layout["frontend"].offset
+        self._counts = array("I", bytes(4 * marks.max))
+
+    def reset(self, frontends: Iterable[tuple[Address, int]]) -> None:
+        """Take over what is in the kernel: mark these frontends and no others."""
+        self._counts = array("I", bytes(4 * self._marks.max))
+        prefixes = 0
+        for address, port in frontends:
+            self._counts[endpoint_hash(address, port)] += 1
+            prefixes |= prefix_bit(address)
+        self._set_prefixes(prefixes)
+        present = self._marks.read(0, self._marks.max)[self._offset :: self._marks.stride]
+        wanted = bytes(map(bool, self._counts))
+        if present != wanted:
+            for index in range(len(wanted)):
+                if present[index] != wanted[index]:
+                    self._store(index)
+
+    def add(self, address: Address, port: int) -> None:
+        """Mark a frontend that is about to be written."""
+        if prefix_bit(address) & ~self._prefixes:
+            self._set_prefixes(self._prefixes | prefix_bit(address))
+        index = endpoint_hash(address, port)
+        self._counts[index] += 1
+        if self._counts[index] == 1:
+            self._store(index)
+
+    def remove(self, address: Address, port: int) -> None:
+        """Forget a frontend that was deleted."""
+        index = endpoint_hash(address, port)
+        if self._counts[index]:
+            self._counts[index] -= 1
+            if not self._counts[index]:
+                self._store(index)
+
+    def _set_prefixes(self, prefixes: int) -> None:
+        self._prefixes = prefixes
+        self._settings.store(SETTINGS.index(PREFIXES), prefixes)
+
+    def _store(self, index: int) -> None:
+        self._marks.write_byte(index, self._offset, int(bool(self._counts[index])))

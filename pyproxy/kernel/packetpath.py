@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent tells the packet path of one family: settings, devices, the cluster's CIDRs."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.kernel.addresses import DeviceFacts
+from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.pins import Pins
+from pyproxy.model import Prefix, family_of
+from pyproxy.tables import ConnectionTimeouts, SocketTranslation
+
+# a setting that follows the frontends: see kernel/marks.py
+PREFIXES = "prefixes"
+
+# enum setting of bpf/types.h, in order; the timeouts are named as in tables.ConnectionTimeouts
+SETTINGS = (
+    "host_netns",
+    "has_local_cidrs",
+    "source_port_first",
+    "source_port_count",
+    *ConnectionTimeouts._fields,
+    PREFIXES,
+)
+
+TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h
+REFRESH_TICKS = 60  # of bpf/connection.h
+SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
+LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the reader's namespace
+NODE_PORTS = (30_000, 32_767)  # kube-apiserver's --service-node-port-range
+FIRST_PORT = 1_024
+FEWEST_PORTS = 4_096
+CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
+
+
+class PortRange(NamedTuple):
+    """Ports from `first` on, `many` of them."""
+
+    first: int
+    many: int
+
+
+def ticks(seconds: int) -> int:
+    """Return a time as the programs count it, rounded up."""
+    return -(-seconds * 1_000_000_000 // TICK_NS)
+
+
+def now_ticks() -> int:
+    """Return the present time as the programs count it (now_ticks() of bpf/connection.h)."""
+    return (time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) // TICK_NS) & 0xFFFFFFFF
+
+
+def source_ports(local: tuple[int, int]) -> PortRange:
+    """Return the longest run of ports that neither sockets get by themselves nor NodePorts have.
+
+    `local` is net.ipv4.ip_local_port_range. A source port from it could be a socket's of the
+    node that talks to the same backend (datapath rule 9). Where it leaves too few, that is
+    the lesser evil: all below the NodePorts are used.
+    """
+    taken = sorted((local, NODE_PORTS))
+    runs, start = [], FIRST_PORT
+    for first, last in taken:
+        runs.append(PortRange(start, max(first - start, 0)))
+        start = max(start, last + 1)
+    runs.append(PortRange(start, 65_536 - start))
+    longest = max(runs, key=lambda run: run.many)
+    if longest.many < FEWEST_PORTS:
+        return PortRange(FIRST_PORT, NODE_PORTS[0] - FIRST_PORT)
+    return longest
+
+
+def local_port_range() -> tuple[int, int]:
+    """Return net.ipv4.ip_local_port_range of this network namespace."""
+    first, last = LOCAL_PORT_RANGE.read_text("ascii").split()
+    return int(first), int(last)
+
+
+def netns_cookie() -> int:
+    """Return the cookie of this network namespace, as bpf_get_netns_cookie() gives it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    return int.from_bytes(raw, "little")
+
+
+class PacketPath:
+    """The maps by which the agent steers one family's packet path."""
+
+    def __init__(self, pins: Pins) -> None:
+        self._family = pins.family
+        self._settings = ArrayMap(str(pins.maps / "settings"), write=True)
+        self._devices = HashMap(str(pins.maps / "devices"), ("",), ("source", "flags"))
+        self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
+
+    def close(self) -> None:
+        """Close the maps."""
+        self._settings.close()
+        self._devices.close()
+        self._cidrs.close()
+
+    def configure(
+        self,
+        translation: SocketTranslation,
+        timeouts: ConnectionTimeouts,
+        ports: PortRange,
+        local_cidrs: Sequence[Prefix],
+    ) -> None:
+        """Write the settings; call it before any program is attached."""
+        own = [cidr for cidr in local_cidrs if family_of(cidr.address) is self._family]
+        self._write_cidrs(own)
+        values = {
+            "host_netns": netns_cookie() if translation is SocketTranslation.HOST else 0,
+            "has_local_cidrs": int(bool(own)),
+            "source_port_first": ports.first,
+            "source_port_count": ports.many,
+            # a packet is written down only when the one before is REFRESH_TICKS old
+            **{
+                name: ticks(seconds) + REFRESH_TICKS for name, seconds in timeouts._asdict().items()
+            },
+        }
+        for name, value in values.items():
+            self._settings.store(SETTINGS.index(name), value)
+
+    def _write_cidrs(self, wanted: Sequence[Prefix]) -> None:
+        keys = {(cidr.length, cidr.address) for cidr in wanted}
+        self._cidrs.update([(key, (1,)) for key in sorted(keys)])
+        self._cidrs.delete(key for key, _ in self._cidrs.items() if key not in keys)
+
+    def write_devices(self, facts: Mapping[int, DeviceFacts]) -> None:
+        """Say what the devices are; those that are not named are forgotten."""
+        before = dict(self._devices.items())
+        wanted = {(index,): tuple(fact) for index, fact in facts.items()}
+        changed = [(key, value) for key, value in wanted.items() if before.get(key) != value]
+        self._devices.update(changed)
+        self._devices.delete(before.keys() - wanted.keys())

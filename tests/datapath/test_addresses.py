@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read of real devices: their addresses, and which of them lead out of the node."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
+from pyproxy.kernel.devices import devices
+from pyproxy.model import Family
+from tests.datapath.node import run_ip
+from tests.lab import netns
+
+IPV4, IPV6 = Family
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Iterator[Path]:
+    """A namespace with the devices one, two (up, joined) and bare (down), and no address."""
+    path = tmp_path / "bare"
+    netns.create(path, {})
+    with ExitStack() as undo:
+        undo.callback(path.unlink)
+        undo.callback(netns.unmount, path)
+        run_ip(
+            path,
+            "link set lo up",
+            "link add one type veth peer name two",
+            "link add bare type veth peer name end",
+            "link set one up",
+            "link set two up",
+        )
+        yield path
+
+
+def facts(namespace: Path, family: Family) -> dict[str, DeviceFacts]:
+    """Return what is known of devices by name, and of the node by "node"."""
+
+    def work() -> dict[str, DeviceFacts]:
+        present = devices()
+        found = device_facts(family, present)
+        names = {device.ifindex: device.name for device in present} | {NODE: "node"}
+        return {names[index]: each for index, each in found.items()}
+
+    return netns.inside(namespace, work)
+
+
+def packed(text: str) -> bytes:
+    """Return an address in network order."""
+    return ipaddress.ip_address(text).packed
+
+
+def test_devices_without_addresses(namespace: Path, family: Family) -> None:
+    """Every device is there, with no address (an IPv6 link-local one is none), no uplink."""
+    nothing = DeviceFacts(bytes(family.address_bytes), 0)
+    expected = dict.fromkeys(("one", "two", "bare", "end"), nothing)
+    assert facts(namespace, family) == expected
+
+
+def test_of_several_ipv4_addresses_the_primary_is_taken(namespace: Path) -> None:
+    """The kernel's own choice for a device: the first, until it goes."""
+    run_ip(
+        namespace,
+        "addr add 10.3.0.9/24 dev one",
+        "addr add 10.3.0.1/24 dev one",
+        "addr add 10.4.0.1/24 dev two",
+    )
+    found = facts(namespace, IPV4)
+    assert found["one"].source == packed("10.3.0.9")
+    assert found["two"].source == packed("10.4.0.1")
+    run_ip(namespace, "addr del 10.3.0.9/24 dev one")
+    # its secondary addresses went with it (net.ipv4.conf.*.promote_secondaries is off)
+    assert facts(namespace, IPV4)["one"].source in {bytes(4), packed("10.3.0.1")}
+
+
+def test_ipv6_addresses_that_are_not_to_be_used(namespace: Path) -> None:
+    """Deprecated and tentative ones are passed over, for one that is neither."""
+    run_ip(
+        namespace,
+        "addr add fd03::d/64 dev one nodad preferred_lft 0",
+        # no carrier: detection of duplicates waits for one, and the address stays tentative
+        "link set bare up",
+        "addr add fd04::1/64 dev bare",
+    )
+    found = facts(namespace, IPV6)
+    assert found["one"].source == found["bare"].source == bytes(16)
+    assert "node" not in found
+    run_ip(namespace, "addr add fd03::9/64 dev one nodad")
+    found = facts(namespace, IPV6)
+    assert found["one"].source == found["node"].source == packed("fd03::9")
+
+
+NETS = {IPV4: ("10.3.0.", "10.4.0.", "10.5.0.0/24"), IPV6: ("fd03::", "fd04::", "fd05::/64")}
+
+
+def with_addresses(namespace: Path, family: Family) -> tuple[str, str, str]:
+    """Give `one` and `two` an address each; return their gateways, and a network elsewhere."""
+    one, two, elsewhere = NETS[family]
+    length, dad = (24, "") if family is IPV4 else (64, " nodad")
+    run_ip(
+        namespace,
+        f"addr add {one}1/{length} dev one{dad}",
+        f"addr add {two}1/{length} dev two{dad}",
+    )
+    return f"{one}2", f"{two}2", elsewhere
+
+
+def uplinks(found: dict[str, DeviceFacts]) -> set[str]:
+    """Return the devices that lead out."""
+    return {name for name, each in found.items() if each.flags & UPLINK}
+
+
+def test_a_default_route_makes_an_uplink_and_the_nodes_address(
+    namespace: Path, family: Family
+) -> None:
+    """Whichever device it leads by: that one's address counts, not the first one there is."""
+    gateways = dict(zip(("one", "two"), with_addresses(namespace, family), strict=False))
+    found = facts(namespace, family)
+    assert uplinks(found) == set()
+    assert found["node"].source in {found[name].source for name in gateways}
+    for name, gateway in gateways.items():
+        run_ip(namespace, f"route add default via {gateway}")
+        found = facts(namespace, family)
+        assert uplinks(found) == {name}
+        assert found["node"].source == found[name].source != bytes(family.address_bytes)
+        run_ip(namespace, f"route del default via {gateway}")
+
+
+def test_of_two_default_routes_the_better_one_counts(namespace: Path, family: Family) -> None:
+    """The one with the lower metric; both devices are uplinks."""
+    one, two, _ = with_addresses(namespace, family)
+    for better, worse, name in ((one, two, "one"), (two, one, "two")):
+        lines = [
+            f"route add default via {better} metric 100",
+            f"route add default via {worse} metric 200",
+        ]
+        run_ip(namespace, *lines)
+        found = facts(namespace, family)
+        assert uplinks(found) == {"one", "two"}
+        assert found["node"].source == found[name].source
+        run_ip(namespace, *(line.replace("add", "del") for line in lines))
+
+
+def test_a_route_to_one_network_makes_an_uplink(namespace: Path, family: Family) -> None:
+    """Other nodes' pods are reached so; a route without a gateway says nothing."""
+    _, gateway, elsewhere = with_addresses(namespace, family)
+    run_ip(namespace, f"route add {elsewhere} dev one")
+    assert uplinks(facts(namespace, family)) == set()
+    run_ip(namespace, f"route replace {elsewhere} via {gateway}")
+    assert uplinks(facts(namespace, family)) == {"two"}
+
+
+def test_a_device_that_comes_and_one_that_goes(namespace: Path, family: Family) -> None:
+    """What is not there any more is not in what is known."""
+    with_addresses(namespace, family)
+    run_ip(namespace, "link add late type veth peer name latest", "link del one")
+    assert set(facts(namespace, family)) == {"bare", "end", "late", "latest"}

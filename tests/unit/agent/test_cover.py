@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices come, go and fail; each is covered once, and what fails is told once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from pyproxy.agent import cover
+from pyproxy.agent.cover import Cover
+from pyproxy.kernel.addresses import DeviceFacts
+from pyproxy.kernel.devices import Device
+from pyproxy.model import Family
+
+ETH, POD, OTHER = (Device(n, name, True) for n, name in ((2, "eth0"), (3, "pod3"), (4, "pod4")))
+
+
+class Node:
+    """The devices of a node, and what the kernel would do: both sides of Entries and PacketPath."""
+
+    def __init__(self) -> None:
+        self.devices = [ETH]
+        self.failing: dict[Device, str] = {}
+        self.vanishing: set[Device] = set()
+        self.log: list[str] = []
+        self.told: list[list[str]] = []
+
+    def find(self, patterns: Iterable[str] = ()) -> list[Device]:
+        """Return the devices, or those whose names begin as a pattern does."""
+        wanted = tuple(pattern.rstrip("*") for pattern in patterns)
+        return [each for each in self.devices if not wanted or each.name.startswith(wanted)]
+
+    def facts(self, family: Family, devices: Iterable[Device]) -> dict[int, DeviceFacts]:
+        """Return nothing but which devices there are."""
+        return {each.ifindex: DeviceFacts(bytes(family.address_bytes), 0) for each in devices}
+
+    def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
+        """Note which devices are described."""
+        self.log.append(f"facts {sorted(facts)}")
+
+    def attach(self, devices: list[Device]) -> dict[Device, str]:
+        """Note to which devices is attached; some fail, some vanish just then."""
+        self.log += [f"attach {each.name}" for each in devices]
+        gone = {each: "No such device" for each in devices if each in self.vanishing}
+        self.devices = [each for each in self.devices if each not in gone]
+        return gone | {each: why for each, why in self.failing.items() if each in devices}
+
+    def forget(self, present: set[int]) -> None:
+        """Note which devices' links stay."""
+        self.log.append(f"keep {sorted(present)}")
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A node whose devices are what a test says."""
+    made = Node()
+    monkeypatch.setattr(cover, "devices", made.find)
+    monkeypatch.setattr(cover, "device_facts", made.facts)
+    return made
+
+
+def covering(node: Node, *patterns: str) -> Cover:
+    """Return what keeps the node covered; what it tells is noted by the node."""
+    paths = {Family.IPV4: node}
+    made: Cover = Cover(
+        node,  # type: ignore[arg-type] # has what Cover uses of Entries
+        paths,  # type: ignore[arg-type] # and of PacketPath
+        patterns,
+        lambda: node.told.append(made.failures),
+    )
+    return made
+
+
+def test_a_device_is_covered_once(node: Node) -> None:
+    """What is described first is attached to then; a second look attaches to what is new alone."""
+    made = covering(node)
+    made.refresh()
+    assert node.log == ["facts [2]", "attach eth0", "keep [2]"]
+    node.log.clear()
+    node.devices.append(POD)
+    made.refresh()
+    assert node.log == ["facts [2, 3]", "attach pod3", "keep [2, 3]"]
+    node.log.clear()
+    made.refresh()
+    assert node.log == ["facts [2, 3]", "keep [2, 3]"]
+    assert node.told == []
+
+
+def test_a_device_that_goes_is_forgotten_and_covered_when_it_is_back(node: Node) -> None:
+    """Its links are unpinned; a new one of its name and number gets new ones."""
+    made = covering(node)
+    node.devices.append(POD)
+    made.refresh()
+    node.devices.remove(POD)
+    node.log.clear()
+    made.refresh()
+    assert node.log == ["facts [2]", "keep [2]"]
+    node.devices.append(POD)
+    made.refresh()
+    assert "attach pod3" in node.log
+
+
+def test_only_devices_that_are_wanted_are_covered(node: Node) -> None:
+    """--devices says which; all are described, for packets leave by others as well."""
+    node.devices += [POD, OTHER]
+    made = covering(node, "pod*")
+    made.refresh()
+    assert node.log == ["facts [2, 3, 4]", "attach pod3", "attach pod4", "keep [3, 4]"]
+
+
+def test_a_device_that_fails_is_told_once_and_tried_again(node: Node) -> None:
+    """It is a problem until it works; the others are covered meanwhile."""
+    made = covering(node)
+    node.devices.append(POD)
+    node.failing[POD] = "it has an ingress qdisc"
+    made.refresh()
+    made.refresh()
+    assert node.log.count("attach pod3") == 2
+    assert node.log.count("attach eth0") == 1
+    assert node.told == [["pod3: it has an ingress qdisc"]]
+    node.failing[POD] = "something else"
+    made.refresh()
+    node.failing.clear()
+    made.refresh()
+    assert node.told[1:] == [["pod3: something else"], []]
+    assert made.failures == []
+
+
+def test_a_device_that_vanishes_meanwhile_is_no_problem(node: Node) -> None:
+    """It is not there any more: nothing is told."""
+    made = covering(node)
+    node.devices.append(POD)
+    node.vanishing.add(POD)
+    made.refresh()
+    assert "attach pod3" in node.log
+    assert node.told == []
+
+
+def test_a_device_that_failed_and_goes_is_no_problem_any_more(node: Node) -> None:
+    """What was told of it is taken back."""
+    made = covering(node)
+    node.devices.append(POD)
+    node.failing[POD] = "it has an ingress qdisc"
+    made.refresh()
+    node.devices.remove(POD)
+    made.refresh()
+    assert node.told == [["pod3: it has an ingress qdisc"], []]

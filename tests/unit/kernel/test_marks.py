@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frontends are marked as long as any of them needs the mark, and not longer."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyproxy.kernel.btf import Field
+from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit
+from pyproxy.kernel.packetpath import PREFIXES, SETTINGS
+
+STRIDE, OFFSET = 8, 0
+MARKS = 1 << 16
+
+End = tuple[bytes, int]
+
+
+class Marks:
+    """A map of marks out of bytes; `stores` are the elements that were written, in order."""
+
+    layout = {"frontend": Field(OFFSET, 1, is_integer=True)}  # noqa: RUF012 - never changed
+    stride, max = STRIDE, MARKS
+
+    def __init__(self) -> None:
+        self.raw = bytearray(STRIDE * MARKS)
+        self.stores: list[int] = []
+
+    def read(self, index: int, count: int = 1) -> bytes:
+        """Return elements."""
+        return bytes(self.raw[index * STRIDE : (index + count) * STRIDE])
+
+    def write_byte(self, index: int, offset: int, value: int) -> None:
+        """Write one byte of an element."""
+        self.stores.append(index)
+        self.raw[index * STRIDE + offset] = value
+
+    def marked(self) -> set[int]:
+        """Return which elements have the frontends' byte."""
+        return {index for index, byte in enumerate(self.raw[OFFSET::STRIDE]) if byte}
+
+
+class Settings:
+    """A map of settings, of which one is written."""
+
+    def __init__(self) -> None:
+        self.prefixes = 0
+
+    def store(self, index: int, word: int) -> None:
+        """Write a setting."""
+        assert SETTINGS[index] == PREFIXES
+        self.prefixes = word
+
+
+def over(marks: Marks, settings: Settings | None = None) -> FrontendMarks:
+    """Return the frontends' marks over a map out of bytes."""
+    return FrontendMarks(
+        marks,  # type: ignore[arg-type] # what it uses of an ArrayMap is there
+        settings or Settings(),  # type: ignore[arg-type] # and here
+    )
+
+
+def end(number: int, port: int = 80) -> End:
+    """Return 10.96.x.y and a port."""
+    return bytes((10, 96, number >> 8, number & 255)), port
+
+
+# 10.96.0.1:81 and 11.96.0.1:80: the sums of word and port are alike, and so is their mark
+TWINS = ((bytes((10, 96, 0, 1)), 81), (bytes((11, 96, 0, 1)), 80))
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "index"),
+    [
+        # the upper half of (0x0100600a + 80) * 0x9e3779b1, worked out by hand
+        (bytes((10, 96, 0, 1)), 80, (0x0100605A * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
+        (bytes(4), 0, 0),
+        (bytes(4), 1, 0x9E37),
+        (b"\xff" * 4, 65535, (0xFFFE * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
+        (bytes(15) + b"\x01", 53, ((1 << 24) + 53) * 0x9E3779B1 % (1 << 32) >> 16),
+    ],
+)
+def test_an_ends_mark_is_where_the_formula_says(address: bytes, port: int, index: int) -> None:
+    """Addresses as words of the machine, sums modulo 2^32; tests/datapath asks the programs."""
+    assert endpoint_hash(address, port) == index
+    assert 0 <= index < MARKS
+
+
+def test_all_marks_are_used_alike() -> None:
+    """4,096 ClusterIPs in a row share few marks: a packet that is no service's costs one load."""
+    shared = Counter(endpoint_hash(*end(number)) for number in range(4096))
+    assert max(shared.values()) <= 3
+
+
+def test_a_mark_is_there_as_long_as_one_of_its_frontends() -> None:
+    """Two frontends with one mark: it goes with the second, by one store each way."""
+    assert endpoint_hash(*TWINS[0]) == endpoint_hash(*TWINS[1])
+    marks, (one, two) = Marks(), TWINS
+    ours = over(marks)
+    ours.add(*one)
+    ours.add(*two)
+    assert marks.marked() == {endpoint_hash(*one)}
+    ours.remove(*one)
+    assert marks.marked() == {endpoint_hash(*two)}
+    ours.remove(*two)
+    assert marks.marked() == set()
+    assert len(marks.stores) == 2
+
+
+def test_an_unknown_frontend_is_not_missed() -> None:
+    """Removing what was never marked changes nothing."""
+    marks = Marks()
+    ours = over(marks)
+    ours.remove(*end(1))
+    ours.add(*end(1))
+    assert marks.marked() == {endpoint_hash(*end(1))}
+
+
+def test_the_networks_of_frontends_are_set() -> None:
+    """Before a frontend is marked its network is; both stay right when an agent takes over."""
+    marks, settings = Marks(), Settings()
+    ours = over(marks, settings)
+    other = bytes((203, 0, 113, 7))
+    ours.add(*end(1))
+    assert settings.prefixes == prefix_bit(end(1)[0])
+    ours.add(other, 443)
+    both = prefix_bit(end(1)[0]) | prefix_bit(other)
+    assert settings.prefixes == both
+    # "perhaps": forgetting it would need another count
+    ours.remove(other, 443)
+    assert settings.prefixes & prefix_bit(end(1)[0])
+    over(marks, settings).reset([end(1)])
+    assert settings.prefixes == prefix_bit(end(1)[0])
+    over(marks, settings).reset([])
+    assert settings.prefixes == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (bytes((10, 96, 0, 1)), bytes((10, 96, 255, 9)), True),
+        (bytes((10, 96, 0, 1)), bytes((10, 97, 0, 1)), False),
+        (bytes(8) + bytes(range(8)), bytes(16), True),
+        (b"\xfd" + bytes(15), bytes(16), False),
+    ],
+    ids=["ipv4-16", "ipv4-other", "ipv6-64", "ipv6-other"],
+)
+def test_one_bit_stands_for_a_network(one: bytes, other: bytes, *, alike: bool) -> None:
+    """A /16 of IPv4 or a /64 of IPv6 has one of 64 bits, so that a service CIDR has few."""
+    for bit in map(prefix_bit, (one, other)):
+        assert bit.bit_count() == 1
+        assert bit < 1 << 64
+    assert (prefix_bit(one) == prefix_bit(other)) == alike
+
+
+def test_what_an_earlier_agent_left_is_put_right() -> None:
+    """Marks nobody needs go, missing ones come, right ones are not written; others' bytes stay."""
+    marks = Marks()
+    kept, missing, stray = (endpoint_hash(*end(number)) for number in (1, 2, 3))
+    for index in (kept, stray):
+        marks.raw[index * STRIDE] = 1
+    marks.raw[stray * STRIDE + 1] = 1
+    over(marks).reset([end(1), end(2)])
+    assert marks.marked() == {kept, missing}
+    assert set(marks.stores) == {missing, stray}
+    assert marks.raw[stray * STRIDE + 1] == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 15))))
+@settings(max_examples=30)
+def test_marks_are_those_of_the_frontends_there_are(steps: list[tuple[bool, int]]) -> None:
+    """Whatever comes and goes in whatever order, the marks are what the frontends need."""
+    ends = [*TWINS, *(end(number) for number in range(14))]
+    marks = Marks()
+    ours, there = over(marks), set[End]()
+    for comes, which in steps:
+        one = ends[which]
+        if comes and one not in there:
+            ours.add(*one)
+            there.add(one)
+        elif not comes and one in there:
+            ours.remove(*one)
+            there.remove(one)
+    assert marks.marked() == {endpoint_hash(*one) for one in there}
