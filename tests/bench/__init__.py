@@ -3,8 +3,10 @@
 
     command line -> catalogue of measures -> figures -> table and JSON
 
-`intervals`, `figures` and `pairs` are pure; `load` drives the C programs of `load/`, which
-`build` compiles; `attachment` takes the agent's programs off and on; `objects` writes the
-manifests. `rates`, `programming` and `startup` are the measures; a new one goes into
-`catalogue`, a new datapath comparison is a `Case` of `rates`.
+`intervals`, `figures`, `rounds` and `ruleset` are pure; `load` drives the C programs of `load/`,
+which `build` compiles; `attachment` takes the agent's programs off and on, `nftables` kube-proxy's
+rules; `objects` makes Services and slices, `dialled` the one that is called, `following` an API
+server for the agent. `comparison` lets windows of several states take turns: `rates` (sockets)
+and `packets` are tables of its cases. `programming`, `startup` and `memory` are the other
+measures; a new one goes into `catalogue`.
 """

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.programs import TCX_EGRESS, TCX_INGRESS
 from tests.lab import netns
 from tests.lab.agent import Agent
 from tests.lab.waiting import wait_for
@@ -54,6 +55,12 @@ class Switch:
     def names(self) -> list[str]:
         """The names of what is attached when the switch is on."""
         return [attachment.name for attachment in self._attachments]
+
+    @property
+    def devices(self) -> set[int]:
+        """The indexes of the devices that programs are attached to when the switch is on."""
+        tcx = (TCX_INGRESS, TCX_EGRESS)
+        return {each.target for each in self._attachments if each.attach_type in tcx}
 
     def turn(self, on: bool) -> None:
         """Attach all programs or detach them; nothing happens where that is so already."""

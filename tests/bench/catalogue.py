@@ -4,19 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from pyproxy.errors import ConfigError
+from tests.bench import packets, rates
 from tests.bench.bench import Bench
 from tests.bench.figures import Figure
-from tests.bench.programming import programming_figures
-from tests.bench.rates import CASES, rate_figures
+from tests.bench.memory import api_memory_figures
+from tests.bench.programming import api_programming_figures, programming_figures
 from tests.bench.startup import startup_figures, status_figures
 
-DATAPATH = tuple(dict.fromkeys(case.measure for case in CASES))
+# What shares agents, with what takes any of its measures.
+SHARED = (
+    (rates.MEASURES, rates.rate_figures),
+    (packets.MEASURES, packets.packet_figures),
+)
+DATAPATH = tuple(name for measures, _ in SHARED for name in measures)
 CONTROL_PLANE = {
     "programming-latency": programming_figures,
+    "programming-latency-api": api_programming_figures,
     "start-up": startup_figures,
     "status-time": status_figures,
+    "agent-memory-api": api_memory_figures,
 }
 GROUPS = {"datapath": DATAPATH, "control-plane": tuple(CONTROL_PLANE)}
 NAMES = (*DATAPATH, *CONTROL_PLANE)
@@ -41,11 +50,12 @@ def selected(group: str, only: Sequence[str]) -> list[str]:
 def parts(names: Collection[str]) -> dict[str, Part]:
     """Return what is to be run for these names, by what to call it when it fails.
 
-    All of the datapath is one part: its measures share the agents.
+    The sockets path is one part, the packet path another: the measures of each share agents.
     """
     chosen: dict[str, Part] = {}
-    datapath = [name for name in DATAPATH if name in names]
-    if datapath:
-        chosen[", ".join(datapath)] = lambda bench: rate_figures(bench, datapath)
+    for measures, figures in SHARED:
+        wanted = [name for name in measures if name in names]
+        if wanted:
+            chosen[", ".join(wanted)] = partial(figures, measures=wanted)
     chosen |= {name: part for name, part in CONTROL_PLANE.items() if name in names}
     return chosen

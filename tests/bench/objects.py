@@ -12,11 +12,16 @@ import json
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+# An object of the API as JSON has it.
+Object: TypeAlias = dict[str, Any]
 
 NAMESPACE = "bench"
 PORT = 80
 ENDPOINTS_OF_THE_CROWD = 4
+ENDPOINTS_OF_A_WHOLE = 10
 
 CROWD4 = IPv4Address("10.96.16.0")
 CROWD6 = IPv6Address("fd00:10:96::1000")
@@ -31,7 +36,7 @@ class Addresses(NamedTuple):
     ipv6: str
 
 
-def service(name: str, cluster_ips: Addresses, protocols: Sequence[str]) -> dict[str, object]:
+def service(name: str, cluster_ips: Addresses, protocols: Sequence[str]) -> Object:
     """Return a dual-stack ClusterIP Service with one port a protocol ("TCP", "UDP")."""
     return {
         "apiVersion": "v1",
@@ -53,7 +58,7 @@ def service(name: str, cluster_ips: Addresses, protocols: Sequence[str]) -> dict
 
 def slice_of(
     name: str, family: str, addresses: Sequence[str], ports: Mapping[str, int], node: str
-) -> dict[str, object]:
+) -> Object:
     """Return the EndpointSlice of a service in a family ("IPv4", "IPv6"), all endpoints ready.
 
     `ports` are target ports by protocol; `node` is where the endpoints are, "" for unknown.
@@ -83,7 +88,7 @@ def slice_of(
     }
 
 
-def crowd_member(number: int) -> list[dict[str, object]]:
+def crowd_member(number: int) -> list[Object]:
     """Return one of the services that are only there, with its slices."""
     name = f"crowd-{number}"
     cluster_ips = Addresses(str(CROWD4 + number), str(CROWD6 + number))
@@ -95,6 +100,47 @@ def crowd_member(number: int) -> list[dict[str, object]]:
         slice_of(name, "IPv4", [str(CROWD_PODS4 + place) for place in places], ports, "elsewhere"),
         slice_of(name, "IPv6", [str(CROWD_PODS6 + place) for place in places], ports, "elsewhere"),
     ]
+
+
+def whole_member(number: int) -> list[Object]:
+    """Return an IPv4 service with a slice of ten pods, with all that controllers write there.
+
+    What is read and thrown away again costs memory, too, while it is read.
+    """
+    name = f"whole-{number}"
+    member = service(name, Addresses(str(CROWD4 + number), ""), ["TCP"])
+    member["metadata"] |= {"labels": {"app": name}, "annotations": {"description": name}}
+    member["spec"] |= {
+        "clusterIPs": [member["spec"]["clusterIP"]],
+        "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack",
+        "selector": {"app": name},
+        "sessionAffinity": "None",
+        "internalTrafficPolicy": "Cluster",
+    }
+    first = number * ENDPOINTS_OF_A_WHOLE
+    addresses = [str(CROWD_PODS4 + first + place) for place in range(ENDPOINTS_OF_A_WHOLE)]
+    endpoints = slice_of(name, "IPv4", addresses, {"TCP": 8080}, "elsewhere")
+    endpoints["metadata"]["labels"] |= {
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"
+    }
+    endpoints["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "name": name,
+            "uid": _uid(number),
+            "controller": True,
+        }
+    ]
+    for place, endpoint in enumerate(endpoints["endpoints"]):
+        pod = {"kind": "Pod", "namespace": NAMESPACE, "name": f"{name}-{place}"}
+        endpoint |= {"zone": "a", "targetRef": pod | {"uid": _uid(first + place)}}
+    return [member, endpoints]
+
+
+def _uid(number: int) -> str:
+    return str(UUID(int=number))
 
 
 def write_crowd(folder: Path, services: int) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from pyproxy.errors import PyproxyError
 from tests.bench import objects
 from tests.bench.bench import Bench
+from tests.bench.dialled import spawner
 from tests.bench.figures import Figure, at_most, median_figure, worst_figure
 from tests.bench.load import Tool, running
-from tests.bench.rates import spawner
 from tests.lab.agent import HEALTHZ, Agent
 from tests.lab.cluster import Cluster
 from tests.lab.waiting import wait_for

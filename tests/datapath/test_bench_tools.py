@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import os
 import socket
 import subprocess
@@ -19,11 +20,16 @@ from bcc import BPF
 
 from pyproxy.errors import PyproxyError
 from pyproxy.kernel import libbpf
+from tests.bench import objects
 from tests.bench.attachment import switch_of
 from tests.bench.build import build_tools
+from tests.bench.dialled import dialled_objects, pod_endpoint, service_endpoint, spawner
 from tests.bench.load import Endpoint, Process, Tools, client, probing, running, serving
+from tests.bench.nftables import Tracking, nftables_on
+from tests.bench.packets import untranslated
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
+from tests.lab.hosts import Host
 
 ANY_CPU = -1
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -59,7 +65,7 @@ def test_tools_are_compiled_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("mode", ["tcp-connect", "udp-connect", "tcp-request"])
+@pytest.mark.parametrize("mode", ["tcp-connect", "udp-connect", "tcp-request", "udp-request"])
 def test_a_window_counts_operations(tools: Tools, port: int, mode: str, family: int) -> None:
     """Windows of any mode and family last as asked, with ordered latencies that add up."""
     at = Endpoint(LOOPBACK[family], port)
@@ -193,31 +199,103 @@ REFUSE = b"int refuse(struct bpf_sock_addr *ctx) { return 0; }"
 
 
 def test_the_switch_attaches_and_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off, a connection is made; on, the program refuses it; nothing is left in the end."""
+    """Off, a connection is made; on, the program refuses it; nothing is left in the end.
+
+    A host outside of the node's cgroup is not concerned.
+    """
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(Path(__file__).parents[2] / "bpf/include"))
     programs = BPF(text=REFUSE)
     with Cluster(nodes=1, pods_per_node=1) as cluster:
         (node,) = cluster.nodes
         agent = _Pinning(node, cluster.directory, cluster.bpffs / node.name)
+        pod, machine = node.pods[0], untranslated(cluster, node.pods[0])
         agent.attach(programs)
-        assert not _connects(cluster)
+        assert not _connects(pod)
         with switch_of(agent) as switch:
             assert switch.names == ["connect4"]
+            assert switch.devices == set()
             for _ in range(3):
-                assert _connects(cluster)
+                assert _connects(pod)
                 switch.turn(True)
                 switch.turn(True)
-                assert not _connects(cluster)
+                assert not _connects(pod)
+                assert _connects(machine)
                 switch.turn(False)
             switch.turn(True)
-        assert _connects(cluster)
+        assert _connects(pod)
         cgroup = os.open(node.root, os.O_RDONLY)
         assert libbpf.cgroup_programs(cgroup, CONNECT4) == []
         os.close(cgroup)
 
 
-def _connects(cluster: Cluster) -> bool:
-    """Tell whether a UDP socket of the pod may be connected."""
-    (pod,) = cluster.pods
+def _connects(host: Host) -> bool:
+    """Tell whether a UDP socket of the host may be connected."""
     script = "exec 3<>/dev/udp/127.0.0.1/9"
-    return pod.run("bash", "-c", script).returncode == 0
+    return host.run("bash", "-c", script).returncode == 0
+
+
+def test_nftables_translate_and_leave_no_trace(tools: Tools) -> None:
+    """On, both families and protocols reach the pod by the ClusterIP and are tracked.
+
+    Off, nothing is tracked and the ClusterIP leads out of the node; after the block there are no
+    tables.
+    """
+    crowd = list(itertools.chain(*map(objects.crowd_member, range(3))))
+    with Cluster(nodes=1, pods_per_node=2) as cluster:
+        (node,) = cluster.nodes
+        dialling, answering = untranslated(cluster, node.pods[0]), node.pods[1]
+        tracking = Tracking(node.netns)
+        with nftables_on(node, crowd, dialled_objects(answering)) as rules:
+            for _ in range(3):
+                assert not tracking.is_on()
+                assert _answers(tools, dialling, answering) == []
+                assert tracking.entries() == 0
+                rules.turn(True)
+                rules.turn(True)
+                assert _answers(tools, dialling, answering) == EVERY
+                assert tracking.entries() >= len(EVERY)
+                rules.turn(False)
+            rules.turn(True)
+        assert not tracking.is_on()
+        assert node.run("nft", "list", "ruleset").stdout == ""
+        tracking.close()
+
+
+EVERY = [("tcp", 4), ("tcp", 6), ("udp", 4), ("udp", 6)]
+
+
+def _answers(tools: Tools, dialling: Host, answering: Host) -> list[tuple[str, int]]:
+    """Return by which protocols and families the pod answers behind the service."""
+    return [each for each in EVERY if _answers_by(tools, dialling, answering, *each)]
+
+
+def _answers_by(tools: Tools, dialling: Host, answering: Host, protocol: str, family: int) -> bool:
+    at, to = pod_endpoint(answering, family), service_endpoint(family)
+    mode = f"{protocol}-connect"
+    with (
+        serving(spawner(answering), tools, protocol, at, name="pod", cpu=ANY_CPU),
+        client(spawner(dialling), tools, mode, to, ANY_CPU) as caller,
+    ):
+        try:
+            return caller.window(5).operations > 0
+        except PyproxyError:
+            return False
+
+
+def test_rules_that_nft_refuses_are_its_words() -> None:
+    """What can't be loaded ends with nft's sentence, and takes nothing for loaded."""
+    with Cluster(nodes=1, pods_per_node=1) as cluster:
+        (node,) = cluster.nodes
+        wrong = objects.service("x", objects.Addresses("no address", "::1"), ["TCP"])
+        slices = [
+            objects.slice_of("x", family, ["10.0.0.1"], {"TCP": 1}, "") for family in FAMILIES
+        ]
+        with (
+            pytest.raises(PyproxyError, match=r"nft refused the rules: .*unexpected"),
+            nftables_on(node, [wrong, *slices], []),
+        ):
+            pass
+        assert node.run("nft", "list", "ruleset").stdout == ""
+
+
+FAMILIES = ("IPv4", "IPv6")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// client tcp-connect|udp-connect|tcp-request ADDRESS PORT CPU
+// client tcp-connect|udp-connect|tcp-request|udp-request ADDRESS PORT CPU
 //
 // Each line on standard input, "<milliseconds>", runs one window of operations, one after
 // another, and prints one line of JSON: operations, nanoseconds and their latencies. The
@@ -8,6 +8,7 @@
 //   tcp-connect  socket, connect, request, answer, close by RST
 //   udp-connect  socket, connect, request, answer, close
 //   tcp-request  request and answer on one connection that is made once a window
+//   udp-request  the same by one connected socket
 //
 // Any failed operation ends the process with status 1.
 #include "endpoint.h"
@@ -29,6 +30,7 @@ static const struct mode modes[] = {
 	{ "tcp-connect", SOCK_STREAM, false },
 	{ "udp-connect", SOCK_DGRAM, false },
 	{ "tcp-request", SOCK_STREAM, true },
+	{ "udp-request", SOCK_DGRAM, true },
 };
 
 static int dial(const struct mode *mode, const struct endpoint *to)
@@ -91,7 +93,7 @@ static const struct mode *mode_named(const char *name)
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (strcmp(modes[i].name, name) == 0)
 			return &modes[i];
-	die_usage("the mode must be tcp-connect, udp-connect or tcp-request");
+	die_usage("the mode must be tcp-connect, udp-connect, tcp-request or udp-request");
 }
 
 int main(int argc, char **argv)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.errors import ConfigError, PyproxyError
-from tests.bench import objects
+from tests.bench import objects, packets, rates
 from tests.bench.__main__ import exit_status, main, measure, parse
 from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import cache_dir
@@ -51,16 +51,39 @@ def test_wrong_flags_are_wrong_usage() -> None:
 
 
 def test_measures_of_the_datapath_share_one_part() -> None:
-    """All datapath measures run on the same agents; the others are on their own."""
-    assert list(parts(["connection-rate", "udp-rate", "start-up"])) == [
+    """Measures of one path run on the same agents; a path that fails stops no other."""
+    names = ["connection-rate", "udp-rate", "connection-rate-packet", "control-packet", "start-up"]
+    assert list(parts(names)) == [
         "connection-rate, udp-rate",
+        "connection-rate-packet, control-packet",
         "start-up",
     ]
 
 
-def test_every_ratio_has_at_least_fifteen_pairs() -> None:
+def test_every_ratio_has_at_least_fifteen_rounds() -> None:
     """Neither --quick nor a full run falls below what a ratio has to be made of."""
-    assert min(QUICK.pairs, FULL.pairs) >= 15
+    assert min(QUICK.pairs, FULL.pairs, QUICK.triples, FULL.triples) >= 15
+
+
+def test_each_order_of_three_states_comes_equally_often() -> None:
+    """What one state leaves to the next weighs on all three alike."""
+    assert QUICK.triples % 6 == 0
+    assert FULL.triples % 6 == 0
+
+
+def test_every_figure_of_the_packet_path_has_its_target() -> None:
+    """Connections, kept connections and traffic that is no service's: what was promised."""
+    bounds = {
+        (case.measure, case.name): case.target.bound
+        for case in (*packets.CASES, *rates.CASES)
+        if case.target
+    }
+    for family in ("tcp4", "tcp6"):
+        assert bounds["connection-rate-packet", family] == 0.92
+        assert bounds["request-rate-packet", family] == 0.97
+    untouched = [case for case in rates.CASES if case.direct]
+    assert {bounds[case.measure, case.name] for case in untouched} == {0.98}
+    assert {case.mode for case in untouched} == {"tcp-connect", "udp-connect", "tcp-request"}
 
 
 @pytest.mark.parametrize(
@@ -124,10 +147,17 @@ def test_no_two_services_of_the_crowd_share_an_address() -> None:
     assert all(any(ipaddress.ip_address(ip) in cidr for cidr in cidrs) for ip in cluster_ips)
 
 
-def _cluster_ips(member: dict[str, object]) -> list[str]:
-    spec = member["spec"]
-    assert isinstance(spec, dict)
-    return list(spec["clusterIPs"])
+def _cluster_ips(member: objects.Object) -> list[str]:
+    return list(member["spec"]["clusterIPs"])
+
+
+def test_a_whole_service_has_ten_endpoints_of_its_own() -> None:
+    """Ten thousand services and slices of ten share no address; controllers' fields are there."""
+    members = [objects.whole_member(number) for number in range(10_000)]
+    assert len({member[0]["spec"]["clusterIP"] for member in members}) == 10_000
+    endpoints = [each for member in members for each in member[1]["endpoints"]]
+    assert len({each["addresses"][0] for each in endpoints}) == 100_000
+    assert all("targetRef" in each for each in endpoints)
 
 
 def test_objects_are_replaced_by_rename(tmp_path: Path) -> None:

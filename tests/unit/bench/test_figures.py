@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.comparison import Case, Comparison
 from tests.bench.figures import Figure, Target, at_least, at_most, median_figure, worst_figure
 from tests.bench.intervals import Estimate
 from tests.bench.load import parse_window
-from tests.bench.pairs import Pair, interleave
 from tests.bench.report import print_table, report_json, write_json
 from tests.bench.startup import memory_mb
 
@@ -55,19 +55,6 @@ def test_memory_counts_by_its_worst() -> None:
     assert figure.met is False
 
 
-def test_pairs_alternate_their_order() -> None:
-    """Windows run in the order A B B A A B, and every pair is still (A, B)."""
-    order: list[str] = []
-
-    def variant(name: str) -> str:
-        order.append(name)
-        return f"{name}{len(order)}"
-
-    pairs = interleave(lambda: variant("A"), lambda: variant("B"), 3)
-    assert "".join(order) == "ABBAAB"
-    assert pairs == [("A1", "B2"), ("A4", "B3"), ("A5", "B6")]
-
-
 def test_a_ratio_is_of_rates_and_not_of_counts() -> None:
     """A window that ran longer made more operations and is no better for it."""
     latency = '{"min":1,"p50":1,"p90":1,"p99":1,"p999":1,"max":1}'
@@ -76,7 +63,10 @@ def test_a_ratio_is_of_rates_and_not_of_counts() -> None:
         for count, ns in ((3000, 200_000_000), (1500, 50_000_000))
     )
     assert longer.rate == pytest.approx(15_000)
-    assert Pair(longer, shorter).ratio == pytest.approx(0.5)
+    case = Case("m", "tcp4", "tcp-connect", 4)
+    compared = Comparison(case, [{"ours": longer, "none": shorter}])
+    assert compared.ratios("ours", "none") == [pytest.approx(0.5)]
+    assert compared.ratios("none", "ours") == [pytest.approx(2.0)]
 
 
 def test_memory_is_in_megabytes() -> None:
