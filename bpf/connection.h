@@ -54,7 +54,7 @@ static __always_inline __u64 life_at(__u32 flags, __u32 ticks)
 static __always_inline __u32 life_timeout(__u32 flags)
 {
 	if (flags & LIFE_UDP)
-		return setting(flags & LIFE_REPLIED ? SETTING_UDP_STREAM : SETTING_UDP);
+		return setting(flags & LIFE_ESTABLISHED ? SETTING_UDP_STREAM : SETTING_UDP);
 	if (flags & LIFE_RESET || (flags & LIFE_FIN) == LIFE_FIN)
 		return setting(SETTING_TCP_CLOSED);
 	if (flags & LIFE_FIN)
@@ -190,7 +190,7 @@ static __always_inline enum finding connection_find(const struct packet *packet,
 {
 	struct nat_key key = key_of(&packet->src, &packet->dst, packet->proto, side);
 
-#pragma unroll
+#pragma nounroll
 	for (int i = 0; i < FIND_TRIES; i++) {
 		struct nat_entry *entry = nat.lookup(&key);
 

@@ -107,27 +107,28 @@ int egress_again(struct __sk_buff *skb)
 	return egress_look(skb, stage_ip(skb));
 }
 
-static __always_inline int egress_at(struct __sk_buff *skb, __u32 at, __u32 entry)
+int egress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
 	if (skb->protocol != ETH_P_FAMILY)
-		return hand_over(skb, entry);
-	glance = glance_at(skb, at);
-	if (!glance) {
-		stage_again(skb, at, SIDE_EGRESS);
-		return TC_NEXT;
-	}
-	return egress_is_worth(glance) ? egress_look(skb, at) : TC_NEXT;
+		return hand_over(skb, ENTRY_EGRESS);
+	glance = glance_at(skb, ETH_HLEN);
+	if (glance)
+		return egress_is_worth(glance) ? egress_look(skb, ETH_HLEN) : TC_NEXT;
+	stage_again(skb, ETH_HLEN, SIDE_EGRESS);
+	return TC_NEXT;
 }
 
-int egress(struct __sk_buff *skb)
-{
-	return egress_at(skb, ETH_HLEN, ENTRY_EGRESS);
-}
-
-/* For devices without a link-layer header. */
+/* For devices without a link-layer header: few, so that all that is worth a look is a stage's. */
 int egress_l3(struct __sk_buff *skb)
 {
-	return egress_at(skb, 0, ENTRY_EGRESS_L3);
+	const struct glance *glance;
+
+	if (skb->protocol != ETH_P_FAMILY)
+		return hand_over(skb, ENTRY_EGRESS_L3);
+	glance = glance_at(skb, 0);
+	if (!glance || egress_is_worth(glance))
+		stage_again(skb, 0, SIDE_EGRESS);
+	return TC_NEXT;
 }

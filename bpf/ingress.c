@@ -107,27 +107,28 @@ int ingress_again(struct __sk_buff *skb)
 	return ingress_look(skb, stage_ip(skb));
 }
 
-static __always_inline int ingress_at(struct __sk_buff *skb, __u32 at, __u32 entry)
+int ingress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
 	if (skb->protocol != ETH_P_FAMILY)
-		return hand_over(skb, entry);
-	glance = glance_at(skb, at);
-	if (!glance) {
-		stage_again(skb, at, SIDE_INGRESS);
-		return TC_NEXT;
-	}
-	return ingress_is_worth(glance) ? ingress_look(skb, at) : TC_NEXT;
+		return hand_over(skb, ENTRY_INGRESS);
+	glance = glance_at(skb, ETH_HLEN);
+	if (glance)
+		return ingress_is_worth(glance) ? ingress_look(skb, ETH_HLEN) : TC_NEXT;
+	stage_again(skb, ETH_HLEN, SIDE_INGRESS);
+	return TC_NEXT;
 }
 
-int ingress(struct __sk_buff *skb)
-{
-	return ingress_at(skb, ETH_HLEN, ENTRY_INGRESS);
-}
-
-/* For devices without a link-layer header. */
+/* For devices without a link-layer header: few, so that all that is worth a look is a stage's. */
 int ingress_l3(struct __sk_buff *skb)
 {
-	return ingress_at(skb, 0, ENTRY_INGRESS_L3);
+	const struct glance *glance;
+
+	if (skb->protocol != ETH_P_FAMILY)
+		return hand_over(skb, ENTRY_INGRESS_L3);
+	glance = glance_at(skb, 0);
+	if (!glance || ingress_is_worth(glance))
+		stage_again(skb, 0, SIDE_INGRESS);
+	return TC_NEXT;
 }

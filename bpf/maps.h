@@ -7,15 +7,10 @@
 #ifndef PYPROXY_MAPS_H
 #define PYPROXY_MAPS_H
 
-#include "types.h"
-
-#define BPF_F_NO_PREALLOC 1 /* memory only for what is used */
-#define BPF_F_MMAPABLE 1024 /* the agent writes memory, not system calls */
+#include "shared.h"
 
 #define PINNED(type, name) type ":" PIN_DIR "/" name
 #define FLOW_PINNED(type, name) type ":" FLOW_PIN_DIR "/" name
-
-#define MARKS 65536 /* endpoint_hash() has 16 bits */
 
 /* The agent writes, the programs read: is this address and port a service's? */
 BPF_F_TABLE(PINNED("hash", "frontends"), struct frontend_key, struct frontend, frontends,
@@ -53,17 +48,6 @@ BPF_F_TABLE(PINNED("hash", "node_names"), __u32, struct node_name, node_names, M
 	BPF_ANNOTATE_KV_PAIR(name, int, value)
 
 /*
- * The programs write and read: what a connected socket asked for. Socket storage would do,
- * but making and freeing it costs a connection 0.9 us, this 0.3; sock_release deletes it.
- * Both families share it: a socket's end then runs one program. It is small on purpose:
- * cookies are new each time, so every access is to another bucket, and those of a map for
- * 262144 entries are not in any cache (0.5 us a connection). What does not fit has its
- * storage.
- */
-BPF_F_TABLE("hash:" SHARED_PIN_DIR "/connected", struct cookie, struct connected, connected,
-	    MAX_CONNECTED, 0);
-
-/*
  * The programs write and read: what an unconnected UDP socket asked for, and what a connected
  * one did while `connected` is full. Ends with the socket.
  */
@@ -77,10 +61,6 @@ BPF_F_TABLE(PINNED("lru_hash", "udp_services"), struct udp_service_key, struct u
 
 /* The programs write and read, the agent sweeps: struct mark says what for. */
 BPF_F_TABLE(PINNED("array", "marks"), __u32, struct mark, marks, MARKS, BPF_F_MMAPABLE);
-
-/* The programs write and read, the agent sweeps: struct socket_mark says what for. */
-BPF_F_TABLE("array:" SHARED_PIN_DIR "/socket_marks", __u32, struct socket_mark, socket_marks, MARKS,
-	    BPF_F_MMAPABLE);
 
 /*
  * The programs write and read, the agent sweeps: the connections of the packet path, and what

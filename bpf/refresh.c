@@ -5,6 +5,17 @@
  */
 #include "table.h"
 
+/*
+ * Return the flags of a connection that goes on after a second: UDP that was answered is a
+ * stream then and no mere question, as conntrack has it after two (nf_conntrack_udp_packet).
+ */
+static __always_inline __u32 life_after_second(__u32 flags)
+{
+	__u32 answered = LIFE_UDP | LIFE_REPLIED;
+
+	return (flags & answered) == answered ? flags | LIFE_ESTABLISHED : flags;
+}
+
 static __always_inline void entry_restore(struct nat_key *key, __u32 number, __u32 role)
 {
 	struct nat_entry to = { .connection = number, .role = role };
@@ -40,7 +51,7 @@ int refresh(struct __sk_buff *skb)
 
 	if (packet_read(skb, at, &packet) == READ_DONE &&
 	    connection_find(&packet, side, &found) == FOUND &&
-	    life_change(&found, (__u32)found.copy.life, now_ticks()))
+	    life_change(&found, life_after_second((__u32)found.copy.life), now_ticks()))
 		entries_restore(&found);
 	stage_again(skb, at, side);
 	return TC_DROP;

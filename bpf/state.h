@@ -53,7 +53,7 @@ static __always_inline void life_set(struct found *found, __u32 set, __u32 clear
 
 	if (!record)
 		return;
-#pragma unroll
+#pragma nounroll
 	for (int i = 0; i < FIND_TRIES; i++) {
 		__u32 flags = ((__u32)found->copy.life & ~cleared) | set;
 

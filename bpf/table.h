@@ -53,16 +53,15 @@ static __always_inline bool record_take(struct connection *record, __u64 life, _
 
 /*
  * Return whether a connection has to make room while there is none: one that is over, or that
- * was not answered. Established ones never have to (rule 11).
+ * has not been established and was silent. Established ones never have to (rule 11).
  */
 static __always_inline bool may_evict(__u64 life, __u32 now)
 {
 	if (!(life & LIFE_READY))
 		return false;
-	if (!(life & LIFE_UDP) && is_closed(life))
+	if (is_closed(life))
 		return true;
-	return !(life & (life & LIFE_UDP ? LIFE_REPLIED : LIFE_ESTABLISHED)) &&
-	       life_age(life, now) > OPENING_TICKS;
+	return !(life & LIFE_ESTABLISHED) && life_age(life, now) > OPENING_TICKS;
 }
 
 /* Take one record if it is free or nobody's any more. Return false if it is somebody's. */
@@ -146,7 +145,7 @@ static __always_inline bool is_needed(__u32 number, __u32 now)
 	life = *(volatile __u64 *)&record->life;
 	if (!(life & LIFE_READY))
 		return life && !is_expired(life, now);
-	if (!is_expired(life, now) && (life & LIFE_UDP || !is_closed(life)))
+	if (!is_expired(life, now) && !is_closed(life))
 		return true;
 	connection_end(number, life, now);
 	return false;

@@ -35,14 +35,14 @@ static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
 
 /* Write both ends into a packet's headers: in one piece unless something stands in between. */
 static __always_inline long ends_write(struct __sk_buff *skb, const struct packet *packet,
-				       const struct ip_ends *ends)
+				       struct ip_ends *ends)
 {
 	__u32 addresses = sizeof(*ends) - sizeof(ends->ports);
 
 	if (packet->transport == packet->ip + sizeof(struct ip_header))
 		return bpf_skb_store_bytes(skb, packet->ip + IP_ENDS, ends, sizeof(*ends), 0);
 	return bpf_skb_store_bytes(skb, packet->ip + IP_ENDS, ends, addresses, 0) ||
-	       bpf_skb_store_bytes(skb, packet->transport, (const __u8 *)ends + addresses,
+	       bpf_skb_store_bytes(skb, packet->transport, (__u8 *)ends + addresses,
 				   sizeof(ends->ports), 0);
 }
 

@@ -235,7 +235,7 @@ enum life {
 	LIFE_READY = 2, /* ... and complete */
 	LIFE_UDP = 4,
 	LIFE_REPLIED = 8, /* the backend has answered */
-	LIFE_ESTABLISHED = 16, /* and the client has acknowledged that */
+	LIFE_ESTABLISHED = 16, /* and the client has acknowledged that; UDP: and it goes on */
 	LIFE_FIN_CLIENT = 32,
 	LIFE_FIN_BACKEND = 64,
 	LIFE_RESET = 128,

@@ -25,7 +25,7 @@ OWNED = "clsact.json"
 PREFERENCE = 10
 
 
-# the filter's handle, and how its name, as tc shows it, begins; the program's tag follows
+# the filter's handle, and how its name, as tc shows it, begins; the program's tag and id follow
 HANDLE = 1
 NAME = "pyproxy-"
 
@@ -58,8 +58,10 @@ class Clsact:
     def ensure(self, wanted: Filter, program: Path) -> bool:
         """Make a filter run the program pinned at `program`; return whether anything changed."""
         with links.opened(program) as fd, _route() as route:
-            tag = libbpf.program_info(fd).tag
-            if self._find(route, wanted) == tag:
+            info = libbpf.program_info(fd)
+            # a program with other maps has the same tag
+            name = f"{info.tag}-{info.id}"
+            if self._find(route, wanted) == name:
                 return False
             self._make_qdisc(route, wanted.ifindex)
             route.tc(
@@ -68,7 +70,7 @@ class Clsact:
                 wanted.ifindex,
                 handle=HANDLE,
                 fd=fd,
-                name=NAME + tag,
+                name=NAME + name,
                 parent=wanted.parent,
                 prio=PREFERENCE,
                 protocol=ETH_P_ALL,
@@ -79,7 +81,8 @@ class Clsact:
     def tag(self, wanted: Filter) -> str | None:
         """Return the tag of the program a filter runs, None if there is no such filter."""
         with _route() as route:
-            return self._find(route, wanted)
+            found = self._find(route, wanted)
+        return found.partition("-")[0] if found else None
 
     def remove(self, wanted: Filter) -> None:
         """Remove a filter, and the qdisc if we made it and it is empty now."""
@@ -107,7 +110,7 @@ class Clsact:
             return [_name(each) for each in found if 0 < each["info"] >> 16 < PREFERENCE]
 
     def _find(self, route: Any, wanted: Filter) -> str | None:
-        """Return the tag in the filter's name: the kernel's is not decoded by pyroute2."""
+        """Return tag and id in the filter's name: the kernel's are not decoded by pyroute2."""
         for each in route.get_filters(index=wanted.ifindex, parent=wanted.parent):
             options = each.get_attr("TCA_OPTIONS")
             name = options.get_attr("TCA_BPF_NAME") if options is not None else None

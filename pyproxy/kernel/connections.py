@@ -15,13 +15,14 @@ from pathlib import Path
 
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.marks import endpoint_hash
-from pyproxy.kernel.packetpath import SETTINGS
+from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS
 from pyproxy.tables import ConnectionTimeouts
 
 SLICE = 2048  # records looked at in one go: 256 KiB, one window
 
-_ENDS = ("client.addr", "client_port", "frontend.addr", "frontend.port", "backend.addr",
-         "backend.port", "source.addr", "source.port")  # fmt: skip
+# those of every connection first, then those of one that has an address of this node as source
+_ENDS = ("life", "frontend.addr", "frontend.port", "backend.addr", "backend.port",
+         "client.addr", "client_port", "source.addr", "source.port")  # fmt: skip
 
 
 class Life(enum.IntFlag):
@@ -48,7 +49,7 @@ _FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 def timeout_setting(flags: int) -> str:
     """Return the name of the timeout that holds in a state, as life_timeout() does in C."""
     if flags & Life.UDP:
-        return "udp_stream" if flags & Life.REPLIED else "udp"
+        return "udp_stream" if flags & Life.ESTABLISHED else "udp"
     if flags & Life.RESET or flags & _FIN == _FIN:
         return "tcp_closed"
     if flags & _FIN:
@@ -88,12 +89,18 @@ class Connections:
         )
 
     def hashes(self, start: int, now: int) -> Iterator[int]:
-        """Give where the marks are of all ends of the connections in a slice."""
+        """Give where the marks are of the ends by which packets of a slice's connections are known.
+
+        They are those that ends_mark() of bpf/open.h marks: one more would cost packets that are
+        no connection's a look-up each.
+        """
         raw = self._read(start)
         for number in self._alive(raw, now, self._timeouts()):
-            client, client_port, *rest = self._ends.unpack(raw, number * self._records.stride)
-            yield endpoint_hash(client, client_port)
-            for address, port in zip(rest[::2], rest[1::2], strict=True):
+            life, *ends = self._ends.unpack(raw, number * self._records.stride)
+            if life & Life.PASS:
+                continue
+            known = ends if life & Life.SOURCE_WANTED else ends[:4]
+            for address, port in zip(known[::2], known[1::2], strict=True):
                 yield endpoint_hash(address, port)
 
     def _read(self, start: int) -> bytes:
@@ -110,8 +117,11 @@ class Connections:
                     yield number
 
     def _timeouts(self) -> dict[str, int]:
-        """Return the timeouts in ticks."""
+        """Return the timeouts in ticks; is_expired() knows none that is shorter than a refresh."""
         return {
-            name: int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
+            name: max(
+                int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder),
+                REFRESH_TICKS,
+            )
             for name in ConnectionTimeouts._fields
         }

@@ -8,7 +8,7 @@ to the IPv6 object's by a tail call, which is cheaper than a second program for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyproxy.errors import KernelError
@@ -49,18 +49,24 @@ class Entries:
             array = self._programs[Family.IPV4] / OTHER_FAMILY_ARRAY
             fill_array(array, [six / entry.name for entry in ENTRIES])
 
-    def attach(self, devices: Iterable[Device]) -> dict[Device, str]:
-        """Attach to devices, one side of all before the other; return what failed and why.
+    def attach(self, devices: Sequence[Device]) -> dict[Device, str]:
+        """Attach to devices; return what failed and why.
 
+        Programs that are attached are replaced on one side of all devices before the other.
+        Devices that have none are covered one after the other: each takes two RCU grace periods.
         A device can vanish at any time, so a failure concerns that device alone.
         """
-        wanted = list(devices)
+        attached = {device_of(pin) for pin in device_pins(self._pins)}
+        old = [device for device in devices if device.ifindex in attached]
+        new = [device for device in devices if device.ifindex not in attached]
+        turns = [(device, side) for side in SIDES for device in old]
+        turns += [(device, side) for device in new for side in SIDES]
         failures: dict[Device, str] = {}
-        for side, attach_type, parent in SIDES:
+        for device, side in turns:
             # half covered, a device would have its requests translated and not their answers
-            for device in (each for each in wanted if each not in failures):
+            if device not in failures:
                 try:
-                    self._attach(device, side, attach_type, parent)
+                    self._attach(device, *side)
                 except KernelError as error:
                     failures[device] = str(error)
         return failures

@@ -23,7 +23,7 @@ from pyproxy.kernel.features import Features
 from pyproxy.kernel.links import opened
 from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
 from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
-from pyproxy.kernel.source import Build, Sizes, bpf_directory, build
+from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build
 from pyproxy.model import Family
 
 LOAD_TIMEOUT_S = 120
@@ -75,7 +75,7 @@ def is_loaded(request: Request) -> bool:
 
 
 def start(requests: Sequence[Request]) -> subprocess.Popen[str]:
-    """Start a loader for requests, one after the other: families share maps.
+    """Start a loader for requests of the two families.
 
     finish() waits for it.
     """
@@ -141,6 +141,15 @@ def load(request: Request) -> None:
     unfinished.rename(final)
 
 
+def make_shared(request: Request) -> None:
+    """Make the maps of both families, before two loaders meet there."""
+    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - as above
+
+    wanted = build(request.pins, request.sizes, request.features, SHARED)
+    request.pins.make(request.sizes.max_connections)
+    Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+
+
 def fill_array(array: Path, wanted: Sequence[Path]) -> None:
     """Put pinned programs into a pinned program array, in order."""
     with opened(array) as fd:
@@ -165,16 +174,41 @@ def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None
         )
 
 
-def main() -> int:
-    """Serve the requests from stdin; return the exit status."""
+def _fork(request: Request) -> int:
+    """Load a request in a process of its own and return its id; it ends with this one."""
+    pid = os.fork()
+    if pid:
+        return pid
+    _end_with_parent()
+    try:
+        load(request)
+        status = 0
+    except PyproxyError as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201 - the parent's parent reads it
+        status = error.exit_status
+    os._exit(status)
+
+
+def _end_with_parent() -> None:
     # a loader that outlives its agent would meet the next one's in the same directories
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    """Serve the requests from stdin, one beside the other; return the exit status."""
+    _end_with_parent()
+    requests = _from_json(sys.stdin.read())
     try:
-        for request in _from_json(sys.stdin.read()):
-            load(request)
+        if len(requests) > 1:
+            make_shared(requests[0])
+        others = [_fork(request) for request in requests[1:]]
+        load(requests[0])
     except PyproxyError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
         return error.exit_status
+    failed = [status for pid in others if (status := os.waitpid(pid, 0)[1])]
+    if failed:
+        return os.waitstatus_to_exitcode(failed[0]) or 1
     # LLVM's destructors take 20 ms and free what the kernel frees anyway
     sys.stdout.flush()
     sys.stderr.flush()

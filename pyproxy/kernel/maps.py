@@ -55,8 +55,9 @@ class HashMap:
         os.close(self.fd)
 
 
-# A mapped window counts as the agent's memory whole, so windows are small and made on demand.
+# A mapped window counts as the agent's memory whole, so windows are small, few, and made on demand.
 WINDOW = 1 << 18
+WINDOWS = 4
 
 
 class ArrayMap:
@@ -127,6 +128,8 @@ class ArrayMap:
 
     def _window(self, base: int) -> mmap.mmap:
         if base not in self._windows:
+            if len(self._windows) == WINDOWS:
+                self._windows.pop(next(iter(self._windows))).close()
             length = min(WINDOW, self._length - base)
             self._windows[base] = mmap.mmap(
                 self.fd, length, mmap.MAP_SHARED, self._prot, offset=base

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pyproxy.errors import MapFullError
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.btf import Field
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import now_ticks
@@ -30,6 +31,8 @@ class _Table:
         self.nat = libbpf.obj_get(str(directory / "nat"))
         self._info = libbpf.map_info(self.nat)
         self.life = self.records.layout["life"].offset
+        # connection_check(): all that a connection keeps until it ends
+        self._check = _slice(self.records.layout["check"])
 
     def entries(self) -> list[tuple[bytes, int, bytes]]:
         """Return each entry: its key, the number of its connection, the rest of its value."""
@@ -40,6 +43,10 @@ class _Table:
         """Return a record, b"" if it is no connection's."""
         raw = self.records.read(number)
         return raw if raw[self.life] & Life.READY else b""
+
+    def is_alike(self, one: bytes, other: bytes) -> bool:
+        """Return whether two records are one connection's, in whatever state."""
+        return one[self._check] == other[self._check]
 
     def close(self) -> None:
         self.records.close()
@@ -54,6 +61,7 @@ class Move:
         self._new = _Table(new, write=True)
         self._numbers: dict[int, int] = {}
         self._reserve: set[int] = set()
+        self._there: AbstractSet[bytes] = frozenset()
         self.lost: set[int] = set()
 
     @property
@@ -62,19 +70,29 @@ class Move:
         return len(self._numbers)
 
     def prepare(self) -> None:
-        """Copy what there is, and hold records in reserve; nobody uses the new table yet."""
-        self._copy(list(range(1, self._new.records.max)))
+        """Copy what there is, and hold records in reserve.
+
+        Nobody uses the new table yet, unless an earlier move was killed: then what is there
+        stays, and only what is not comes along.
+        """
+        there = {key: number for key, number, _ in self._new.entries() if self._new.record(number)}
+        self._there = there.keys()
+        room = set(range(1, self._new.records.max)) - set(there.values())
+        self._copy(sorted(room))
         # what a connection has become while so many were copied
         self._copy([])
-        free = set(range(1, self._new.records.max)) - set(self._numbers.values())
+        free = room - set(self._numbers.values())
         held = life_word(int(Life.CLAIMED), now_ticks())
-        for number in sorted(free)[:RESERVE]:
+        # others are opened meanwhile, and need room
+        for number in sorted(free)[: min(RESERVE, len(free) // 2)]:
             self._new.records.store(number, held)
             self._reserve.add(number)
 
     def finish(self) -> None:
         """Copy what was opened meanwhile, and let go of everything; nobody uses the old table."""
-        begun = self._numbers.copy()
+        # a record that is another connection's by now has yet to be copied
+        begun = {old: new for old, new in self._numbers.items() if not self._changed(old, new)}
+        self._numbers = begun.copy()
         self._copy(sorted(self._reserve), known=begun.keys())
         for old, new in begun.items():
             self._catch_up(old, new)
@@ -86,6 +104,8 @@ class Move:
     def _copy(self, free: list[int], known: AbstractSet[int] = frozenset()) -> None:
         """Copy all records but the known ones, new ones to `free` numbers, and all entries."""
         for key, number, rest in self._old.entries():
+            if key in self._there:
+                continue
             if number not in known and not self._copy_record(number, free):
                 continue
             value = self._numbers[number].to_bytes(4, sys.byteorder) + rest
@@ -98,11 +118,18 @@ class Move:
         raw = self._old.record(number)
         if raw and number not in self._numbers and free:
             self._numbers[number] = free.pop()
+            # there was no room for it before
+            self.lost.discard(number)
         if not raw or number not in self._numbers:
             self.lost |= {number} if raw else set()
             return False
         self._new.records.write(self._numbers[number], raw)
         return True
+
+    def _changed(self, old: int, new: int) -> bool:
+        """Return whether a record of the old table has become another connection's."""
+        before = self._old.record(old)
+        return bool(before) and not self._new.is_alike(before, self._new.record(new))
 
     def _catch_up(self, old: int, new: int) -> None:
         """Take over what the last packets in the old table have made of a connection."""
@@ -114,6 +141,10 @@ class Move:
             self._new.records.write(new, before)
         elif flags & ~life:
             self._new.records.store(new, life | flags)
+
+
+def _slice(field: Field) -> slice:
+    return slice(field.offset, field.offset + field.size)
 
 
 def _word(record: bytes) -> int:

@@ -88,8 +88,14 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
     return "".join(parts)
 
 
-def build(pins: Pins, sizes: Sizes, features: Features) -> Build:
-    """Return what to compile for the family of `pins`."""
+# what makes the maps that both families share, and nothing else
+SHARED = ("shared.c",)
+
+
+def build(
+    pins: Pins, sizes: Sizes, features: Features, files: tuple[str, ...] | None = None
+) -> Build:
+    """Return what to compile for the family of `pins`: `files`, by default all programs."""
     family = pins.family
     settings = {name.upper(): value for name, value in sizes._asdict().items()}
     settings |= {
@@ -103,4 +109,4 @@ def build(pins: Pins, sizes: Sizes, features: Features) -> Build:
         f'-DSHARED_PIN_DIR="{pins.shared}"',
         f'-DFLOW_PIN_DIR="{pins.connections(sizes.max_connections)}"',
     ]
-    return Build(family, flatten(bpf_directory(), sources(family)), tuple(cflags))
+    return Build(family, flatten(bpf_directory(), files or sources(family)), tuple(cflags))

@@ -35,7 +35,7 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     service = entry.service if entry else books.ids.take()
     if service is None:
         return _full("services", len(books.ids), books.room.services - 1)
-    run = _run(books, work, service, entry, state)
+    run = _run(books, work, service, entry, state, anew=bool(members.gone))
     if run is None:
         if entry is None:
             books.ids.give_back(service)
@@ -78,9 +78,14 @@ def _shortage(books: Books, work: Work, members: _MemberChanges, state: State) -
 
 
 def _run(
-    books: Books, work: Work, service: int, entry: Programmed | None, state: State
+    books: Books, work: Work, service: int, entry: Programmed | None, state: State, *, anew: bool
 ) -> Run | None:
-    if entry and (entry.state.header, entry.state.backends) == (state.header, state.backends):
+    """Return the run of a service, None if there is no room; `anew`: even if it is the same.
+
+    A new generation is what makes UDP ask whether its backend is a member still.
+    """
+    same = entry and (entry.state.header, entry.state.backends) == (state.header, state.backends)
+    if entry and same and not anew:
         return entry.run
     first = books.slots.take(1 + len(state.backends))
     if first is None:

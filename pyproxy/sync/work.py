@@ -4,10 +4,11 @@
 A reader never meets a frontend whose service is missing, a service whose slots are missing,
 or slots that change under its eyes:
 
-1. names, members and slots that nothing leads to yet
+1. names, members and slots that nothing leads to yet; members that go: nobody asks for them
+   before the service's generation has changed, and whoever asks then must not find them
 2. services: each one store, from the old backends to the new (here a change takes effect)
 3. frontends that lead to published services, then those that go away
-4. services withdrawn, members and names nobody can ask for any more
+4. services withdrawn, names nobody can ask for any more
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Work:
             datapath.put_names(names)
         for nodes in _parts(self.nodes):
             datapath.put_nodes(nodes)
+        if self.gone_members:
+            datapath.delete_members(self.gone_members)
         for members in _parts((service, one) for service, found in self.members for one in found):
             datapath.put_members(members)
         for service, run in self.runs:
@@ -81,8 +84,6 @@ class Work:
     def _clear(self, datapath: Datapath) -> None:
         for service, generation in self.gone_services:
             datapath.publish(service, 0, generation)
-        if self.gone_members:
-            datapath.delete_members(self.gone_members)
         if self.gone_names:
             datapath.delete_names(self.gone_names)
         if self.gone_nodes:

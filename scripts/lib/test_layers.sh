@@ -37,7 +37,11 @@ run_unit() {
 }
 
 run_datapath() { run_pytest datapath tests/datapath tests/kernels; }
-run_e2e() { run_pytest e2e tests/api tests/e2e; }
+
+# The clusters run with both ways of translating, one after the other; the API tests run once.
+run_e2e() {
+    run_pytest e2e tests/api tests/e2e --socket-translation all --socket-translation host
+}
 
 run_pytest() {
     local layer=$1 status=0

@@ -169,7 +169,7 @@ class Node:
         is_tcx = libbpf.tcx_exists() if tcx is None else tcx
         return Entries(self.bpffs / "pyproxy", programs, run_dir, tcx=is_tcx)
 
-    def attach(self, devices: Iterable[Device], namespace: Path | None = None) -> dict[Device, str]:
+    def attach(self, devices: Sequence[Device], namespace: Path | None = None) -> dict[Device, str]:
         """Attach the packet path to devices of a namespace (the node's own); return failures.
 
         Links are pinned by ifindex: attach to devices of one namespace at a time.

@@ -111,7 +111,9 @@ def test_one_program_a_side_serves_both_families(node: Node, covered: Covering) 
         return
     assert attached.links == []
     for filters, side in ((attached.ingress, "ingress"), (attached.egress, "egress")):
-        assert filters == [(PREFERENCE, NAME + tag(programs / side))]
+        with links.opened(programs / side) as fd:
+            info = libbpf.program_info(fd)
+        assert filters == [(PREFERENCE, f"{NAME}{info.tag}-{info.id}")]
 
 
 def test_attaching_again_changes_nothing(covered: Covering) -> None:

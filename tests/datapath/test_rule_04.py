@@ -126,7 +126,8 @@ def test_rule_04_an_idle_udp_connection_makes_way(hooks: Hooks, older: bool) -> 
     hooks.egress(hooks.udp(b, c))
     record = hooks.table.only()
     begin_tick()
-    hooks.table.age(record.number, hooks.timeout("udp") + older)
+    stream = record.flags | Life.ESTABLISHED
+    hooks.table.set_life(record.number, stream, hooks.timeout("udp") + older)
     direct = hooks.udp(c, b)
     after = hooks.ingress(direct)
     if older:

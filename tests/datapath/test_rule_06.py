@@ -139,8 +139,26 @@ def test_rule_06_the_life_of_a_connection(hooks: Hooks, steps: tuple[Step, ...])
     assert len(hooks.table.entries()) == 2
 
 
+def test_rule_06_udp_that_goes_on_is_a_stream(hooks: Hooks) -> None:
+    """Answered, and a datagram after a second's silence: no mere question any more."""
+    family = hooks.family
+    c, f, b = client(family), frontend(family), backend(family)
+    hooks.ingress(hooks.udp(c, f))
+    number = hooks.table.only().number
+    hooks.table.age(number, REFRESH_TICKS + 1)
+    hooks.ingress(hooks.udp(c, f))
+    assert hooks.table.only().flags == UDP_SENT
+    hooks.egress(hooks.udp(b, c))
+    hooks.table.age(number, REFRESH_TICKS)
+    hooks.ingress(hooks.udp(c, f))
+    assert hooks.table.only().flags == UDP_SENT | Life.REPLIED
+    hooks.table.age(number, REFRESH_TICKS + 1)
+    hooks.ingress(hooks.udp(c, f))
+    assert hooks.table.only().flags == UDP_SENT | Life.REPLIED | Life.ESTABLISHED
+
+
 def test_rule_06_udp_is_answered_or_not(hooks: Hooks) -> None:
-    """A datagram of the backend is all there is to know."""
+    """A datagram of the backend is all there is to know at first."""
     family = hooks.family
     c, f, b = client(family), frontend(family), backend(family)
     hooks.ingress(hooks.udp(c, f))
@@ -161,7 +179,8 @@ TIMES: dict[str, tuple[Life, str]] = {
     "reset-while-opening": (OPENED | Life.RESET, "tcp_closed"),
     "reset-while-half-closed": (ESTABLISHED | FIN_CLIENT | Life.RESET, "tcp_closed"),
     "udp": (UDP_SENT, "udp"),
-    "udp-stream": (UDP_SENT | Life.REPLIED, "udp_stream"),
+    "udp-answered": (UDP_SENT | Life.REPLIED, "udp"),
+    "udp-stream": (UDP_SENT | Life.REPLIED | Life.ESTABLISHED, "udp_stream"),
 }
 
 

@@ -33,7 +33,7 @@ from tests.datapath.packets import ACK, SYN, End
 TCP, UDP = Protocol.TCP, Protocol.UDP
 BOTH_FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 UDP_SENT = OPENED | Life.UDP
-KEEPING = {TCP: ESTABLISHED, UDP: UDP_SENT | Life.REPLIED}
+KEEPING = {TCP: ESTABLISHED, UDP: UDP_SENT | Life.REPLIED | Life.ESTABLISHED}
 
 RECORDS = 64
 ROOM = RECORDS - 1  # number 0 is nobody's
@@ -194,6 +194,8 @@ def test_rule_11_a_full_table_refuses_the_new(small: Hooks, protocol: Protocol) 
         (ANSWERED, OPENING_TICKS + 1, True),
         (UDP_SENT, OPENING_TICKS, False),
         (UDP_SENT, OPENING_TICKS + 1, True),
+        (UDP_SENT | Life.REPLIED, OPENING_TICKS + 1, True),
+        (UDP_SENT | Life.REPLIED | Life.ESTABLISHED, OPENING_TICKS + 1, False),
         (ESTABLISHED | BOTH_FIN, 0, True),
         (OPENED | Life.RESET, 0, True),
         (ESTABLISHED | Life.RESET, OPENING_TICKS + 1, False),
@@ -202,11 +204,11 @@ def test_rule_11_a_full_table_refuses_the_new(small: Hooks, protocol: Protocol) 
     ],
     ids=[
         "opening", "opening-for-long", "answered-for-long", "udp", "udp-without-answer",
-        "closed", "refused", "reset", "half-closed", "claimed",
+        "udp-answered", "udp-stream", "closed", "refused", "reset", "half-closed", "claimed",
     ],
 )  # fmt: skip
 def test_rule_11_who_makes_room(small: Hooks, flags: Life, age: int, evicted: bool) -> None:
-    """One that is over, or was not answered for three seconds, gives way; nobody else does."""
+    """One that is over, or silent for three seconds before it was established, gives way."""
     family = small.family
     protocol = UDP if flags & Life.UDP else TCP
     fill(small, protocol)

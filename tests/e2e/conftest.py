@@ -3,12 +3,18 @@
 
 Each module starts with empty maps and must leave them empty: what it wrote is removed after
 its last test, and `pyproxy services` of every node must then list nothing.
+
+What uses an agent's translation runs once for every --socket-translation that is given: `all`
+(the default), `host`, or both. Tests marked `once` run for the first one only: all of their
+clients are outside of the agents' cgroups, so that the setting does not concern them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
 import pytest
 
@@ -16,15 +22,56 @@ from tests.e2e.scene import Scene
 from tests.lab import leftovers
 from tests.lab.cluster import Cluster
 
+OPTION = "--socket-translation"
+TRANSLATIONS = ("all", "host")
+MakeCluster: TypeAlias = Callable[..., Cluster]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --socket-translation."""
+    parser.addoption(
+        OPTION,
+        action="append",
+        choices=TRANSLATIONS,
+        help="what the agents run with (default: all); give it twice for both, one after the other",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker `once` known."""
+    config.addinivalue_line("markers", "once: does not depend on --socket-translation")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run whatever uses `translation` for each one that is asked for, the cluster included."""
+    if "translation" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption(OPTION, default=None) or TRANSLATIONS[:1]
+        if metafunc.definition.get_closest_marker("once"):
+            wanted = wanted[:1]
+        metafunc.parametrize("translation", wanted, indirect=True, scope="session")
+
 
 @pytest.fixture(scope="session")
-def shared() -> Iterator[Scene]:
-    """The cluster of the whole run: two nodes, three pods each, an agent a node."""
+def translation(request: pytest.FixtureRequest) -> str:
+    """The --socket-translation of all agents."""
+    value: str = request.param
+    return value
+
+
+@pytest.fixture(scope="session")
+def make_cluster(translation: str) -> MakeCluster:
+    """Cluster, whose agents have the --socket-translation under test."""
     if os.geteuid() != 0:
         pytest.fail("the end-to-end tests make network namespaces: run them as root")
-    with Cluster() as cluster:
+    return partial(Cluster, options=(f"{OPTION}={translation}",))
+
+
+@pytest.fixture(scope="session")
+def shared(make_cluster: MakeCluster, translation: str) -> Iterator[Scene]:
+    """The cluster of the whole run: two nodes, three pods each, an agent a node."""
+    with make_cluster() as cluster:
         cluster.respond()
-        yield Scene(cluster, cluster.start_agents())
+        yield Scene(cluster, cluster.start_agents(), translation)
         name = cluster.name
     assert leftovers.traces(name) == []
 
@@ -36,11 +83,21 @@ def scene(shared: Scene) -> Iterator[Scene]:
     shared.clear()
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[Scene]:
-    """A cluster of the module's own, for tests that stop agents or take programs away."""
-    with Cluster(nodes=2, pods_per_node=2) as cluster:
+@pytest.fixture(scope="session")
+def spare(make_cluster: MakeCluster, translation: str) -> Iterator[Scene]:
+    """Another cluster, whose agents may be stopped."""
+    with make_cluster(nodes=2, pods_per_node=2) as cluster:
         cluster.respond()
-        yield Scene(cluster, cluster.start_agents())
+        yield Scene(cluster, cluster.start_agents(), translation)
         name = cluster.name
     assert leftovers.traces(name) == []
+
+
+@pytest.fixture(scope="module")
+def own(spare: Scene) -> Iterator[Scene]:
+    """The cluster for tests that stop agents, with agents that run and maps that are empty."""
+    yield spare
+    for agent in spare.agents:
+        if not agent.running:
+            agent.start()
+    spare.clear()

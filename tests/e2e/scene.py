@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyproxy.kernel import inspect
+from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.pins import Pins
+from pyproxy.model import Family, address_text
+from pyproxy.tables import BackendFlag
 from tests.lab import manifests
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, Pod
 from tests.lab.manifests import Object, endpoint, endpoint_slice, port, slice_port
 from tests.lab.prober import Outcome, Target, answered, tcp, udp
 from tests.lab.waiting import wait_for
@@ -82,13 +88,26 @@ class App:
 
 
 class Scene:
-    """A cluster, its agents, and the manifests that the tests of a module have written."""
+    """A cluster, its agents, and the manifests that the tests of a module have written.
 
-    def __init__(self, cluster: Cluster, agents: list[Agent]) -> None:
+    `translation` is what the agents' --socket-translation says.
+    """
+
+    def __init__(self, cluster: Cluster, agents: list[Agent], translation: str = "all") -> None:
         self.cluster = cluster
         self.agents = agents
+        self.translation = translation
         self.directory = cluster.directory / "manifests"
         self._apps = 0
+        self.patience_s = 5.0  # for how long a change may take to be seen
+
+    def by_packets(self, client: Host) -> bool:
+        """Say whether packets of a pod or node are translated, and not its sockets."""
+        return self.translation == "host" and isinstance(client, Pod)
+
+    def agent_of(self, node: Host) -> Agent:
+        """Return a node's agent."""
+        return next(agent for agent in self.agents if agent.node is node)
 
     def app(self, name: str) -> App:
         """Return an application with addresses of its own; nothing is written yet."""
@@ -116,14 +135,14 @@ class Scene:
                     self.await_answers(node, to, pods)
 
     def await_answers(self, client: Host, to: Target, pods: Sequence[Host]) -> None:
-        """Wait until exactly these pods answer (30 draws for each leave none out)."""
+        """Wait until exactly these pods answer (15 draws for each leave none out)."""
         expected = {pod.name for pod in pods}
         impatient = replace(to, timeout_s=0.2)
 
         def settled() -> bool:
-            return set(answered(client.prober.draw(impatient, 30 * len(pods)))) == expected
+            return set(answered(client.prober.draw(impatient, 15 * len(pods)))) == expected
 
-        wait_for(settled, 5, f"{sorted(expected)} to answer {client.name} at {to}")
+        wait_for(settled, self.patience_s, f"{sorted(expected)} to answer {client.name} at {to}")
 
     def await_error(self, client: Host, to: Target, error: str) -> Outcome:
         """Wait until a conversation fails with this errno and return it."""
@@ -134,7 +153,7 @@ class Scene:
             return outcomes[-1].error == error
 
         try:
-            wait_for(failed, 5, error)
+            wait_for(failed, self.patience_s, error)
         except TimeoutError as timeout:
             raise AssertionError(f"{client.name} to {to}: last was {outcomes[-1]}") from timeout
         return outcomes[-1]
@@ -144,7 +163,28 @@ class Scene:
         for path in self.directory.iterdir():
             path.unlink()
         for agent in self.agents:
-            wait_for(lambda a=agent: not a.services(), 5, "no service to be left in the maps")  # type: ignore[misc]  # mypy can't infer a lambda with a default
+            self._await_no_services(agent)
+
+    def _await_no_services(self, agent: Agent) -> None:
+        wait_for(lambda: not agent.services(), self.patience_s, "no service to be left in the maps")
+
+
+def counters(agent: Agent, family: int) -> Counter[str]:
+    """Return what a node's programs of family 4 or 6 have counted."""
+    return Counter(inspect.counters(Pins(agent.bpffs, Family(family))))
+
+
+def members(agent: Agent, family: int, name: str) -> set[tuple[str, bool]]:
+    """Return address and readiness of every endpoint of a service in a node's maps."""
+    datapath = KernelDatapath(Pins(agent.bpffs, Family(family)), write=False)
+    snapshot = datapath.read()
+    datapath.close()
+    return {
+        (address_text(member.address), BackendFlag.READY in member.flags)
+        for service, named in snapshot.names.items()
+        if named.name.name == name
+        for member in snapshot.members.get(service, ())
+    }
 
 
 def service_names(services: Iterable[dict[str, Any]]) -> set[str]:

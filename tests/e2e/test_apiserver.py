@@ -14,7 +14,6 @@ import pytest
 from tests.apiserver.api import ApiServer
 from tests.e2e.scene import Scene
 from tests.lab.agent import Agent
-from tests.lab.cluster import Cluster
 from tests.lab.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -25,14 +24,17 @@ PROGRAMMED_WITHIN_S = 0.5
 class Followed:
     """A cluster whose agents follow an API server on the outside host."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.cluster = cluster = scene.cluster
+        # after failures the agents ask ever less often
+        self.scene.patience_s = 30.0
         self.process = self._serve()
         wait_for(self._control.exists, 20, "the API server's control socket")
         self.api = ApiServer.at(self._control)
         self._put_nodes()
         kubeconfig = self.api.kubeconfig(cluster.directory / "kubeconfig")
-        self.scene = Scene(cluster, [self._agent(node.name, kubeconfig) for node in cluster.nodes])
+        self._restart(f"--kubeconfig={kubeconfig}")
 
     @property
     def _control(self) -> Path:
@@ -53,15 +55,17 @@ class Followed:
             body = {"apiVersion": "v1", "kind": "Node", "metadata": meta}
             self.api.put(body | {"status": {"addresses": addresses}})
 
-    def _agent(self, name: str, kubeconfig: Path) -> Agent:
-        node = next(node for node in self.cluster.nodes if node.name == name)
-        agent = self.cluster.agent(node)
-        agent.source = f"--kubeconfig={kubeconfig}"
-        agent.start()
-        return agent
+    def _restart(self, source: str) -> None:
+        for agent in self.scene.agents:
+            agent.stop()
+            agent.source = source
+            agent.launch()
+        for agent in self.scene.agents:
+            agent.await_synced()
 
     def close(self) -> None:
         """End the API server by itself, so that it takes its certificates with it."""
+        self._restart(f"--manifests={self.scene.directory}")
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(10)
@@ -73,13 +77,11 @@ class Followed:
 
 
 @pytest.fixture(scope="module")
-def followed() -> Iterator[Followed]:
+def followed(own: Scene) -> Iterator[Followed]:
     """Two nodes, their agents, and the API server that these follow."""
-    with Cluster(nodes=2, pods_per_node=2) as cluster:
-        cluster.respond()
-        made = Followed(cluster)
-        yield made
-        made.close()
+    made = Followed(own)
+    yield made
+    made.close()
 
 
 def test_services_of_the_api_server_work(followed: Followed) -> None:

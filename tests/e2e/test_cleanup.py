@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import App, Scene
-from tests.lab import bpf_objects, foreign
+from tests.lab import bpf_ids, bpf_objects, foreign
 from tests.lab.agent import Agent
 from tests.lab.bpf_objects import Objects
 from tests.lab.cluster import Cluster
@@ -18,9 +19,9 @@ NOTHING = Objects(frozenset(), frozenset(), frozenset())
 
 
 @pytest.fixture
-def alone() -> Iterator[Cluster]:
+def alone(make_cluster: MakeCluster) -> Iterator[Cluster]:
     """One node with foreign programs on its cgroup and on its uplink; no agent yet."""
-    with Cluster(nodes=1, pods_per_node=2) as cluster:
+    with make_cluster(nodes=1, pods_per_node=2) as cluster:
         cluster.respond()
         node = cluster.nodes[0]
         (cluster.bpffs / "foreign").mkdir()
@@ -38,7 +39,7 @@ def _run_app(cluster: Cluster) -> tuple[Scene, App]:
 
 def _await_gone(objects: Objects) -> None:
     """Wait until the kernel has freed them: it does so after a grace period."""
-    wait_for(lambda: bpf_objects.alive(objects) == NOTHING, 10, f"{objects} to be freed", 0.05)
+    wait_for(lambda: bpf_ids.alive(objects) == NOTHING, 10, f"{objects} to be freed", 0.05)
 
 
 def test_cleanup_leaves_the_node_as_it_was(alone: Cluster) -> None:

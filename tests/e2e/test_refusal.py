@@ -44,14 +44,27 @@ def client(request: pytest.FixtureRequest, scene: Scene) -> Host:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("connected", [True, False], ids=["connect", "sendto"])
-def test_udp_without_endpoints_is_refused_at_once(
-    idle: App, client: Host, family: int, connected: bool
+def test_a_connected_udp_socket_without_endpoints_is_refused_at_once(
+    scene: Scene, idle: App, client: Host, family: int
 ) -> None:
-    """A UDP socket's connect, or its first sendto, gives ECONNREFUSED within 0.1 s; never EPERM."""
-    outcome = client.prober.once(idle.udp(family, connected=connected))
-    assert (outcome.error, outcome.step) == ("ECONNREFUSED", "connect" if connected else "sendto")
+    """Its connect, or by packets its first recv, gives ECONNREFUSED within 0.1 s; never EPERM."""
+    outcome = client.prober.once(idle.udp(family, connected=True))
+    step = "recv" if scene.by_packets(client) else "connect"
+    assert (outcome.error, outcome.step) == ("ECONNREFUSED", step)
     assert outcome.seconds < 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unconnected_udp_socket_without_endpoints_is_refused_at_once(
+    scene: Scene, idle: App, client: Host, family: int
+) -> None:
+    """Its first sendto gives ECONNREFUSED; no ICMP error reaches it by packets (udp(7))."""
+    outcome = client.prober.once(idle.udp(family, timeout_s=0.3))
+    if scene.by_packets(client):
+        assert (outcome.error, outcome.step) == ("TIMEOUT", "recv")
+    else:
+        assert (outcome.error, outcome.step) == ("ECONNREFUSED", "sendto")
+        assert outcome.seconds < 0.1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

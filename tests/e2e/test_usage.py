@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from pyproxy.cli.main import main
-from tests.lab.agent import PYPROXY
+from tests.lab.agent import PYPROXY, Agent
 from tests.lab.cluster import Cluster
 
 NOBODY = 65534
@@ -64,15 +64,21 @@ def pyproxy(*arguments: object, uid: int = 0) -> Said:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One node; no agent runs on it."""
-    with Cluster(nodes=1, pods_per_node=1) as made:
-        made.respond()
-        (made.directory / "manifests").mkdir(exist_ok=True)
+    """Two nodes; nothing is loaded on the first one."""
+    with Cluster(nodes=2, pods_per_node=1) as made:
         yield made
 
 
+@pytest.fixture(scope="module")
+def agent(cluster: Cluster) -> Agent:
+    """An agent that runs, on the second node."""
+    made = cluster.agent(cluster.nodes[1])
+    made.start()
+    return made
+
+
 def roots(cluster: Cluster) -> list[str]:
-    """Return the options that are right for the node."""
+    """Return the options that are right for the first node."""
     return cluster.agent(cluster.nodes[0]).roots
 
 
@@ -143,13 +149,10 @@ def test_bcc_that_is_missing_is_named_with_its_package(
 
 
 @pytest.mark.parametrize("command", ["run", "cleanup", "status", "services", "check"])
-def test_without_root_every_command_says_so(cluster: Cluster, command: str) -> None:
+def test_without_root_every_command_says_so(agent: Agent, command: str) -> None:
     """Root is the remedy, and no command ends well without it."""
-    source = [f"--manifests={cluster.directory / 'manifests'}"] if command == "run" else []
-    agent = cluster.start_agents()[0]
+    source = [agent.source] if command == "run" else []
     said = pyproxy(command, *source, *agent.roots, uid=NOBODY)
-    agent.stop()
-    assert agent.cli("cleanup").status == 0
     assert said.status == {"status": 3, "services": 3}.get(command, 1)
     assert "root" in said.stdout + said.stderr
 
@@ -176,16 +179,11 @@ def test_check_says_what_the_node_can_do(cluster: Cluster) -> None:
     assert "mount -t bpf" in said.stdout
 
 
-def test_two_agents_do_not_share_a_run_dir(cluster: Cluster) -> None:
+def test_two_agents_do_not_share_a_run_dir(agent: Agent) -> None:
     """The second one names the first and changes nothing."""
-    agent = cluster.start_agents()[0]
-    folder = cluster.directory / "manifests"
-    pid = agent.pid
-    said = pyproxy("run", f"--manifests={folder}", *agent.roots)
-    agent.stop()
-    assert agent.cli("cleanup").status == 0
+    said = pyproxy("run", agent.source, *agent.roots)
     assert said.status == 1
-    assert f"(pid {pid})" in said.stderr
+    assert f"(pid {agent.pid})" in said.stderr
     assert "--run-dir" in said.stderr
 
 
@@ -201,13 +199,10 @@ def test_a_full_stdout_is_no_success(cluster: Cluster) -> None:
     assert done.stderr == "pyproxy: No space left on device\n"
 
 
-def test_cleanup_sees_an_agent_with_another_run_dir(cluster: Cluster, tmp_path: Path) -> None:
+def test_cleanup_sees_an_agent_with_another_run_dir(agent: Agent, tmp_path: Path) -> None:
     """It is the bpffs root that must not be taken away under an agent."""
-    agent = cluster.start_agents()[0]
     roots = [r for r in agent.roots if not r.startswith("--run-dir")]
     said = pyproxy("cleanup", *roots, f"--run-dir={tmp_path}")
-    agent.stop()
-    assert agent.cli("cleanup").status == 0
     assert said.status == 1
     assert "--force" in said.stderr
 

@@ -16,6 +16,8 @@ from tests.lab.hosts import Node
 from tests.lab.waiting import wait_for
 
 PYPROXY = Path(__file__).parents[2] / ".venv/bin/pyproxy"
+"""The program under test."""
+
 START_TIMEOUT_S = 30.0
 HEALTHZ = ("127.0.0.1", 10256)
 
@@ -45,6 +47,7 @@ class Agent:
         self.bpffs = bpffs
         self.run_dir = directory / f"run-{node.name}"
         self.options = tuple(options)
+        self.program: tuple[str, ...] = (str(PYPROXY),)
         self.source = f"--manifests={self.manifests}"
         self.process: subprocess.Popen[Any] | None = None
 
@@ -61,7 +64,7 @@ class Agent:
     def command(self) -> list[str]:
         """The command line of `pyproxy run`."""
         own = [self.source, f"--hostname-override={self.node.name}"]
-        return [str(PYPROXY), "run", *own, *self.roots, *self.options]
+        return [*self.program, "run", *own, *self.roots, *self.options]
 
     @property
     def pid(self) -> int:

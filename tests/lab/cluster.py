@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster of network namespaces: nodes with pods, a lan, a client outside.
+"""A cluster of network namespaces: nodes with pods, a lan, hosts outside.
 
 Everything is made when the context begins and is gone when it ends, failures, SIGINT and
 SIGTERM included. What a SIGKILL leaves is removed by the next cluster (see leftovers.py).
@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,16 @@ from typing import Self
 from tests.lab import cgroups, leftovers, netns
 from tests.lab.agent import Agent
 from tests.lab.hosts import Host, Node, Pod, await_ready
-from tests.lab.topology import NodeNet, PointToPoint, Wiring, plan_cluster
+from tests.lab.topology import (
+    NodeNet,
+    OutsideNet,
+    PodNet,
+    PointToPoint,
+    Wiring,
+    plan_cluster,
+    pod_net,
+)
+from tests.lab.waiting import wait_for
 
 # Duplicate address detection would keep IPv6 addresses unusable for a second.
 QUIET_IPV6 = {f"net/ipv6/conf/{which}/accept_dad": "0" for which in ("all", "default")}
@@ -41,16 +51,24 @@ class Cluster:
     """`nodes` nodes of `pods_per_node` pods, wired by `wiring`; use it in a `with` statement.
 
     `directory` holds manifests/ (all agents read it, as they would read one API server), logs
-    and run directories; `nodes`, `pods` and `client` are where processes run.
+    and run directories; `nodes`, `pods`, `client` and `stranger` are where processes run. The
+    client catches what leaks out of a node, the stranger reaches services through the first
+    node. `options` go to every agent.
     """
 
     def __init__(
-        self, nodes: int = 2, pods_per_node: int = 3, wiring: Wiring | None = None
+        self,
+        nodes: int = 2,
+        pods_per_node: int = 3,
+        wiring: Wiring | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.plan = plan_cluster(nodes, pods_per_node)
         self.wiring = wiring or PointToPoint()
+        self.options = tuple(options)
         self.nodes: list[Node] = []
         self.agents: list[Agent] = []
+        self._free: dict[str, Host] = {}
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -79,7 +97,46 @@ class Cluster:
     @property
     def hosts(self) -> list[Host]:
         """Everything that runs processes."""
-        return [*self.nodes, *self.pods, self.client]
+        return [*self.nodes, *self.pods, self.client, self.stranger]
+
+    def free(self, host: Host) -> Host:
+        """Return a node or pod as its processes are that no agent's cgroup holds.
+
+        They have the same network, but no program sees their sockets: all goes by packets.
+        """
+        if host.name not in self._free:
+            cgroup = self._cgroup(f"free/{host.name}")
+            self._free[host.name] = Host(host.name, host.netns, cgroup, host.ipv4, host.ipv6)
+        return self._free[host.name]
+
+    @contextmanager
+    def more_pods(self, node: Node, count: int) -> Iterator[list[Pod]]:
+        """Give a node further pods, not yet plugged in; they are gone with the context."""
+        plan = self._plan_of(node)
+        number = self.plan.nodes.index(plan) + 1
+        nets = [pod_net(number, len(node.pods) + k) for k in range(1, count + 1)]
+        devices = {net.device for net in nets}
+        with ExitStack() as undo:
+            # the kernel takes a namespace's devices away some time after its last user
+            undo.callback(wait_for, lambda: not devices & _devices(node), 10, "devices to go")
+            pods = [self._make_pod(node, net, undo) for net in nets]
+            node.pods += pods
+            try:
+                yield pods
+            finally:
+                del node.pods[-count:]
+                for pod in pods:
+                    self._end_pod(pod)
+
+    def plug(self, node: Node, pods: Sequence[Pod]) -> None:
+        """Make the devices that join pods to their node, all in one go."""
+        plan, at = self._plan_of(node), self.directory / "netns"
+        _ip({node.netns: "".join(self.wiring.plug(plan, pod.net, at) for pod in pods)})
+
+    def configure(self, node: Node, pods: Sequence[Pod]) -> None:
+        """Give pods that are plugged in their addresses and routes."""
+        plan = self._plan_of(node)
+        _ip({pod.netns: self.wiring.pod(plan, pod.net) for pod in pods})
 
     def respond(self) -> None:
         """Start the responders of all pods and of the client; wait until all listen."""
@@ -89,8 +146,8 @@ class Cluster:
             await_ready(responder, name)
 
     def agent(self, node: Node, *options: str) -> Agent:
-        """Return the agent of a node, not yet started; `options` go to `pyproxy run`."""
-        agent = Agent(node, self.directory, self.bpffs / node.name, options)
+        """Return the agent of a node, not yet started; `options` go to `pyproxy run` too."""
+        agent = Agent(node, self.directory, self.bpffs / node.name, (*self.options, *options))
         self.agents.append(agent)
         return agent
 
@@ -131,27 +188,39 @@ class Cluster:
         self._namespace("lan", {})
         for net in self.plan.nodes:
             self.nodes.append(self._make_node(net))
-        client = self.plan.client
-        namespace = self._namespace(client.name, {**QUIET_IPV6, **OUTSIDE})
-        cgroup = self._cgroup(client.name)
-        self.client = Host(client.name, namespace, cgroup, client.ipv4, client.ipv6)
+        self.client = self._make_outside(self.plan.client, OUTSIDE)
+        self.stranger = self._make_outside(self.plan.stranger, {})
+
+    def _make_outside(self, net: OutsideNet, sysctls: dict[str, str]) -> Host:
+        namespace = self._namespace(net.name, {**QUIET_IPV6, **sysctls})
+        return Host(net.name, namespace, self._cgroup(net.name), net.ipv4, net.ipv6)
 
     def _make_node(self, net: NodeNet) -> Node:
         namespace = self._namespace(net.name, {**QUIET_IPV6, **FORWARDING})
         self._cgroup(f"{net.name}/host")
         node = Node(net.name, namespace, self.cgroup / net.name, net.ipv4, net.ipv6)
-        for pod_net in net.pods:
-            namespace = self._namespace(pod_net.name, QUIET_IPV6)
-            cgroup = self._cgroup(f"{net.name}/{pod_net.name}")
-            pod = Pod(pod_net.name, namespace, cgroup, pod_net.ipv4, pod_net.ipv6)
-            pod.node_name = net.name
-            node.pods.append(pod)
+        node.pods += [self._make_pod(node, pod, self._undo) for pod in net.pods]
         return node
 
-    def _namespace(self, name: str, sysctls: dict[str, str]) -> Path:
+    def _make_pod(self, node: Node, net: PodNet, undo: ExitStack) -> Pod:
+        namespace = self._namespace(net.name, QUIET_IPV6, undo)
+        return Pod(net, node.name, namespace, self._cgroup(f"{node.name}/{net.name}"))
+
+    def _end_pod(self, pod: Pod) -> None:
+        for host in (pod, self._free.pop(pod.name, None)):
+            if host:
+                cgroups.remove(host.cgroup)
+                host.reap()
+
+    def _plan_of(self, node: Node) -> NodeNet:
+        return next(plan for plan in self.plan.nodes if plan.name == node.name)
+
+    def _namespace(self, name: str, sysctls: dict[str, str], undo: ExitStack | None = None) -> Path:
         path = self.directory / "netns" / name
         netns.create(path, sysctls)
-        self._undo.callback(netns.unmount, path)
+        own = undo or self._undo
+        own.callback(path.unlink)
+        own.callback(netns.unmount, path)
         return path
 
     def _cgroup(self, path: str) -> Path:
@@ -163,16 +232,21 @@ class Cluster:
         wiring, plan = self.wiring, self.plan
         at = self.directory / "netns"
         _ip({at / "lan": wiring.lan(plan, at)})
-        nodes = {at / node.name: wiring.node(plan, node, at) for node in plan.nodes}
-        _ip({**nodes, at / plan.client.name: wiring.client(plan)})
+        texts = {at / node.name: self._node_text(node, at) for node in plan.nodes}
+        texts[self.client.netns] = wiring.client(plan)
+        texts[self.stranger.netns] = wiring.stranger(plan)
+        _ip(texts)
         _ip({at / pod.name: wiring.pod(node, pod) for node in plan.nodes for pod in node.pods})
+
+    def _node_text(self, node: NodeNet, at: Path) -> str:
+        plugs = [self.wiring.plug(node, pod, at) for pod in node.pods]
+        return self.wiring.node(self.plan, node) + "".join(plugs)
 
     def _reap(self) -> None:
         cgroups.kill(self.cgroup)
-        for host in [*self.nodes, *self.pods]:
+        outside = [vars(self)[name] for name in ("client", "stranger") if name in vars(self)]
+        for host in [*self.nodes, *self.pods, *self._free.values(), *outside]:
             host.reap()
-        if hasattr(self, "client"):
-            self.client.reap()
 
     def _end(self) -> None:
         with _deaf_to_signals():
@@ -195,6 +269,11 @@ def _start_ip(path: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _devices(node: Node) -> set[str]:
+    listed = netns.inside(node.netns, socket.if_nameindex)
+    return {name for _, name in listed}
 
 
 def _in_main_thread() -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where processes run: a pod, a node or the outside client."""
+"""Where processes run: a pod, a node or a host outside."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.lab.prober import Prober
+from tests.lab.topology import PodNet
 
 SCRIPTS = Path(__file__).parent
 PORTS = (8080, 9090)
@@ -88,9 +89,12 @@ def _close(pipe: IO[Any]) -> None:
 
 
 class Pod(Host):
-    """A pod, which knows the name of its node."""
+    """A pod, which knows the name of its node and how it is wired."""
 
-    node_name = ""
+    def __init__(self, net: PodNet, node_name: str, netns: Path, cgroup: Path) -> None:
+        super().__init__(net.name, netns, cgroup, net.ipv4, net.ipv6)
+        self.net = net
+        self.node_name = node_name
 
 
 class Node(Host):

@@ -3,8 +3,9 @@
 
 One JSON object a line comes in on stdin, one goes out on stdout for each; `ask_for` in
 prober.py is its counterpart. A destination is {protocol, family, address, port, connected,
-timeout_s}: protocol tcp or udp; family 4, 6 or 46 (an IPv6 socket and an IPv4-mapped address);
-connected: a UDP socket connects first, else it uses sendto.
+timeout_s, source_port}: protocol tcp or udp; family 4, 6 or 46 (an IPv6 socket and an IPv4-mapped
+address); connected: a UDP socket connects first, else it uses sendto; source_port: bind to it, 0
+for any.
 
 An outcome is {who, seen, error, step, peer, source, seconds, at}: who answered, the client's
 address as the server saw it, the errno's name ("" for none, TIMEOUT for a wait in vain), the
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
+import select
 import socket
 import struct
 import sys
@@ -46,6 +49,10 @@ def make_socket(to: Fields) -> socket.socket:
     if kind == socket.SOCK_STREAM:
         # A close that resets leaves no TIME_WAIT: thousands of draws must not use up the ports.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    if to.get("source_port"):
+        # Two sockets may have one port: what they are connected to tells them apart.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", to["source_port"]))
     return sock
 
 
@@ -98,6 +105,39 @@ def converse(to: Fields) -> Fields:
     return outcome
 
 
+def crowd(to: Fields, count: int) -> list[Fields]:
+    """Connect `count` sockets at once, ask on all of them, close them; return the outcomes."""
+    sockets = [make_socket(to) for _ in range(count)]
+    for sock in sockets:
+        sock.setblocking(False)
+        sock.connect_ex(target(to))
+    deadline = time.monotonic() + to["timeout_s"]
+    waiting = {sock.fileno() for sock in sockets}
+    poll = select.poll()
+    for number in waiting:
+        poll.register(number, select.POLLOUT)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for number, _ in poll.poll(1000 * left):
+            poll.unregister(number)
+            waiting.discard(number)
+    outcomes = [crowd_member(sock, to, sock.fileno() in waiting) for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return outcomes
+
+
+def crowd_member(sock: socket.socket, to: Fields, waits: bool) -> Fields:
+    """Return the outcome of one of the crowd's sockets, which may wait for its connection yet."""
+    empty: Fields = {"who": "", "seen": "", "error": "", "step": "", "peer": "", "source": ""}
+    if waits:
+        return {**empty, "step": "connect", "error": "TIMEOUT"}
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        return {**empty, **failure("connect", OSError(number, ""))}
+    sock.settimeout(to["timeout_s"])
+    return {**empty, **exchange(sock, to)}
+
+
 class Stream:
     """New conversations one after the other, in a thread, until it is told to stop."""
 
@@ -133,6 +173,10 @@ class Probe:
         """Converse `count` times; return the outcomes."""
         return [converse(command["to"]) for _ in range(command["count"])]
 
+    def crowd(self, command: Fields) -> Any:
+        """Connect `count` sockets at once; return the outcomes."""
+        return crowd(command["to"], command["count"])
+
     def open(self, command: Fields) -> Any:
         """Make (and connect) a socket that is kept under `name`; return {peer} or the error."""
         sock = make_socket(command["to"])
@@ -165,6 +209,8 @@ class Probe:
 
 def main() -> None:
     """Answer commands until stdin ends."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     probe = Probe()
     for line in sys.stdin:
         command = json.loads(line)

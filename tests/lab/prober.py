@@ -36,6 +36,7 @@ class Target:
     connected: bool = False
     timeout_s: float = 3.0
     pause_s: float = 0.0
+    source_port: int = 0
 
 
 def tcp(address: str, port: int, *, mapped: bool = False, timeout_s: float = 3.0) -> Target:
@@ -82,6 +83,10 @@ class Prober:
     def once(self, to: Target) -> Outcome:
         """Make one conversation."""
         return self.draw(to)[0]
+
+    def crowd(self, to: Target, count: int) -> list[Outcome]:
+        """Make `count` connections that are all open at the same time."""
+        return _outcomes(self._call({"op": "crowd", "count": count}, to, 10 + 2 * to.timeout_s))
 
     def open(self, name: str, to: Target) -> Outcome:
         """Make a socket that is kept under `name`, connected where `to` says so."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who has which address, and the `ip -batch` texts that wire it: pure, no system call.
 
-A topology is an object with `lan`, `node`, `pod` and `client` texts (see `Wiring`); the first
-is `PointToPoint`: each pod behind a veth of its own, as the CNI plugin ptp does it. Addresses
-may be the same in every cluster: they exist inside its namespaces only.
+A topology is an object with `lan`, `node`, `plug`, `pod`, `client` and `stranger` texts (see
+`Wiring`); the first is `PointToPoint`: each pod behind a veth of its own, as the CNI plugin ptp
+does it. Addresses may be the same in every cluster: they exist inside its namespaces only.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class NodeNet(NamedTuple):
     pods: tuple[PodNet, ...]
 
 
-class ClientNet(NamedTuple):
-    """The outside client's addresses on the lan."""
+class OutsideNet(NamedTuple):
+    """An outside host's addresses on the lan."""
 
     name: str
     ipv4: str
@@ -49,7 +49,13 @@ class Plan(NamedTuple):
     """All namespaces of a cluster but the lan's."""
 
     nodes: tuple[NodeNet, ...]
-    client: ClientNet
+    client: OutsideNet
+    stranger: OutsideNet
+
+    @property
+    def outside(self) -> tuple[OutsideNet, ...]:
+        """The hosts that are no nodes."""
+        return self.client, self.stranger
 
 
 class Wiring(Protocol):
@@ -59,10 +65,13 @@ class Wiring(Protocol):
     """
 
     def lan(self, plan: Plan, netns: Path) -> str:
-        """Return what joins the uplinks of nodes and client, run in the lan's namespace."""
+        """Return what joins the uplinks of all hosts, run in the lan's namespace."""
 
-    def node(self, plan: Plan, node: NodeNet, netns: Path) -> str:
-        """Return a node's uplink, its pods' veths and its routes."""
+    def node(self, plan: Plan, node: NodeNet) -> str:
+        """Return a node's uplink and its routes."""
+
+    def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:
+        """Return what joins a pod to its node, run in the node's namespace."""
 
     def pod(self, node: NodeNet, pod: PodNet) -> str:
         """Return a pod's addresses and routes."""
@@ -70,11 +79,15 @@ class Wiring(Protocol):
     def client(self, plan: Plan) -> str:
         """Return the client's addresses and routes."""
 
+    def stranger(self, plan: Plan) -> str:
+        """Return the addresses and routes of a host that reaches services through a node."""
+
 
 def plan_cluster(nodes: int, pods_per_node: int) -> Plan:
-    """Give names and addresses to `nodes` nodes of `pods_per_node` pods and a client."""
-    client = ClientNet("client", "10.0.0.200", "fd00:10::200")
-    return Plan(tuple(_node(n, pods_per_node) for n in range(1, nodes + 1)), client)
+    """Give names and addresses to `nodes` nodes of `pods_per_node` pods and to outside hosts."""
+    client = OutsideNet("client", "10.0.0.200", "fd00:10::200")
+    stranger = OutsideNet("stranger", "10.0.0.201", "fd00:10::201")
+    return Plan(tuple(_node(n, pods_per_node) for n in range(1, nodes + 1)), client, stranger)
 
 
 def _node(number: int, pods: int) -> NodeNet:
@@ -86,11 +99,12 @@ def _node(number: int, pods: int) -> NodeNet:
         cidr6=f"fd00:10:244:{number}::/64",
         gateway4=f"10.244.{number}.1",
         gateway6=f"fd00:10:244:{number}::1",
-        pods=tuple(_pod(number, k) for k in range(1, pods + 1)),
+        pods=tuple(pod_net(number, k) for k in range(1, pods + 1)),
     )
 
 
-def _pod(node: int, number: int) -> PodNet:
+def pod_net(node: int, number: int) -> PodNet:
+    """Return name and addresses of a node's pod; both are counted from 1."""
     return PodNet(
         name=f"pod{node}-{number}",
         device=f"veth-pod{number}",
@@ -103,9 +117,10 @@ class PointToPoint:
     """Nodes on one bridged lan, pods behind veths, pod CIDRs routed from node to node."""
 
     def lan(self, plan: Plan, netns: Path) -> str:
-        """Return a bridge with a veth to the eth0 of every node and of the client."""
+        """Return a bridge with a veth to the eth0 of every node and outside host."""
         lines = ["link set lo up", "link add lan type bridge", "link set lan up"]
-        for name in (*(node.name for node in plan.nodes), plan.client.name):
+        names = [node.name for node in plan.nodes] + [host.name for host in plan.outside]
+        for name in names:
             port = f"to-{name}"
             lines += [
                 f"link add {port} type veth peer name eth0 netns {netns}/{name}",
@@ -113,15 +128,26 @@ class PointToPoint:
             ]
         return _text(lines)
 
-    def node(self, plan: Plan, node: NodeNet, netns: Path) -> str:
-        """Return the node's addresses, a veth a pod with its host route, routes to the others."""
+    def node(self, plan: Plan, node: NodeNet) -> str:
+        """Return the node's addresses and its routes to the others."""
         lines = ["link set lo up", *_uplink(node.ipv4, node.ipv6)]
-        for pod in node.pods:
-            lines += _pod_veth(node, pod, netns)
         lines += _routes_to(other for other in plan.nodes if other.name != node.name)
         lines.append(f"route add default via {plan.client.ipv4}")
         lines.append(f"route add default via {plan.client.ipv6}")
         return _text(lines)
+
+    def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:
+        """Return a veth with the node's gateway addresses and host routes to the pod."""
+        return _text(
+            [
+                f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
+                f"address add {node.gateway4}/32 dev {pod.device}",
+                f"address add {node.gateway6}/128 dev {pod.device} nodad",
+                f"link set {pod.device} up",
+                f"route add {pod.ipv4}/32 dev {pod.device} scope link",
+                f"route add {pod.ipv6}/128 dev {pod.device}",
+            ]
+        )
 
     def pod(self, node: NodeNet, pod: PodNet) -> str:
         """Return single addresses and a default route through the node's gateway address."""
@@ -149,6 +175,15 @@ class PointToPoint:
         lines += [f"route add local {cidr} dev lo" for cidr in SERVICE_CIDRS]
         return _text([*lines, *_routes_to(plan.nodes)])
 
+    def stranger(self, plan: Plan) -> str:
+        """Return the stranger's addresses, and routes through the first node to all services."""
+        stranger, node = plan.stranger, plan.nodes[0]
+        lines = ["link set lo up", *_uplink(stranger.ipv4, stranger.ipv6)]
+        gateways = (node.ipv4, node.ipv6)
+        for cidr, gateway in zip(SERVICE_CIDRS, gateways, strict=True):
+            lines.append(f"route add {cidr} via {gateway}")
+        return _text([*lines, *_routes_to(plan.nodes)])
+
 
 def _text(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
@@ -159,17 +194,6 @@ def _uplink(ipv4: str, ipv6: str) -> list[str]:
         f"address add {ipv4}/24 dev eth0",
         f"address add {ipv6}/64 dev eth0 nodad",
         "link set eth0 up",
-    ]
-
-
-def _pod_veth(node: NodeNet, pod: PodNet, netns: Path) -> list[str]:
-    return [
-        f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
-        f"address add {node.gateway4}/32 dev {pod.device}",
-        f"address add {node.gateway6}/128 dev {pod.device} nodad",
-        f"link set {pod.device} up",
-        f"route add {pod.ipv4}/32 dev {pod.device} scope link",
-        f"route add {pod.ipv6}/128 dev {pod.device}",
     ]
 
 

@@ -66,12 +66,17 @@ def test_each_device_gets_the_program_that_fits(device: Device, side: str, progr
 def test_rule_23_replies_are_understood_before_requests_are_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All devices get egress before any gets ingress, before all other programs there."""
+    """Programs are replaced at all egresses before any ingress; a new device gets egress first."""
+    directory = Pins(tmp_path, Family.IPV4).devices
+    directory.mkdir(parents=True)
+    for index in (ETH.ifindex, TUN.ifindex):
+        for side in ("egress", "ingress"):
+            (directory / f"{index}-{side}").touch()
     links = Links()
     assert attached(tmp_path, monkeypatch, links, [ETH, POD, TUN]) == {}
     assert links.made == [
-        ("egress", 2, 47), ("egress", 7, 47), ("egress_l3", 9, 47),
-        ("ingress", 2, 46), ("ingress", 7, 46), ("ingress_l3", 9, 46),
+        ("egress", 2, 47), ("egress_l3", 9, 47), ("ingress", 2, 46), ("ingress_l3", 9, 46),
+        ("egress", 7, 47), ("ingress", 7, 46),
     ]  # fmt: skip
     assert links.firsts == {True}
 

@@ -37,8 +37,12 @@ def plan(
     backends: Sequence[Backend] = (backend(1),),
     flags: ServiceFlag = ServiceFlag.HAS_ENDPOINTS,
     created: str = "",
+    leaving: Sequence[Backend] = (),
 ) -> PortPlan:
-    """Return a plan whose ClusterIPs are 10.96.0.<vip>:80, all backends usable cluster-wide."""
+    """Return a plan whose ClusterIPs are 10.96.0.<vip>:80, all backends usable cluster-wide.
+
+    Those `leaving` are members that get no new connections.
+    """
     port = ServicePortName("default", name, "http", Protocol.TCP)
     keys = [FrontendKey(bytes((10, 96, 0, vip)), 80, 6) for vip in vips]
     return PortPlan(
@@ -52,5 +56,5 @@ def plan(
         len(backends),
         flags,
         0,
-        tuple(sorted(Member(b.address, b.port, b.flags) for b in backends)),
+        tuple(sorted(Member(b.address, b.port, b.flags) for b in (*backends, *leaving))),
     )

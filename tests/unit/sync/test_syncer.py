@@ -94,7 +94,17 @@ def test_a_change_of_backends_is_one_publication() -> None:
     syncer.apply(plans(plan("a")))
     datapath.log.clear()
     syncer.apply(plans(plan("a", backends=(backend(2), backend(3)))))
-    assert datapath.log == ["member", "member", "run", "publish", "-member"]
+    assert datapath.log == ["-member", "member", "member", "run", "publish"]
+
+
+def test_a_member_that_goes_makes_a_new_generation() -> None:
+    """UDP asks for its backend again only then: a terminating one may go without the others."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a", leaving=(backend(9),))))
+    datapath.log.clear()
+    syncer.apply(plans(plan("a")))
+    assert datapath.log == ["-member", "run", "publish"]
 
 
 def test_replaced_slots_wait_for_their_readers() -> None:

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection table of another size: what is open goes on in it (rule 23)."""
+
+from __future__ import annotations
+
+import copy
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pyproxy.kernel import load
+from pyproxy.kernel.features import probe
+from pyproxy.kernel.move import Move
+from pyproxy.kernel.pins import remove_tree
+from pyproxy.kernel.source import Sizes
+from pyproxy.model import Family, Protocol
+from tests.datapath.covering import Covering, covering
+from tests.datapath.ends import backend, client, frontend, node_address, plan
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, FlowTable, Key, Lead, Life, Record, Side
+from tests.datapath.hooks import Hooks, passed
+from tests.datapath.hooks import Wire as Look
+from tests.datapath.node import Node
+from tests.datapath.packets import ACK, End
+from tests.datapath.services import service
+from tests.datapath.wire import FAR, FLAVOURS, NEAR, SERVICE_AT, Wire
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+FEW = 64
+ROOM = FEW - 1
+HAIRPIN = 7  # a service whose client is its backend
+
+
+@pytest.fixture(scope="module")
+def few(whole_run: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The same node as its programs with a small connection table see it."""
+    features, sizes = probe(), Sizes(max_connections=FEW)
+    root = whole_run.bpffs / "pyproxy"
+    requests = [load.Request(root, family, features, sizes) for family in Family]
+    load.finish(load.start(requests))
+    found = copy.copy(whole_run)
+    found.loaded = {
+        each.family: whole_run.loaded[each.family]._replace(
+            request=each, digest=each.build().digest
+        )
+        for each in requests
+    }
+    found.entries(tmp_path_factory.mktemp("few")).join()
+    yield found
+    for each in found.loaded.values():
+        remove_tree(each.programs)
+        remove_tree(each.connections)
+
+
+class Tables(NamedTuple):
+    """The hooks of the programs with the old table, and of those with the new one."""
+
+    old: Hooks
+    new: Hooks
+
+    def move(self) -> Move:
+        """Return the move from one to the other."""
+        directories = (each.node.loaded[each.family].connections for each in self)
+        return Move(*directories)
+
+
+@pytest.fixture(params=["larger", "smaller"])
+def nodes(request: pytest.FixtureRequest, node: Node, few: Node) -> tuple[Node, Node]:
+    """The node with the old table and with the new one."""
+    return (few, node) if request.param == "larger" else (node, few)
+
+
+@pytest.fixture
+def tables(nodes: tuple[Node, Node], family: Family, tmp_path: Path) -> Iterator[Tables]:
+    """Both tables, empty, and a service for each protocol."""
+    with ExitStack() as undo:
+        old, new = (
+            undo.enter_context(Hooks(each, family, Look.ETHERNET, tmp_path)) for each in nodes
+        )
+        for protocol in (TCP, UDP):
+            nodes[0].apply(plan(family, protocol))
+            nodes[0].apply(plan(family, protocol, HAIRPIN, [HAIRPIN], local=1))
+        old.write_device(node_address(family))
+        yield Tables(old, new)
+
+
+class Conversation(NamedTuple):
+    """A client and a service's backend."""
+
+    protocol: Protocol
+    client: End
+    frontend: End
+    backend: End
+
+    def begin(self, hooks: Hooks) -> None:
+        """Send the first packet."""
+        packet = hooks.first(self.protocol, self.client, self.frontend)
+        arrives = hooks.first(self.protocol, self.client, self.backend)
+        assert hooks.ingress(packet) == passed(arrives)
+
+    def answer(self, hooks: Hooks) -> None:
+        """Send the backend's first packet."""
+        packet = hooks.answer(self.protocol, self.backend, self.client)
+        arrives = hooks.answer(self.protocol, self.frontend, self.client)
+        assert hooks.egress(packet) == passed(arrives)
+
+    def go_on(self, hooks: Hooks) -> None:
+        """Send a packet of the client's in mid-stream."""
+        before, after = (
+            hooks.udp(self.client, to) if self.protocol is UDP else hooks.tcp(self.client, to, ACK)
+            for to in (self.frontend, self.backend)
+        )
+        assert hooks.ingress(before) == passed(after)
+
+    def talk(self, hooks: Hooks) -> None:
+        """Send the first packets both ways, and another one."""
+        self.begin(hooks)
+        self.answer(hooks)
+        self.go_on(hooks)
+
+
+def conversation(family: Family, protocol: Protocol, port: int) -> Conversation:
+    """Return one with the first service."""
+    return Conversation(protocol, client(family, 1, port), frontend(family), backend(family))
+
+
+def hairpin(family: Family, protocol: Protocol, port: int) -> Conversation:
+    """Return one in which the client is the backend, which must see another address."""
+    b = backend(family, HAIRPIN)
+    return Conversation(protocol, End(b.address, port), frontend(family, HAIRPIN), b)
+
+
+def by_client(hooks: Hooks) -> dict[End, Record]:
+    """Return the records that entries lead to, by client, their numbers and check words apart."""
+    return {each.client: each._replace(number=0) for each in hooks.table.records()}
+
+
+def leads(hooks: Hooks) -> dict[Key, tuple[End, int]]:
+    """Return what leads to which client's connection, and as what."""
+    return {
+        key: (hooks.table.record(to.number).client, to.role)
+        for key, to in hooks.table.entries().items()
+    }
+
+
+def numbers(hooks: Hooks) -> list[int]:
+    """Return the numbers that entries lead to."""
+    return [each.number for each in hooks.table.records()]
+
+
+@pytest.mark.kernel
+def test_what_is_open_goes_on(tables: Tables, protocol: Protocol) -> None:
+    """Connections from before and from between, whole; no record stays in reserve."""
+    old, new = tables
+    before = [conversation(old.family, protocol, 40_000 + n) for n in range(9)]
+    for each in before:
+        each.talk(old)
+    move = tables.move()
+    move.prepare()
+    between = [conversation(old.family, protocol, 50_000 + n) for n in range(9)]
+    for each in between:
+        each.talk(old)
+    wanted, entries = by_client(old), leads(old)
+    move.finish()
+    assert by_client(new) == wanted
+    assert leads(new) == entries
+    assert (move.moved, move.lost) == (18, set())
+    assert new.table.claimed() == numbers(new)
+    for each in before + between:
+        each.go_on(new)
+        each.answer(new)
+
+
+def test_states_that_were_reached_meanwhile_are_taken_over(
+    tables: Tables, protocol: Protocol
+) -> None:
+    """The backend's answer and what follows, while the new table is not used yet."""
+    old, new = tables
+    begun = conversation(old.family, protocol, 40_000)
+    begun.begin(old)
+    move = tables.move()
+    move.prepare()
+    begun.answer(old)
+    begun.go_on(old)
+    move.finish()
+    flags = new.table.only().flags
+    assert flags == old.table.only().flags
+    assert (ESTABLISHED if protocol is TCP else ANSWERED) in flags
+    begun.go_on(new)
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_source_goes_with_its_connection(tables: Tables, protocol: Protocol, when: str) -> None:
+    """An address of the node that was chosen before, or only while the table was moved."""
+    old, new = tables
+    mine = hairpin(old.family, protocol, 40_000)
+    first = old.first(protocol, mine.client, mine.backend)
+    mine.begin(old)
+    move = tables.move()
+    if when == "before":
+        old.egress(first)
+    move.prepare()
+    sent = old.egress(first)
+    move.finish()
+    record = new.table.only()
+    assert record.flags & Life.SOURCE_READY
+    assert record.source == old.table.only().source
+    assert record.source.address == node_address(old.family)
+    assert leads(new) == leads(old)
+    assert len(leads(new)) == 4
+    # the very same packet gets the very same source, and its answer comes back
+    assert new.egress(first) == sent
+    answer = new.answer(protocol, mine.backend, record.source)
+    assert new.ingress(answer) == passed(new.answer(protocol, mine.backend, mine.client))
+
+
+@pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
+def test_what_has_no_room_is_lost_and_told(tables: Tables) -> None:
+    """As many as fit go on; nothing leads to the others."""
+    old, new = tables
+    before = [conversation(old.family, TCP, 40_000 + n) for n in range(ROOM + 20)]
+    for each in before:
+        each.talk(old)
+    move = tables.move()
+    move.prepare()
+    late = conversation(old.family, TCP, 50_000)
+    late.talk(old)
+    move.finish()
+    assert move.moved == ROOM
+    assert len(move.lost) == 21
+    kept = by_client(new)
+    gone = {old.table.record(number).client for number in move.lost}
+    assert kept.keys() | gone == {each.client for each in [*before, late]}
+    assert not kept.keys() & gone
+    for each in [*before, late]:
+        if each.client in kept:
+            each.go_on(new)
+        else:
+            packet = new.tcp(each.client, each.frontend, ACK)
+            assert new.ingress(packet) == passed(packet)
+    assert new.table.claimed() == list(range(1, FEW))
+
+
+def test_one_that_begins_while_others_are_copied_is_not_lost(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entries are seen before there is a record for it; it comes along in the end."""
+    old, new = tables
+    late = conversation(old.family, TCP, 50_000)
+    original = vars(Move)["_copy"]
+
+    def copy_then_talk(self: Move, free: list[int], *known: object, **names: object) -> None:
+        original(self, free, *known, **names)
+        if not leads_to(late, old):
+            late.talk(old)
+
+    monkeypatch.setattr(Move, "_copy", copy_then_talk)
+    move = tables.move()
+    move.prepare()
+    move.finish()
+    assert (move.moved, move.lost) == (1, set())
+    late.go_on(new)
+
+
+def leads_to(each: Conversation, hooks: Hooks) -> bool:
+    """Return whether a conversation has a connection."""
+    return each.client in by_client(hooks)
+
+
+def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
+    """One ends after it was copied, and another one begins in the same record of the old table."""
+    old, new = tables
+    first, second = (conversation(old.family, TCP, port) for port in (40_000, 50_000))
+    first.talk(old)
+    number = old.table.only().number
+    move = tables.move()
+    move.prepare()
+    old.table.delete(old.table.entries())
+    second.talk(old)
+    record = old.table.only()
+    old.table.write(number, record)
+    old.table.put({key: Lead(number, to.role) for key, to in old.table.entries().items()})
+    if record.number != number:
+        old.table.set_life(record.number, Life(0), 0)
+    move.finish()
+    second.go_on(new)
+    second.answer(new)
+    assert by_client(new)[second.client] == record._replace(number=0)
+
+
+def test_a_move_that_was_killed_is_made_again(tables: Tables) -> None:
+    """Before anybody used the new table: nothing is lost, and nothing stays in reserve."""
+    old, new = tables
+    first = conversation(old.family, TCP, 40_000)
+    first.talk(old)
+    tables.move().prepare()
+    again = tables.move()
+    again.prepare()
+    second = conversation(old.family, TCP, 50_000)
+    second.talk(old)
+    again.finish()
+    # the first one is there already
+    assert (again.moved, again.lost) == (1, set())
+    assert new.table.claimed() == numbers(new)
+    for each in (first, second):
+        each.go_on(new)
+
+
+def test_a_move_that_was_killed_late_is_made_again(tables: Tables) -> None:
+    """The new table is in use by then: what was opened or ended there stays so."""
+    old, new = tables
+    first, later = (conversation(old.family, TCP, port) for port in (40_000, 45_000))
+    first.talk(old)
+    tables.move().prepare()
+    later.talk(new)
+    again = tables.move()
+    again.prepare()
+    again.finish()
+    assert again.lost == set()
+    for each in (first, later):
+        each.go_on(new)
+
+
+class Talking:
+    """A backend in the near namespace, and clients of its service in the far one."""
+
+    def __init__(self, wire: Wire, family: Family, undo: ExitStack) -> None:
+        self._wire, self._family, self._undo = wire, family, undo
+        self._flavour = FLAVOURS[family]
+        self._listener = undo.enter_context(wire.socket(NEAR, family, TCP))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(self._flavour.backend(1))
+        self._listener.listen()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def connect(self) -> None:
+        """Make another connection to the service."""
+        made = self._undo.enter_context(self._wire.socket(FAR, self._family, TCP))
+        made.connect(self._flavour.service(SERVICE_AT[NEAR]))
+        served = self._undo.enter_context(self._listener.accept()[0])
+        served.settimeout(made.gettimeout())
+        self._pairs.append((made, served))
+        self.talk()
+
+    def talk(self) -> None:
+        """Send something both ways on every connection."""
+        for made, served in self._pairs:
+            for sender, receiver in ((made, served), (served, made)):
+                sender.sendall(b"still there?")
+                assert receiver.recv(64) == b"still there?"
+
+
+@pytest.mark.kernel
+def test_connections_over_a_wire_go_on(
+    nodes: tuple[Node, Node], wire: Wire, family: Family, tmp_path: Path, tcx: bool
+) -> None:
+    """Real ones: from before, from between, and from when the new programs are attached."""
+    before, after = nodes
+    before.apply(service(family, SERVICE_AT[NEAR], [1], local=1))
+    with ExitStack() as undo:
+        undo.enter_context(covering(before, wire, tmp_path, tcx=tcx))
+        for each in nodes:
+            each.forget_connections()
+            undo.callback(each.forget_connections)
+        talking = Talking(wire, family, undo)
+        talking.connect()
+        move = Move(*(each.loaded[family].connections for each in nodes))
+        move.prepare()
+        talking.connect()
+        assert Covering(after, wire, tmp_path, tcx=tcx).attach([wire.device]) == {}
+        move.finish()
+        talking.talk()
+        talking.connect()
+        assert (move.moved, move.lost) == (2, set())
+        assert len(clients_of(after, family)) == 3
+
+
+def clients_of(node: Node, family: Family) -> set[End]:
+    """Return the clients of a node's connections, by what comes in."""
+    table = FlowTable(node.loaded[family])
+    try:
+        return {key.src for key in table.entries() if key.side is Side.INGRESS}
+    finally:
+        table.close()

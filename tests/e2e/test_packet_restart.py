@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet path goes on while agents die, come back, are replaced by another release."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.e2e.scene import FAMILIES, App, Scene, counters
+from tests.lab import release
+from tests.lab.agent import Agent
+from tests.lab.hosts import Host
+from tests.lab.prober import answered
+from tests.lab.waiting import wait_for
+
+pytestmark = pytest.mark.once
+
+BETWEEN = 20  # new connections seen between two acts
+PAUSE_S = 0.01  # the flows of UDP stay in the table for minutes: it must hold them all
+
+
+@pytest.fixture(scope="module")
+def web(own: Scene) -> App:
+    """An application on all pods."""
+    app = own.app("web")
+    own.run(app, own.cluster.pods)
+    return app
+
+
+@pytest.fixture
+def agent(own: Scene) -> Iterator[Agent]:
+    """The agent of node1; it runs again after the test, as it did before."""
+    agent = own.agents[0]
+    program, options = agent.program, agent.options
+    yield agent
+    if (agent.program, agent.options) != (program, options):
+        agent.program, agent.options = program, options
+        agent.restart()
+    elif not agent.running:
+        agent.start()
+
+
+class Traffic:
+    """Held sockets and streams of new ones, TCP and UDP in both families, all by packets.
+
+    Use it in a `with` statement, which ends by expecting that no stream has had a failure.
+    """
+
+    def __init__(self, own: Scene, web: App, client: Host) -> None:
+        self.prober = client.prober
+        self.pods = {pod.name for pod in own.cluster.pods}
+        targets = [to for f in FAMILIES for to in (web.tcp(f), web.udp(f))]
+        self.targets = {f"{to.protocol}{to.family}": to for to in targets}
+
+    def __enter__(self) -> Self:
+        for name, to in self.targets.items():
+            assert self.prober.open(f"held-{name}", to).error == ""
+            self.prober.start(name, replace(to, pause_s=PAUSE_S))
+        self.servers = {name: self._held(name) for name in self.targets}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        drawn = {name: set(answered(self.prober.stop(name))) for name in self.targets}
+        for name in self.targets:
+            self.prober.close(f"held-{name}")
+        if error is None:
+            assert drawn == dict.fromkeys(self.targets, self.pods)
+
+    def _held(self, name: str) -> set[str]:
+        return set(answered(self.prober.ask(f"held-{name}", self.targets[name], 3)))
+
+    def expect_flow(self) -> None:
+        """Held sockets have their servers yet, and new connections come."""
+        for name in self.targets:
+            goal = self.prober.seen(name)[0] + BETWEEN
+            wait_for(lambda n=name, g=goal: self.prober.seen(n)[0] >= g, 20, f"{goal} of {name}")  # type: ignore[misc]  # mypy can't infer a lambda with defaults
+            assert self._held(name) == self.servers[name], name
+
+
+def test_packets_flow_through_kill_restart_and_upgrade(own: Scene, web: App, agent: Agent) -> None:
+    """Held TCP connections and UDP flows keep their backends, not one new connection fails."""
+    client = own.cluster.free(own.cluster.nodes[0].pods[0])
+    before = counters(agent, 4)
+    other = release.another(own.cluster.directory / "release")
+
+    def upgrade() -> None:
+        agent.program = other
+        agent.restart()
+
+    with Traffic(own, web, client) as traffic:
+        for act in (agent.kill, agent.start, agent.stop, agent.start, upgrade):
+            act()
+            traffic.expect_flow()
+    assert ".another" in agent.status()["agent"]["version"]
+    assert (counters(agent, 4) - before)["packet_open"] >= 2 * BETWEEN
+
+
+def test_a_table_of_another_size_keeps_its_connections(own: Scene, web: App, agent: Agent) -> None:
+    """A changed connectionTable.maxEntries ends no connection, be it larger or smaller."""
+    client = own.cluster.free(own.cluster.nodes[0].pods[0])
+    file = own.cluster.directory / "pyproxy.yaml"
+    with Traffic(own, web, client) as traffic:
+        for entries in (131072, 8192):
+            resize(agent, entries, file)
+            traffic.expect_flow()
+
+
+def resize(agent: Agent, entries: int, file: Path) -> None:
+    """Restart an agent with a connection table of this size."""
+    text = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\n"
+    file.write_text(text + f"connectionTable: {{maxEntries: {entries}}}\n", encoding="utf-8")
+    kept = [each for each in agent.options if not each.startswith("--pyproxy-config")]
+    agent.options = (*kept, f"--pyproxy-config={file}")
+    agent.restart()
