@@ -84,8 +84,7 @@ static __always_inline bool is_expired(__u64 life, __u32 now)
  */
 static __always_inline bool is_closed(__u64 life)
 {
-	return (life & LIFE_FIN) == LIFE_FIN ||
-	       (life & (LIFE_RESET | LIFE_REPLIED)) == LIFE_RESET;
+	return (life & LIFE_FIN) == LIFE_FIN || (life & (LIFE_RESET | LIFE_REPLIED)) == LIFE_RESET;
 }
 
 /* Return what a whole record has in `check`. */

@@ -75,8 +75,8 @@ static __always_inline int egress_packet(struct __sk_buff *skb, const struct pac
 		return egress_other(skb, packet);
 	if (life_age(found.copy.life, now) > REFRESH_TICKS)
 		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_EGRESS);
-	return found.role == ROLE_REPLY ? egress_reply(skb, packet, &found, now) :
-					  egress_request(skb, packet, &found);
+	return found.role == ROLE_REPLY ? egress_reply(skb, packet, &found, now)
+					: egress_request(skb, packet, &found);
 }
 
 /* A packet that is worth a look. */

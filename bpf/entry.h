@@ -51,8 +51,7 @@ static __always_inline bool egress_is_worth(const struct glance *glance)
 	mark = mark_at(&glance->ip.src, glance->src_port);
 	if (mark && *(const __u64 *)mark)
 		return true;
-	return is_frontend_prefix(&glance->ip.dst) ||
-	       ip_proto(&glance->ip) == IPPROTO_ICMP_FAMILY;
+	return is_frontend_prefix(&glance->ip.dst) || ip_proto(&glance->ip) == IPPROTO_ICMP_FAMILY;
 }
 
 #endif /* PYPROXY_ENTRY_H */

@@ -8,7 +8,8 @@
 
 #include "maps.h"
 
-#define TC_NEXT -1 /* TC_ACT_UNSPEC and TCX_NEXT: the next program decides, never past it (rule 1) */
+/* TC_ACT_UNSPEC and TCX_NEXT: the next program decides, never past it (rule 1) */
+#define TC_NEXT -1
 #define TC_DROP 2 /* TC_ACT_SHOT and TCX_DROP */
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

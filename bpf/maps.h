@@ -66,8 +66,8 @@ BPF_F_TABLE(PINNED("array", "marks"), __u32, struct mark, marks, MARKS, BPF_F_MM
  * The programs write and read, the agent sweeps: the connections of the packet path, and what
  * leads to them. Pinned apart, under the version of struct connection (rule 23).
  */
-BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat,
-	    4 * MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat, 4 * MAX_CONNECTIONS,
+	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE(FLOW_PINNED("array", "connections"), __u32, struct connection, connections,
 	    MAX_CONNECTIONS, BPF_F_MMAPABLE);
 

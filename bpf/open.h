@@ -79,8 +79,8 @@ static __always_inline long reply_insert(struct __sk_buff *skb, struct connectio
 		if (i == 1 && picked->service && !clash)
 			backend_pick(picked->service, picked);
 		else if (i || clash)
-			record->client_port =
-				FIRST_FREE_PORT + random_below(65536 - FIRST_FREE_PORT);
+			record->client_port = FIRST_FREE_PORT +
+					      random_below(65536 - FIRST_FREE_PORT);
 		record->backend = picked->backend;
 		/* a client that talks to itself from port to port: both ways would look alike */
 		if (record->client_port == picked->backend.port &&

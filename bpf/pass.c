@@ -44,8 +44,7 @@ int pass(struct __sk_buff *skb)
 	answer.proto = packet.proto;
 	if (connection_find(&answer, SIDE_INGRESS, &found) == FOUND_NOTHING)
 		pass_open(&packet, &answer);
-	else if (found.role == ROLE_PASS &&
-		 life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
+	else if (found.role == ROLE_PASS && life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
 		life_set(&found, 0, 0, now_ticks());
 	return TC_NEXT;
 }

@@ -109,7 +109,8 @@ static __always_inline __u32 error_write(struct __sk_buff *skb, const struct pac
 	if (quoted < sizeof(struct ip_header))
 		return 0;
 	bounded(quoted);
-	if (quoted > QUOTE_BYTES || bpf_skb_load_bytes(skb, packet->ip, error->bytes + ICMP_HEADER_BYTES, quoted))
+	if (quoted > QUOTE_BYTES ||
+	    bpf_skb_load_bytes(skb, packet->ip, error->bytes + ICMP_HEADER_BYTES, quoted))
 		return 0;
 	length = ICMP_HEADER_BYTES + quoted;
 	padded = (length + 3) & ~3U;
@@ -171,6 +172,6 @@ int refuse(struct __sk_buff *skb)
 	total = ip_total(&ip);
 	if (total > skb->len - at)
 		total = skb->len - at;
-	return packet.proto == IPPROTO_TCP ? refuse_tcp(skb, &packet, total) :
-					     refuse_udp(skb, &packet, total);
+	return packet.proto == IPPROTO_TCP ? refuse_tcp(skb, &packet, total)
+					   : refuse_udp(skb, &packet, total);
 }
