@@ -246,7 +246,8 @@ class Node:
         before = self.counters(family)
         yield
         grown = {name: n - before[name] for name, n in self.counters(family).items()}
-        assert {name: n for name, n in grown.items() if n} == expected
+        found = {name: n for name, n in grown.items() if n}
+        assert found == expected, f"counted {found}, expected {expected}"
 
     def remembered(self) -> int:
         """Return how many connected sockets the programs remember."""

@@ -102,7 +102,6 @@ def test_used_is_what_the_programs_find(told: Told, flags: Life, base: str, offs
     assert told.connections.used(now) == is_found
 
 
-@pytest.mark.kernel
 def test_status_shows_how_full_the_table_is(told: Told, tmp_path: Path) -> None:
     """Connections in use and how many there can be, by family."""
     name, root = f"{told.hooks.family.label} connections", told.hooks.node.bpffs / "pyproxy"
@@ -175,7 +174,6 @@ def test_a_minute_is_a_minute(node: Node, family: Family, moments: ArrayMap) -> 
         assert len(inspect.troubles(pins, RECENT_S)) == 1 - late
 
 
-@pytest.mark.kernel
 def test_a_full_table_is_told(told: Told, moments: ArrayMap) -> None:
     """The programs note when it was, and only the trouble that there was."""
     hooks, family = told.hooks, told.hooks.family

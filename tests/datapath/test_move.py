@@ -151,7 +151,6 @@ def numbers(hooks: Hooks) -> list[int]:
     return [each.number for each in hooks.table.records()]
 
 
-@pytest.mark.kernel
 def test_what_is_open_goes_on(tables: Tables, protocol: Protocol) -> None:
     """Connections from before and from between, whole; no record stays in reserve."""
     old, new = tables
@@ -353,7 +352,6 @@ class Talking:
                 assert receiver.recv(64) == b"still there?"
 
 
-@pytest.mark.kernel
 def test_connections_over_a_wire_go_on(
     nodes: tuple[Node, Node], wire: Wire, family: Family, tmp_path: Path, tcx: bool
 ) -> None:

@@ -159,7 +159,6 @@ def write_records(hooks: Hooks, states: dict[int, tuple[Life, int]]) -> list[Rec
     return made
 
 
-@pytest.mark.kernel
 def test_marks_of_connections_stand_at_every_moment(hooks: Hooks, living: Connections) -> None:
     """One in each slice, of every kind, beside some that are gone: the latter's marks go."""
     marks = marks_of(hooks)
@@ -281,7 +280,6 @@ def test_a_full_table_is_swept_in_time(
     assert wholly(marks_of(hooks)) == needs(record)
 
 
-@pytest.mark.kernel
 def test_marks_of_sockets_stand_at_every_moment(node: Node, socket_marks: ArrayMap) -> None:
     """One more socket connects at each step; every one is forgotten when it is closed, whenever."""
     shared = node.loaded[Family.IPV4].pins.shared
