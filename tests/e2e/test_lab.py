@@ -22,6 +22,8 @@ BUSY_CLUSTER = textwrap.dedent(
     """
     import signal
     from tests.lab.cluster import Cluster
+    # a shell that starts tests in the background has SIGINT ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Cluster(nodes=1, pods_per_node=1) as cluster:
         cluster.respond()
         cluster.pods[0].prober
