@@ -7,16 +7,14 @@
 
 int open_direct(struct __sk_buff *skb)
 {
-	struct packet packet = {}, answer = {};
+	struct packet packet = {}, answer;
 	struct pick picked = {};
 	struct found found = {};
 	__u32 now = now_ticks();
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
 		return TC_NEXT;
-	answer.src = packet.dst;
-	answer.dst = packet.src;
-	answer.proto = packet.proto;
+	answer = packet_answer(&packet);
 	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REPLY ||
 	    is_expired(found.copy.life, now))
 		return TC_NEXT;

@@ -26,32 +26,29 @@ static __always_inline const struct glance *glance_at(const struct __sk_buff *sk
 	return glance;
 }
 
-/* Return the mark of an address and port as they lie in a packet. */
-static __always_inline const struct mark *mark_at(const struct addr *addr, __be16 port)
+/* Return an address and port as they lie in a packet. */
+static __always_inline struct endpoint end_at(const struct addr *addr, __be16 port)
 {
 	struct endpoint end = { .addr = *addr, .port = host16(port) };
 
-	return mark_of(&end);
+	return end;
 }
 
 /* Return whether a packet that comes in may be for a frontend or a connection. */
 static __always_inline bool ingress_is_worth(const struct glance *glance)
 {
-	const struct mark *mark;
+	struct endpoint dst = end_at(&glance->ip.dst, glance->dst_port);
 
-	mark = mark_at(&glance->ip.dst, glance->dst_port);
-	return mark && *(const __u64 *)mark;
+	return is_marked(&dst);
 }
 
 /* Return whether a packet that leaves may be a connection's, leak, or an ICMP redirect. */
 static __always_inline bool egress_is_worth(const struct glance *glance)
 {
-	const struct mark *mark;
+	struct endpoint src = end_at(&glance->ip.src, glance->src_port);
 
-	mark = mark_at(&glance->ip.src, glance->src_port);
-	if (mark && *(const __u64 *)mark)
-		return true;
-	return is_frontend_prefix(&glance->ip.dst) || ip_proto(&glance->ip) == IPPROTO_ICMP_FAMILY;
+	return is_marked(&src) || is_frontend_prefix(&glance->ip.dst) ||
+	       glance->ip.proto == IPPROTO_ICMP_FAMILY;
 }
 
 #endif /* PYPROXY_ENTRY_H */

@@ -21,6 +21,8 @@
 #endif /* __BYTE_ORDER__ */
 #define be16(v) host16(v)
 
+#define ETH_P_IPV6 be16(0x86dd)
+
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 
@@ -32,6 +34,14 @@ static __always_inline __u32 sum_fold(__u64 sum)
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	return sum;
+}
+
+/* Return a sum folded into 16 bits: what a checksum is the complement of. */
+static __always_inline __u16 checksum_of(__u64 sum)
+{
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 /* Return the sum of an address by which checksums change when it goes or comes. */
@@ -141,11 +151,7 @@ static __always_inline __u16 ip_check(const struct ip_header *ip)
 /* Put the header's checksum right, which changes by `diff`. */
 static __always_inline void ip_ends_check(struct ip_ends *ends, __u16 check, __u32 diff)
 {
-	__u64 sum = (__u64)(__u16)~check + diff;
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	ends->check = ~(__u16)((sum & 0xffff) + (sum >> 16));
+	ends->check = ~checksum_of((__u64)(__u16)~check + diff);
 }
 
 /* Return whether the header is as most are: what follows it is at a fixed offset. */
@@ -157,12 +163,6 @@ static __always_inline bool is_plain(const struct ip_header *ip)
 /* The header's checksum makes up for other addresses: the sum of the whole packet stays. */
 static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
 {
-}
-
-/* Return the protocol that follows the header. */
-static __always_inline __u8 ip_proto(const struct ip_header *ip)
-{
-	return ip->proto;
 }
 
 #define ICMP_REDIRECT 5 /* RFC 792 */
@@ -181,7 +181,7 @@ static __always_inline struct ip_header ip_answer(const struct addr *src, const 
 						  __u8 proto, __u32 length)
 {
 	struct ip_header ip = {
-		.version = 0x45,
+		.version = IP_PLAIN,
 		.length = be16(sizeof(ip) + length),
 		.fragment = be16(0x4000), /* never to be cut: the id needs no meaning (RFC 6864) */
 		.ttl = 64,
@@ -189,10 +189,8 @@ static __always_inline struct ip_header ip_answer(const struct addr *src, const 
 		.src = *src,
 		.dst = *dst,
 	};
-	__u64 sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0);
 
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip.check = ~(__u16)((sum & 0xffff) + (sum >> 16));
+	ip.check = ~checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
 	return ip;
 }
 
@@ -212,7 +210,7 @@ static __always_inline __u32 redirected(struct __sk_buff *skb, __u32 icmp)
 /* Let the other family's program have a packet that is not this one's. */
 static __always_inline int hand_over(struct __sk_buff *skb, __u32 entry)
 {
-	if (skb->protocol == be16(0x86dd))
+	if (skb->protocol == ETH_P_IPV6)
 		other_family.call(skb, entry);
 	return TC_NEXT;
 }
@@ -243,13 +241,13 @@ static __always_inline void peer_store(struct bpf_sock_addr *ctx, const struct e
 	ctx->user_port = be16(peer->port);
 }
 
-#define ETH_P_FAMILY be16(0x86dd)
+#define ETH_P_FAMILY ETH_P_IPV6
 #define IPPROTO_ICMP_FAMILY 58 /* ICMPv6 */
 
 struct ip_header { /* RFC 8200 3 */
 	__be32 version; /* and traffic class, flow label */
 	__be16 length; /* of what follows */
-	__u8 proto; /* the next header */
+	__u8 proto; /* the next header: an extension header's number where one follows */
 	__u8 ttl;
 	struct addr src;
 	struct addr dst;
@@ -294,18 +292,12 @@ static __always_inline bool is_plain(const struct ip_header *ip)
  */
 static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
 {
-	diff = (diff & 0xffff) + (diff >> 16);
-	bpf_csum_update(skb, (diff & 0xffff) + (diff >> 16));
-}
-
-/* Return the protocol that follows the header: an extension header's number where one does. */
-static __always_inline __u8 ip_proto(const struct ip_header *ip)
-{
-	return ip->proto;
+	bpf_csum_update(skb, checksum_of(diff));
 }
 
 #define ICMP_REDIRECT 137 /* RFC 4861 4.5 */
 #define ND_REDIRECT_BYTES 40
+#define ND_OPT_TARGET_LL 2
 #define ICMP_UNREACHABLE 1 /* RFC 4443 3.1 */
 #define ICMP_PORT 4
 #define ICMP_BYTES 1280 /* an error is at most that long (RFC 4443 2.4 c) */
@@ -338,7 +330,6 @@ static __always_inline __u32 icmp_pseudo_sum(const struct addr *src, const struc
 {
 	return pseudo_sum(src, dst, IPPROTO_ICMP_FAMILY, length);
 }
-#define ND_OPT_TARGET_LL 2
 
 /*
  * Return where the packet that a redirect is about begins: in the option Redirected Header,

@@ -8,7 +8,7 @@
 
 int icmp_out(struct __sk_buff *skb)
 {
-	struct packet about = {}, answer = {};
+	struct packet about = {}, answer;
 	struct found found = {};
 	__u32 at = stage_ip(skb), icmp;
 	__u8 type;
@@ -20,9 +20,7 @@ int icmp_out(struct __sk_buff *skb)
 		return TC_NEXT;
 	if (!quoted_read(skb, redirected(skb, icmp), &about))
 		return TC_NEXT;
-	answer.src = about.dst;
-	answer.dst = about.src;
-	answer.proto = about.proto;
+	answer = packet_answer(&about);
 	if (connection_find(&answer, SIDE_EGRESS, &found) == FOUND_NOTHING)
 		return TC_NEXT;
 	count(COUNTER_PACKET_REDIRECT);

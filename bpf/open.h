@@ -39,19 +39,6 @@ static __always_inline bool wants_source(struct __sk_buff *skb, const struct pac
 	       !is_cluster_client(skb, &packet->src.addr);
 }
 
-/* Write a record, which the caller has claimed, but for what connection_port() chooses. */
-static __always_inline void record_write(struct connection *record, const struct packet *packet,
-					 const struct pick *picked)
-{
-	record->client = packet->src;
-	record->frontend = packet->dst;
-	record->backend = picked->backend;
-	record->proto = packet->proto;
-	record->service = picked->service;
-	record->generation = picked->generation;
-	record->client_port = packet->src.port;
-}
-
 /* Return whether another CPU has made a connection between the same client and frontend. */
 static __always_inline bool is_twin(__u32 number, const struct packet *packet)
 {
@@ -66,9 +53,9 @@ static __always_inline bool is_twin(__u32 number, const struct packet *packet)
  * they lead to another connection already (rules 4 and 5). Return 0, TWIN when another CPU has
  * just done so for the same connection, with what stands in this record too, or what failed.
  */
-static __always_inline long reply_insert(struct __sk_buff *skb, struct connection *record,
-					 __u32 number, const struct packet *packet,
-					 struct pick *picked, bool clash, __u32 now)
+static __always_inline long reply_insert(struct connection *record, __u32 number,
+					 const struct packet *packet, struct pick *picked,
+					 bool clash, __u32 now)
 {
 	struct nat_entry to = { .connection = number, .role = ROLE_REPLY };
 	struct nat_key key;
@@ -152,7 +139,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 	if (!number || !record)
 		return TC_DROP;
 	record_write(record, packet, picked);
-	failed = reply_insert(skb, record, number, packet, picked, clash, now);
+	failed = reply_insert(record, number, packet, picked, clash, now);
 	/* with the backend that it got in the end */
 	if (wants_source(skb, packet, picked))
 		flags |= LIFE_SOURCE_WANTED;

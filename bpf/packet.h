@@ -103,7 +103,7 @@ static __always_inline enum reading packet_read(struct __sk_buff *skb, __u32 at,
 	packet->src.addr = ip->src;
 	packet->dst.addr = ip->dst;
 	packet->src.pad = packet->dst.pad = 0;
-	packet->proto = ip_proto(ip);
+	packet->proto = ip->proto;
 	packet->check = ip_check(ip);
 	packet->ip = at;
 	packet->transport = at + length;
@@ -123,7 +123,7 @@ static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct 
 	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
 		return false;
 	length = ip_length(&ip);
-	packet->proto = ip_proto(&ip);
+	packet->proto = ip.proto;
 	if (!length || (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP) ||
 	    bpf_skb_load_bytes(skb, at + length, ports, sizeof(ports)))
 		return false;
@@ -132,6 +132,18 @@ static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct 
 	packet->src.port = host16(ports[0]);
 	packet->dst.port = host16(ports[1]);
 	return true;
+}
+
+/* Return the ends of what answers a packet; nothing else of it is known. */
+static __always_inline struct packet packet_answer(const struct packet *packet)
+{
+	struct packet answer = {
+		.src = packet->dst,
+		.dst = packet->src,
+		.proto = packet->proto,
+	};
+
+	return answer;
 }
 
 /* Bring a packet's headers into one piece. Return false if that cannot be done. */

@@ -6,7 +6,7 @@
  */
 #include "table.h"
 
-static __always_inline void pass_open(const struct packet *packet, const struct packet *answer)
+static __always_inline void pass_open(const struct packet *answer)
 {
 	__u32 now = now_ticks(), flags = LIFE_CLAIMED | LIFE_READY | LIFE_UDP | LIFE_PASS;
 	__u32 number = connection_claim(now);
@@ -17,12 +17,7 @@ static __always_inline void pass_open(const struct packet *packet, const struct 
 
 	if (!number || !record)
 		return;
-	record->client = answer->src;
-	record->frontend = answer->dst;
-	record->backend = nobody.backend;
-	record->client_port = answer->src.port;
-	record->proto = answer->proto;
-	record->service = 0;
+	record_write(record, answer, &nobody);
 	record->check = connection_check(record);
 	*(volatile __u64 *)&record->life = life_at(flags, now);
 	if (nat.insert(&key, &to))
@@ -33,17 +28,15 @@ static __always_inline void pass_open(const struct packet *packet, const struct 
 
 int pass(struct __sk_buff *skb)
 {
-	struct packet packet = {}, answer = {};
+	struct packet packet = {}, answer;
 	struct found found = {};
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
 	    !frontend_lookup(&packet.src, packet.proto))
 		return TC_NEXT;
-	answer.src = packet.dst;
-	answer.dst = packet.src;
-	answer.proto = packet.proto;
+	answer = packet_answer(&packet);
 	if (connection_find(&answer, SIDE_INGRESS, &found) == FOUND_NOTHING)
-		pass_open(&packet, &answer);
+		pass_open(&answer);
 	else if (found.role == ROLE_PASS && life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
 		life_set(&found, 0, 0, now_ticks());
 	return TC_NEXT;

@@ -43,14 +43,6 @@ static __always_inline bool is_checksum_left(struct __sk_buff *skb, __u32 field)
 	return before == after;
 }
 
-/* Return a checksum as it stands in a header. */
-static __always_inline __u16 checksum_of(__u64 sum)
-{
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
 /* Return the segment that refuses a SYN (RFC 9293 3.10.7.1), which had `length` bytes of data. */
 static __always_inline struct tcp_header reset_of(const struct packet *packet, __be32 seq,
 						  __u32 length)

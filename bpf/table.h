@@ -114,6 +114,19 @@ static __always_inline __u32 connection_claim(__u32 now)
 	return 0;
 }
 
+/* Write a record, which the caller has claimed, but for its life and checks. */
+static __always_inline void record_write(struct connection *record, const struct packet *packet,
+					 const struct pick *picked)
+{
+	record->client = packet->src;
+	record->frontend = packet->dst;
+	record->backend = picked->backend;
+	record->proto = packet->proto;
+	record->service = picked->service;
+	record->generation = picked->generation;
+	record->client_port = packet->src.port;
+}
+
 /* Give a record back that is claimed by nobody but the caller. */
 static __always_inline void connection_release(__u32 number, __u32 flags)
 {
