@@ -62,7 +62,8 @@ class Cover:
         failures = self._entries.attach(sorted(wanted - self._covered))
         self._entries.forget({device.ifindex for device in wanted})
         self._covered = wanted - failures.keys()
-        self._note({each: why for each, why in failures.items() if each in set(devices())})
+        present = set(devices()) if failures else set()
+        self._note({each: why for each, why in failures.items() if each in present})
         return RETRY_S if self._failures else None
 
     def _note(self, failures: dict[Device, str]) -> None:

@@ -103,10 +103,12 @@ class Move:
 
     def _copy(self, free: list[int], known: AbstractSet[int] = frozenset()) -> None:
         """Copy all records but the known ones, new ones to `free` numbers, and all entries."""
-        for key, number, rest in self._old.entries():
-            if key in self._there:
-                continue
-            if number not in known and not self._copy_record(number, free):
+        entries = [entry for entry in self._old.entries() if entry[0] not in self._there]
+        # in the order of the entries, as two or four lead to each record
+        numbers = dict.fromkeys(number for _, number, _ in entries)
+        copied = {n for n in numbers if n in known or self._copy_record(n, free)}
+        for key, number, rest in entries:
+            if number not in copied:
                 continue
             value = self._numbers[number].to_bytes(4, sys.byteorder) + rest
             try:

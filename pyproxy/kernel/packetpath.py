@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def netns_cookie() -> int:
     """Return the cookie of this network namespace, as bpf_get_netns_cookie() gives it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-    return int.from_bytes(raw, "little")
+    return int.from_bytes(raw, sys.byteorder)
 
 
 class PacketPath:
