@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.packetpath import now_ticks
 from pyproxy.model import Family
@@ -24,25 +25,6 @@ _RECORD = (
     "backend.port", "client_port", "proto", "check", "service", "generation", "source.addr",
     "source.port", "source_check",
 )  # fmt: skip
-
-
-class Life(enum.IntFlag):
-    """What a record's flags say: `enum life` of bpf/types.h."""
-
-    CLAIMED = 1
-    READY = 2
-    UDP = 4
-    REPLIED = 8
-    ESTABLISHED = 16
-    FIN_CLIENT = 32
-    FIN_BACKEND = 64
-    RESET = 128
-    CLASH = 256
-    PASS = 512
-    SOURCE_WANTED = 1024
-    SOURCE_CLAIMED = 2048
-    SOURCE_READY = 4096
-
 
 OPENED = Life.CLAIMED | Life.READY
 ANSWERED = OPENED | Life.REPLIED

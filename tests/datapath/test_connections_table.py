@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from pyproxy.cli.status import TROUBLES, collect
 from pyproxy.kernel import inspect
-from pyproxy.kernel.connections import Connections, timeout_setting
+from pyproxy.kernel.connections import Connections, Life, timeout_setting
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import REFRESH_TICKS, now_ticks, ticks
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import ConnectionTimeouts, SocketTranslation
 from tests.datapath.ends import SOURCE_PORTS, backend, client, frontend, plan
-from tests.datapath.flowtable import ESTABLISHED, Life, begin_tick
+from tests.datapath.flowtable import ESTABLISHED, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 

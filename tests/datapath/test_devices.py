@@ -196,16 +196,22 @@ def test_a_device_that_vanished_is_reported_alone(
         made.detach([wire.device])
 
 
+def covered_spare(wire: Wire, made: Covering) -> Device:
+    """Make another device in the near namespace and have it covered too."""
+    run_ip(wire.paths[NEAR], "link add spare type veth peer name other")
+    (spare,) = wire.inside(lambda: devices(["spare"]))
+    assert made.attach([spare]) == {}
+    return spare
+
+
 def test_links_of_a_device_that_vanished_are_forgotten(
     node: Node, wire: Wire, tmp_path: Path
 ) -> None:
     """A deleted device's links are unpinned at the next look at the devices, no others."""
     if not libbpf.tcx_exists():
         return
-    run_ip(wire.paths[NEAR], "link add spare type veth peer name other")
     with covering(node, wire, tmp_path, tcx=True) as made:
-        (spare,) = wire.inside(lambda: devices(["spare"]))
-        assert made.attach([spare]) == {}
+        spare = covered_spare(wire, made)
         assert len(made.pins) == 4
         wire.unplug()
         made.forget(wire.inside(devices))
@@ -221,10 +227,8 @@ def test_programs_do_not_move_to_a_pod_with_a_device(
     """A CNI makes a pair on the node and moves one end away: once forgotten, it is bare there."""
     if not libbpf.tcx_exists():
         return
-    run_ip(wire.paths[NEAR], "link add spare type veth peer name other")
     with covering(node, wire, tmp_path, tcx=True) as made:
-        (spare,) = wire.inside(lambda: devices(["spare"]))
-        assert made.attach([spare]) == {}
+        spare = covered_spare(wire, made)
         ours = [pin for pin in made.pins if pin.name.startswith(f"{spare.ifindex}-")]
         ids = [found.id for pin in ours if (found := links.read(pin))]
         assert len(ids) == 2

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from pyproxy.kernel import load
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.move import Move
 from pyproxy.kernel.pins import remove_tree
@@ -20,7 +21,7 @@ from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering, covering
 from tests.datapath.ends import backend, client, frontend, node_address, plan
-from tests.datapath.flowtable import ANSWERED, ESTABLISHED, FlowTable, Key, Lead, Life, Record, Side
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, FlowTable, Key, Lead, Record, Side
 from tests.datapath.hooks import Hooks, passed
 from tests.datapath.hooks import Wire as Look
 from tests.datapath.node import Node

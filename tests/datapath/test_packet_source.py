@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Prefix, Protocol
 from tests.datapath.ends import backend, client, frontend, node_address, plan
-from tests.datapath.flowtable import Life, Record
+from tests.datapath.flowtable import Record
 from tests.datapath.hooks import LOOPBACK, Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, SYN, End

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, plan
-from tests.datapath.flowtable import Key, Lead, Life, Role, Side
+from tests.datapath.flowtable import Key, Lead, Role, Side
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, FIN, PEER_MAC, RST, SYN, ether

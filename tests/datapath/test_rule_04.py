@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, plan
-from tests.datapath.flowtable import ESTABLISHED, OPENED, Key, Life, Role, Side, begin_tick
+from tests.datapath.flowtable import ESTABLISHED, OPENED, Key, Role, Side, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, FIN, RST, SYN, End

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol
 from tests.datapath import packets as p
 from tests.datapath.children import Board, Child, Where
 from tests.datapath.ends import SOURCE_PORTS, backend, client, frontend, node_address, plan
-from tests.datapath.flowtable import Key, Life, Record, Side
+from tests.datapath.flowtable import Key, Record, Side
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import End

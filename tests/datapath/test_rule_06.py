@@ -9,16 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, plan
-from tests.datapath.flowtable import (
-    ANSWERED,
-    ESTABLISHED,
-    OPENED,
-    Life,
-    begin_tick,
-)
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, OPENED, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, FIN, PSH, RST, SYN

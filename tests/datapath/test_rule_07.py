@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, node_address, plan
-from tests.datapath.flowtable import Key, Lead, Life, Record, Role, Side
+from tests.datapath.flowtable import Key, Lead, Record, Role, Side
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, SYN, End

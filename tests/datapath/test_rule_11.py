@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.connections import Life
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
@@ -21,7 +22,6 @@ from tests.datapath.flowtable import (
     OPENING_TICKS,
     Key,
     Lead,
-    Life,
     Role,
     Side,
     begin_tick,

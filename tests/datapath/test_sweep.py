@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyproxy.kernel import connections as table
-from pyproxy.kernel.connections import Connections
+from pyproxy.kernel.connections import Connections, Life
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import now_ticks
@@ -24,7 +24,7 @@ from pyproxy.model import Family, Protocol
 from tests.datapath import packets as p
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flavours import Flavour
-from tests.datapath.flowtable import ESTABLISHED, OPENED, Life, Record
+from tests.datapath.flowtable import ESTABLISHED, OPENED, Record
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, SYN, End

@@ -18,8 +18,9 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.e2e.scene import Scene
+from tests.e2e.scene import App, Scene
 from tests.lab import leftovers
+from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
 
 OPTION = "--socket-translation"
@@ -101,3 +102,24 @@ def own(spare: Scene) -> Iterator[Scene]:
         if not agent.running:
             agent.start()
     spare.clear()
+
+
+@pytest.fixture(scope="module")
+def web(own: Scene) -> App:
+    """An application on all pods of the module's own cluster."""
+    app = own.app("web")
+    own.run(app, own.cluster.pods)
+    return app
+
+
+@pytest.fixture
+def agent(own: Scene) -> Iterator[Agent]:
+    """The agent of node1; it runs again after the test, as it did before."""
+    agent = own.agents[0]
+    program, options = agent.program, agent.options
+    yield agent
+    if (agent.program, agent.options) != (program, options):
+        agent.program, agent.options = program, options
+        agent.restart()
+    elif not agent.running:
+        agent.start()

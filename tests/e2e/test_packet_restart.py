@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,27 +21,6 @@ pytestmark = pytest.mark.once
 
 BETWEEN = 20  # new connections seen between two acts
 PAUSE_S = 0.01  # the flows of UDP stay in the table for minutes: it must hold them all
-
-
-@pytest.fixture(scope="module")
-def web(own: Scene) -> App:
-    """An application on all pods."""
-    app = own.app("web")
-    own.run(app, own.cluster.pods)
-    return app
-
-
-@pytest.fixture
-def agent(own: Scene) -> Iterator[Agent]:
-    """The agent of node1; it runs again after the test, as it did before."""
-    agent = own.agents[0]
-    program, options = agent.program, agent.options
-    yield agent
-    if (agent.program, agent.options) != (program, options):
-        agent.program, agent.options = program, options
-        agent.restart()
-    elif not agent.running:
-        agent.start()
 
 
 class Traffic:

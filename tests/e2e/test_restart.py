@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,6 @@ from tests.lab.prober import answered
 from tests.lab.waiting import wait_for
 
 BETWEEN = 200  # new connections seen between two acts
-
-
-@pytest.fixture(scope="module")
-def web(own: Scene) -> App:
-    """An application on all pods of a cluster whose agents may be killed."""
-    app = own.app("web")
-    own.run(app, own.cluster.pods)
-    return app
-
-
-@pytest.fixture
-def agent(own: Scene) -> Iterator[Agent]:
-    """The agent of node1; it runs again after the test."""
-    agent = own.agents[0]
-    yield agent
-    if not agent.running:
-        agent.start()
 
 
 @pytest.mark.parametrize("family", [4, 6])
