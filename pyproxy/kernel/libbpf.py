@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pyproxy.errors import KernelError, MapFullError
 
 BATCH = 8192
+_NOEXIST = 1  # BPF_NOEXIST of linux/bpf.h
 
 _c = ctypes
 
@@ -221,6 +222,17 @@ def program_fd(program_id: int) -> int:
 def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     """Write one element."""
     _call("BPF_MAP_UPDATE_ELEM", "bpf_map_update_elem", fd, key, value, _c.c_uint64(flags))
+
+
+def map_insert(fd: int, key: bytes, value: bytes) -> bool:
+    """Write one element unless there is one with this key; return whether there was none."""
+    try:
+        map_update(fd, key, value, _NOEXIST)
+    except KernelError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
 
 
 def map_delete(fd: int, key: bytes) -> bool:

@@ -85,6 +85,22 @@ class Record(NamedTuple):
         return End(self.client.address, self.client_port)
 
 
+    def leads(self) -> dict[Key, Role]:
+        """What may lead here, and as what."""
+        if not self.flags & Life.READY:
+            return {}
+        request = Key(self.client, self.frontend, self.proto, Side.INGRESS)
+        if self.flags & Life.PASS:
+            return {request: Role.PASS}
+        found = {request: Role.REQUEST}
+        found[Key(self.backend, self.inner, self.proto, Side.EGRESS)] = Role.REPLY
+        if self.flags & Life.SOURCE_WANTED:
+            found[Key(self.inner, self.backend, self.proto, Side.EGRESS)] = Role.REQUEST
+        if self.flags & Life.SOURCE_READY:
+            found[Key(self.backend, self.source, self.proto, Side.INGRESS)] = Role.REPLY
+        return found
+
+
 def begin_tick() -> int:
     """Wait for a new tick to begin, 17 ms at most, and return it.
 
@@ -152,6 +168,14 @@ class FlowTable:
     def records(self) -> list[Record]:
         """Return the records that entries lead to, by number."""
         return [self.record(n) for n in sorted({to.number for to in self.entries().values()})]
+
+    def dangling(self) -> dict[Key, Lead]:
+        """Return the entries that the records that they lead to know nothing of."""
+        return {
+            key: lead
+            for key, lead in self.entries().items()
+            if self.record(lead.number).leads().get(key) != lead.role
+        }
 
     def only(self) -> Record:
         """Return the one record there is."""

@@ -232,7 +232,7 @@ def test_what_has_no_room_is_lost_and_told(tables: Tables) -> None:
     assert move.moved == ROOM
     assert len(move.lost) == 21
     kept = by_client(new)
-    gone = {old.table.record(number).client for number in move.lost}
+    gone = {old.table.record(number).client for number, _ in move.lost}
     assert kept.keys() | gone == {each.client for each in [*before, late]}
     assert not kept.keys() & gone
     for each in [*before, late]:
@@ -252,8 +252,8 @@ def test_one_that_begins_while_others_are_copied_is_not_lost(
     late = conversation(old.family, TCP, 50_000)
     original = vars(Move)["_copy"]
 
-    def copy_then_talk(self: Move, free: list[int], *known: object, **names: object) -> None:
-        original(self, free, *known, **names)
+    def copy_then_talk(self: Move, *known: object) -> None:
+        original(self, *known)
         if not leads_to(late, old):
             late.talk(old)
 
@@ -270,14 +270,9 @@ def leads_to(each: Conversation, hooks: Hooks) -> bool:
     return each.client in by_client(hooks)
 
 
-def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
-    """One ends after it was copied, and another one begins in the same record of the old table."""
-    old, new = tables
-    first, second = (conversation(old.family, TCP, port) for port in (40_000, 50_000))
-    first.talk(old)
+def take_over(old: Hooks, second: Conversation) -> Record:
+    """Let the only connection end, and another one begin in its record; return that."""
     number = old.table.only().number
-    move = tables.move()
-    move.prepare()
     old.table.delete(old.table.entries())
     second.talk(old)
     record = old.table.only()
@@ -285,10 +280,77 @@ def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
     old.table.put({key: Lead(number, to.role) for key, to in old.table.entries().items()})
     if record.number != number:
         old.table.set_life(record.number, Life(0), 0)
-    move.finish()
+    return old.table.only()
+
+
+def two_of_one_record(old: Hooks) -> tuple[Conversation, Conversation]:
+    """Return a conversation that has begun, and one that will take its record over."""
+    first, second = (conversation(old.family, TCP, port) for port in (40_000, 50_000))
+    first.talk(old)
+    return first, second
+
+
+def expect_second(new: Hooks, second: Conversation, record: Record) -> None:
+    """The second connection goes on in its record's likeness, and nothing else leads to it."""
     second.go_on(new)
     second.answer(new)
     assert by_client(new)[second.client] == record._replace(number=0)
+    assert new.table.dangling() == {}
+
+
+def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
+    """One ends after it was copied, and another one begins in the same record of the old table."""
+    old, new = tables
+    _, second = two_of_one_record(old)
+    move = tables.move()
+    move.prepare()
+    record = take_over(old, second)
+    move.finish()
+    expect_second(new, second, record)
+
+
+@pytest.mark.parametrize("after", ["entries", "_copy"])
+def test_a_record_that_changes_owners_while_it_is_copied(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """Between the look at the entries and that at the records, or at the first copy and the next.
+
+    What led to the connection that ended must not lead to the one that began: nobody would ever
+    delete it, and answers to a direct connection between the same ends would be dropped.
+    """
+    old, new = tables
+    _, second = two_of_one_record(old)
+    move = tables.move()
+    where = vars(move)["_old"] if after == "entries" else move
+    original, records = getattr(where, after), list[Record]()
+
+    def then_take_over(*arguments: object) -> object:
+        result = original(*arguments)
+        if not records:
+            records.append(take_over(old, second))
+        return result
+
+    monkeypatch.setattr(where, after, then_take_over)
+    move.prepare()
+    assert new.table.dangling() == {}
+    move.finish()
+    expect_second(new, second, records[0])
+
+
+def test_what_the_new_programs_have_begun_stays(tables: Tables) -> None:
+    """A client whose first packet came to the old programs, and comes again to the new ones."""
+    old, new = tables
+    late = conversation(old.family, TCP, 40_000)
+    move = tables.move()
+    move.prepare()
+    late.begin(old)
+    late.talk(new)
+    wanted = new.table.only()
+    move.finish()
+    late.go_on(new)
+    assert by_client(new) == {late.client: wanted._replace(number=0)}
+    assert wanted.number in numbers(new)
+    assert new.table.dangling() == {}
 
 
 def test_a_move_that_was_killed_is_made_again(tables: Tables) -> None:

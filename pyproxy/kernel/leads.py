@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What leads to a connection: the keys of `nat` that a record asks for, as bpf/connection.h has them.
+
+An entry is to be believed only if its key is among those of the record that it leads to: between
+two looks a record may have become another connection's (datapath rule 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyproxy.kernel.btf import Field
+from pyproxy.kernel.codec import Codec
+from pyproxy.kernel.connections import Life
+
+_RECORD = (
+    "life", "client.addr", "client.port", "frontend.addr", "frontend.port", "backend.addr",
+    "backend.port", "client_port", "proto", "source.addr", "source.port",
+)  # fmt: skip
+_KEY = ("src", "src_port", "dst", "dst_port", "proto", "side")
+_INGRESS, _EGRESS = 0, 1  # `enum side` of bpf/types.h
+
+
+class Leads:
+    """Makes keys out of records; layouts are those of the pinned maps."""
+
+    def __init__(self, record: dict[str, Field], stride: int, key: dict[str, Field], size: int):
+        self._record = Codec(record, stride, _RECORD)
+        self._key = Codec(key, size, _KEY)
+
+    def keys(self, raw: bytes) -> set[bytes]:
+        """Return all keys that may lead to this record; none if it is no connection's."""
+        return set(self._keys(raw))
+
+    def _keys(self, raw: bytes) -> Iterator[bytes]:
+        life, *fields = self._record.unpack(raw)
+        client_addr, client_port, *fields = fields
+        frontend_addr, frontend_port, backend_addr, backend_port, inner_port, proto, *source = fields
+        client, frontend = (client_addr, client_port), (frontend_addr, frontend_port)
+        inner, backend = (client_addr, inner_port), (backend_addr, backend_port)
+        if not life & Life.READY:
+            return
+        yield self._key.pack(*client, *frontend, proto, _INGRESS)
+        if life & Life.PASS:
+            return
+        yield self._key.pack(*backend, *inner, proto, _EGRESS)
+        if life & Life.SOURCE_WANTED:
+            yield self._key.pack(*inner, *backend, proto, _EGRESS)
+        if life & Life.SOURCE_READY:
+            yield self._key.pack(*backend, *source, proto, _INGRESS)
