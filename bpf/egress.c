@@ -68,6 +68,7 @@ static __always_inline int egress_packet(struct __sk_buff *skb, const struct pac
 		return egress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);
+		stage_enter(skb, STAGE_STALE, packet->ip, SIDE_EGRESS);
 		return TC_DROP;
 	}
 	now = now_ticks();

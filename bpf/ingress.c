@@ -63,7 +63,8 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 		return ingress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);
-		return may_open(packet) ? ingress_reopen(skb, packet) : TC_DROP;
+		stage_enter(skb, STAGE_STALE, packet->ip, SIDE_INGRESS);
+		return TC_DROP;
 	}
 	now = now_ticks();
 	expired = is_expired(found.copy.life, now);

@@ -35,9 +35,17 @@ int pass(struct __sk_buff *skb)
 	    !frontend_lookup(&packet.src, packet.proto))
 		return TC_NEXT;
 	answer = packet_answer(&packet);
-	if (connection_find(&answer, SIDE_INGRESS, &found) == FOUND_NOTHING)
+	switch (connection_find(&answer, SIDE_INGRESS, &found)) {
+	case FOUND_NOTHING:
 		pass_open(&answer);
-	else if (found.role == ROLE_PASS && life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
-		life_set(&found, 0, 0, now_ticks());
+		break;
+	case FOUND:
+		if (found.role == ROLE_PASS &&
+		    life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
+			life_set(&found, 0, 0, now_ticks());
+		break;
+	default:
+		break;
+	}
 	return TC_NEXT;
 }

@@ -10,13 +10,11 @@ int reopen(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct found found = {};
 	__u32 now = now_ticks();
-	struct nat_key key;
 	bool clash = false;
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
 		return TC_NEXT;
-	switch (connection_find(&packet, SIDE_INGRESS, &found)) {
-	case FOUND:
+	if (connection_find(&packet, SIDE_INGRESS, &found) == FOUND) {
 		/* another CPU may just have made it */
 		if (is_usable(&found, &packet, now)) {
 			stage_again(skb, packet.ip, SIDE_INGRESS);
@@ -24,13 +22,6 @@ int reopen(struct __sk_buff *skb)
 		}
 		clash = found.copy.life & LIFE_CLASH;
 		connection_end(found.number, found.copy.life, now);
-		break;
-	case FOUND_STALE:
-		key = key_of(&packet.src, &packet.dst, packet.proto, SIDE_INGRESS);
-		nat.delete(&key);
-		break;
-	default:
-		break;
 	}
 	stage_open(skb, packet.ip, clash);
 	return TC_DROP;

@@ -258,6 +258,7 @@ enum stage {
 	STAGE_REFUSE, /* the service has no endpoints */
 	STAGE_REFRESH, /* a connection was not seen for a second */
 	STAGE_ICMP_OUT, /* an ICMP packet leaves */
+	STAGE_STALE, /* what was found is another connection's */
 	STAGES,
 };
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leads to a connection: the keys of `nat` that a record asks for, as bpf/connection.h has them.
+"""What leads to a connection: the keys of `nat` that a record asks for (bpf/connection.h).
 
 An entry is to be believed only if its key is among those of the record that it leads to: between
 two looks a record may have become another connection's (datapath rule 7).
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pyproxy.kernel.btf import Field
 from pyproxy.kernel.codec import Codec
 from pyproxy.kernel.connections import Life
+from pyproxy.kernel.maps import ArrayMap
 
 _RECORD = (
     "life", "client.addr", "client.port", "frontend.addr", "frontend.port", "backend.addr",
@@ -22,11 +23,11 @@ _INGRESS, _EGRESS = 0, 1  # `enum side` of bpf/types.h
 
 
 class Leads:
-    """Makes keys out of records; layouts are those of the pinned maps."""
+    """Makes keys out of records; the layouts are those that the pinned maps have."""
 
-    def __init__(self, record: dict[str, Field], stride: int, key: dict[str, Field], size: int):
-        self._record = Codec(record, stride, _RECORD)
-        self._key = Codec(key, size, _KEY)
+    def __init__(self, records: ArrayMap, key: dict[str, Field], key_size: int) -> None:
+        self._record = records.codec(_RECORD)
+        self._key = Codec(key, key_size, _KEY)
 
     def keys(self, raw: bytes) -> set[bytes]:
         """Return all keys that may lead to this record; none if it is no connection's."""
@@ -35,7 +36,9 @@ class Leads:
     def _keys(self, raw: bytes) -> Iterator[bytes]:
         life, *fields = self._record.unpack(raw)
         client_addr, client_port, *fields = fields
-        frontend_addr, frontend_port, backend_addr, backend_port, inner_port, proto, *source = fields
+        frontend_addr, frontend_port, backend_addr, backend_port, inner_port, proto, *source = (
+            fields
+        )
         client, frontend = (client_addr, client_port), (frontend_addr, frontend_port)
         inner, backend = (client_addr, inner_port), (backend_addr, backend_port)
         if not life & Life.READY:

@@ -59,6 +59,7 @@ STAGES = (
     Program("refuse", "tail call", "refuse.c", SCHED_CLS),
     Program("refresh", "tail call", "refresh.c", SCHED_CLS),
     Program("icmp_out", "tail call", "icmp.c", SCHED_CLS),
+    Program("stale", "tail call", "stale.c", SCHED_CLS),
 )
 
 # program arrays, pinned beside the programs that are in them

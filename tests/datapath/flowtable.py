@@ -84,7 +84,6 @@ class Record(NamedTuple):
         """The client as its backend sees it, where its address is kept."""
         return End(self.client.address, self.client_port)
 
-
     def leads(self) -> dict[Key, Role]:
         """What may lead here, and as what."""
         if not self.flags & Life.READY:

@@ -270,17 +270,29 @@ def leads_to(each: Conversation, hooks: Hooks) -> bool:
     return each.client in by_client(hooks)
 
 
-def take_over(old: Hooks, second: Conversation) -> Record:
-    """Let the only connection end, and another one begin in its record; return that."""
-    number = old.table.only().number
-    old.table.delete(old.table.entries())
-    second.talk(old)
-    record = old.table.only()
-    old.table.write(number, record)
-    old.table.put({key: Lead(number, to.role) for key, to in old.table.entries().items()})
+def take_over(hooks: Hooks, first: Conversation, second: Conversation) -> Record:
+    """Let a connection end, and another one begin in its record; return that."""
+    number = record_of(hooks, first).number
+    hooks.table.delete(leading_to(hooks, number))
+    second.talk(hooks)
+    record = record_of(hooks, second)
     if record.number != number:
-        old.table.set_life(record.number, Life(0), 0)
-    return old.table.only()
+        hooks.table.write(number, record)
+        leading = leading_to(hooks, record.number)
+        hooks.table.put({key: Lead(number, to.role) for key, to in leading.items()})
+        hooks.table.set_life(record.number, Life(0), 0)
+    return record._replace(number=number)
+
+
+def record_of(hooks: Hooks, each: Conversation) -> Record:
+    """Return the record of a conversation."""
+    (found,) = (record for record in hooks.table.records() if record.client == each.client)
+    return found
+
+
+def leading_to(hooks: Hooks, number: int) -> dict[Key, Lead]:
+    """Return the entries that lead to a record."""
+    return {key: to for key, to in hooks.table.entries().items() if to.number == number}
 
 
 def two_of_one_record(old: Hooks) -> tuple[Conversation, Conversation]:
@@ -301,10 +313,10 @@ def expect_second(new: Hooks, second: Conversation, record: Record) -> None:
 def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
     """One ends after it was copied, and another one begins in the same record of the old table."""
     old, new = tables
-    _, second = two_of_one_record(old)
+    first, second = two_of_one_record(old)
     move = tables.move()
     move.prepare()
-    record = take_over(old, second)
+    record = take_over(old, first, second)
     move.finish()
     expect_second(new, second, record)
 
@@ -319,7 +331,7 @@ def test_a_record_that_changes_owners_while_it_is_copied(
     delete it, and answers to a direct connection between the same ends would be dropped.
     """
     old, new = tables
-    _, second = two_of_one_record(old)
+    first, second = two_of_one_record(old)
     move = tables.move()
     where = vars(move)["_old"] if after == "entries" else move
     original, records = getattr(where, after), list[Record]()
@@ -327,7 +339,7 @@ def test_a_record_that_changes_owners_while_it_is_copied(
     def then_take_over(*arguments: object) -> object:
         result = original(*arguments)
         if not records:
-            records.append(take_over(old, second))
+            records.append(take_over(old, first, second))
         return result
 
     monkeypatch.setattr(where, after, then_take_over)
@@ -335,6 +347,21 @@ def test_a_record_that_changes_owners_while_it_is_copied(
     assert new.table.dangling() == {}
     move.finish()
     expect_second(new, second, records[0])
+
+
+def test_a_record_that_the_new_programs_have_taken(tables: Tables) -> None:
+    """A connection that was copied is over there, and its record is another one's by now."""
+    old, new = tables
+    first, second = two_of_one_record(old)
+    move = tables.move()
+    move.prepare()
+    record = take_over(new, first, second)
+    move.finish()
+    assert record_of(new, second) == record
+    expect_second(new, second, record)
+    # it had not ended in the old table
+    first.go_on(new)
+    first.answer(new)
 
 
 def test_what_the_new_programs_have_begun_stays(tables: Tables) -> None:

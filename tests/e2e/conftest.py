@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.e2e.scene import App, Scene
+from tests.e2e.scene import App, Scene, dangling
 from tests.lab import leftovers
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
@@ -101,6 +101,8 @@ def own(spare: Scene) -> Iterator[Scene]:
     for agent in spare.agents:
         if not agent.running:
             agent.start()
+    for agent in spare.agents:
+        assert dangling(agent) == [], f"what leads nowhere on {agent.node.name}"
     spare.clear()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pyproxy.kernel import inspect
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.table import Entry, Table
 from pyproxy.model import Family, address_text
 from pyproxy.tables import BackendFlag
 from tests.lab import manifests
@@ -172,6 +174,16 @@ class Scene:
 def counters(agent: Agent, family: int) -> Counter[str]:
     """Return what a node's programs of family 4 or 6 have counted."""
     return Counter(inspect.counters(Pins(agent.bpffs, Family(family))))
+
+
+def dangling(agent: Agent) -> list[Entry]:
+    """Return the entries of a node's connection tables that lead to records of others."""
+    found: list[Entry] = []
+    for family in Family:
+        for directory in Pins(agent.bpffs, family).connection_tables():
+            with closing(Table(directory, write=False)) as table:
+                found += table.dangling()
+    return found
 
 
 def members(agent: Agent, family: int, name: str) -> set[tuple[str, bool]]:

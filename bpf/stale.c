@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A stage: the entry of a packet leads to a record that is another connection's (rule 7). Nobody
+ * else would ever delete such an entry, and it would swallow whatever comes by these ends.
+ */
+#include "connection.h"
+
+/* Return whether an entry leads nowhere: to nobody's record, or to a whole one of others. */
+static __always_inline bool is_loose(const struct nat_entry *entry, const struct packet *packet,
+				     __u32 side)
+{
+	__u32 number = entry->connection, role = entry->role;
+	struct connection *record = connections.lookup(&number);
+	struct connection copy = {};
+
+	if (!record)
+		return true;
+	__builtin_memcpy(&copy, record, CONNECTION_BYTES);
+	/* one that is being made has entries before it is ready, one that ends has them yet */
+	if (!(copy.life & LIFE_READY))
+		return !(copy.life & LIFE_CLAIMED);
+	return copy.check == connection_check(&copy) &&
+	       !(copy.proto == packet->proto && is_of(&copy, role, side, packet));
+}
+
+int stale(struct __sk_buff *skb)
+{
+	__u32 at = stage_ip(skb), side = stage_side(skb);
+	struct packet packet = {};
+	struct nat_entry *entry;
+	struct nat_key key;
+
+	if (packet_read(skb, at, &packet) != READ_DONE)
+		return TC_DROP;
+	key = key_of(&packet.src, &packet.dst, packet.proto, side);
+	entry = nat.lookup(&key);
+	if (entry && !is_loose(entry, &packet, side))
+		return TC_DROP;
+	if (entry)
+		nat.delete(&key);
+	stage_again(skb, at, side);
+	return TC_DROP;
+}
