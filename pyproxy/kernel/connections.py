@@ -43,16 +43,16 @@ class Life(enum.IntFlag):
     SOURCE_READY = 4096
 
 
-_FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
+FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 
 
 def timeout_setting(flags: int) -> str:
     """Return the name of the timeout that holds in a state, as life_timeout() does in C."""
     if flags & Life.UDP:
         return "udp_stream" if flags & Life.ESTABLISHED else "udp"
-    if flags & Life.RESET or flags & _FIN == _FIN:
+    if flags & Life.RESET or flags & FIN == FIN:
         return "tcp_closed"
-    if flags & _FIN:
+    if flags & FIN:
         return "tcp_close_wait"
     return "tcp_established" if flags & Life.ESTABLISHED else "tcp_opening"
 

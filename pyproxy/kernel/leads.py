@@ -29,11 +29,8 @@ class Leads:
         self._record = records.codec(_RECORD)
         self._key = Codec(key, key_size, _KEY)
 
-    def keys(self, raw: bytes) -> set[bytes]:
-        """Return all keys that may lead to this record; none if it is no connection's."""
-        return set(self._keys(raw))
-
-    def _keys(self, raw: bytes) -> Iterator[bytes]:
+    def keys(self, raw: bytes) -> Iterator[bytes]:
+        """Give all keys that may lead to this record; none if it is no connection's."""
         life, *fields = self._record.unpack(raw)
         client_addr, client_port, *fields = fields
         frontend_addr, frontend_port, backend_addr, backend_port, inner_port, proto, *source = (

@@ -8,14 +8,13 @@ record can only be taken by compare-and-exchange, which is not to be had from he
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from pyproxy.errors import MapFullError
-from pyproxy.kernel.connections import Life
+from pyproxy.kernel.connections import FIN, Life
 from pyproxy.kernel.packetpath import now_ticks
-from pyproxy.kernel.table import Connection, Entry, Table
+from pyproxy.kernel.table import Connection, Entry, Table, life_of
 
 RESERVE = 1024
 
@@ -31,6 +30,7 @@ class Move:
         self._free: list[int] = []
         self._reserve: set[int] = set()
         self._there: AbstractSet[bytes] = frozenset()
+        self._in_use = False
         self.lost: set[Connection] = set()
 
     @property
@@ -47,7 +47,7 @@ class Move:
         there = {
             entry.key: entry.number
             for entry in self._new.entries()
-            if entry.key in self._new.keys(self._new.record(entry.number))
+            if self._new.knows(self._new.record(entry.number), entry)
         }
         self._there = there.keys()
         room = set(range(1, self._new.records.max)) - set(there.values())
@@ -64,6 +64,7 @@ class Move:
 
     def finish(self) -> None:
         """Copy what was opened meanwhile, and let go of everything; nobody uses the old table."""
+        self._in_use = True
         # a record that the new programs have taken since is another connection's
         begun = {each: new for each, new in self._numbers.items() if self._is_its(each, new)}
         self._numbers = begun.copy()
@@ -81,39 +82,43 @@ class Move:
         Entries that lead to another connection's record stay behind: nothing would ever delete
         them, and the packets that find them belong to nobody.
         """
-        records: dict[int, tuple[bytes, set[bytes]]] = {}
-        for entry in self._old.entries():
-            # the first of the two or four entries that lead to a record decides what it says
-            if entry.number not in records:
-                found = self._old.record(entry.number)
-                records[entry.number] = found, self._old.keys(found)
-            raw, keys = records[entry.number]
-            if entry.key in self._there or entry.key not in keys:
-                continue
+        entries = [each for each in self._old.entries() if each.key not in self._there]
+        # what a record says is read once for the two or four entries that lead to it
+        records = {each.number: b"" for each in entries}
+        records.update((number, self._old.record(number)) for number in records)
+        # where there is not room for all, what is over makes room for what is not
+        for number, raw in sorted(records.items(), key=lambda item: _rank(item[1])):
+            connection = self._old.connection(number, raw)
+            if raw and connection not in known:
+                self._copy_record(connection, raw)
+        for entry in entries:
+            raw = records[entry.number]
             connection = self._old.connection(entry.number, raw)
-            if connection not in known and not self._copy_record(connection, raw):
-                continue
-            self._copy_entry(entry, connection)
+            if connection in self._numbers and self._old.knows(raw, entry):
+                self._copy_entry(entry, connection)
 
-    def _copy_record(self, connection: Connection, raw: bytes) -> bool:
+    def _copy_record(self, connection: Connection, raw: bytes) -> None:
         if connection not in self._numbers:
             if not self._free:
                 self.lost.add(connection)
-                return False
+                return
             self._numbers[connection] = self._free.pop()
             self._taken.add(self._numbers[connection])
             # there was no room for it before
             self.lost.discard(connection)
-        self._new.records.write(self._numbers[connection], raw)
-        return True
+        self._new.write(self._numbers[connection], raw)
 
     def _copy_entry(self, entry: Entry, connection: Connection) -> None:
-        value = self._numbers[connection].to_bytes(4, sys.byteorder) + entry.rest
+        entry = entry._replace(number=self._numbers[connection])
         try:
             # the new programs may have made a connection of this client's already
-            self._new.lead(entry.key, value, self._taken)
+            written = self._new.lead(entry, self._taken)
         except MapFullError:
             self.lost.add(connection)
+            return
+        # or they have taken the record, and deleted what led there just before this was written
+        if written and self._in_use and not self._is_its(connection, entry.number):
+            self._new.forget(entry)
 
     def _is_its(self, connection: Connection, new: int) -> bool:
         """Return whether a record of the new table is that connection's yet."""
@@ -126,15 +131,19 @@ class Move:
         before, now = self._old.record(old), self._new.record(new)
         if self._old.connection(old, before) != connection or not self._is_its(connection, new):
             return
-        flags, life = _word(before) & 0xFFFFFFFF, _word(now)
+        flags, life = life_of(before) & 0xFFFFFFFF, life_of(now)
         if flags & ~life & Life.SOURCE_READY:
             self._new.records.write(new, before)
         elif flags & ~life:
             self._new.records.store(new, life | flags)
 
 
-def _word(record: bytes) -> int:
-    return int.from_bytes(record[:8], sys.byteorder)
+def _rank(raw: bytes) -> int:
+    """Return how soon a connection may be missed: the lower, the later."""
+    life = life_of(raw) if raw else 0
+    if life & Life.RESET or life & FIN == FIN:
+        return 2
+    return 0 if life & Life.ESTABLISHED else 1
 
 
 def life_word(flags: int, ticks: int) -> int:

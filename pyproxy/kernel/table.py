@@ -41,7 +41,6 @@ class Table:
             Types(libbpf.btf(self._info.btf_id)).fields(self._info.btf_key_type),
             self._info.key_size,
         )
-        self._life = self.records.layout["life"].offset
         # connection_check(): all that a connection keeps until it ends
         self._check = _slice(self.records.layout["check"])
 
@@ -56,39 +55,57 @@ class Table:
         for _ in range(READ_TRIES if number < self.records.max else 0):
             # one that was being written meanwhile has another life now
             if (again := self.records.read(number)) == raw:
-                return raw if raw[self._life] & Life.READY else b""
+                return raw if life_of(raw) & Life.READY else b""
             raw = again
         return b""
 
-    def keys(self, raw: bytes) -> set[bytes]:
-        """Return the keys of the entries that belong to a record, none if it is b""."""
-        return self._leads.keys(raw) if raw else set()
+    def knows(self, raw: bytes, entry: Entry) -> bool:
+        """Return whether an entry belongs to a record; b"" has none."""
+        return bool(raw) and entry.key in self._leads.keys(raw)
 
     def dangling(self) -> list[Entry]:
         """Return the entries that lead to records which know nothing of them."""
-        return [
-            each for each in self.entries() if each.key not in self.keys(self.record(each.number))
-        ]
+        return [each for each in self.entries() if not self.knows(self.record(each.number), each)]
 
     def connection(self, number: int, raw: bytes) -> Connection:
         """Return whose record this is, in whatever state."""
         return number, raw[self._check]
 
-    def lead(self, key: bytes, value: bytes, ours: AbstractSet[int]) -> None:
+    def write(self, number: int, raw: bytes) -> None:
+        """Write a record that is nobody's; it is a connection's with the last of its bytes."""
+        held = int(Life.CLAIMED).to_bytes(8, sys.byteorder)
+        self.records.write(number, held + raw[len(held) :])
+        self.records.store(number, life_of(raw))
+
+    def lead(self, entry: Entry, ours: AbstractSet[int]) -> bool:
         """Write an entry, unless there is one that leads to a record which is none of `ours`.
 
-        Raises MapFullError.
+        Return whether that has changed anything. Raises MapFullError.
         """
-        if libbpf.map_insert(self.nat, key, value):
-            return
-        there = libbpf.map_lookup(self.nat, key, self._info.value_size) or value
-        if _number(there) in ours:
-            libbpf.map_update(self.nat, key, value)
+        value = entry.number.to_bytes(4, sys.byteorder) + entry.rest
+        if libbpf.map_insert(self.nat, entry.key, value):
+            return True
+        there = libbpf.map_lookup(self.nat, entry.key, self._info.value_size)
+        if there is None or there == value or _number(there) not in ours:
+            return False
+        libbpf.map_update(self.nat, entry.key, value)
+        return True
+
+    def forget(self, entry: Entry) -> None:
+        """Delete an entry, unless it leads elsewhere by now."""
+        there = libbpf.map_lookup(self.nat, entry.key, self._info.value_size)
+        if there is not None and _number(there) == entry.number:
+            libbpf.map_delete(self.nat, entry.key)
 
     def close(self) -> None:
         """Close both maps."""
         self.records.close()
         os.close(self.nat)
+
+
+def life_of(raw: bytes) -> int:
+    """Return the life of a record, state and time; it is the first word of it."""
+    return int.from_bytes(raw[:8], sys.byteorder)
 
 
 def _slice(field: Field) -> slice:
