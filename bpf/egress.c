@@ -65,6 +65,7 @@ static __always_inline int egress_packet(struct __sk_buff *skb, const struct pac
 	case FOUND:
 		break;
 	case FOUND_NOTHING:
+		look_back(skb, packet, SIDE_EGRESS);
 		return egress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);

@@ -60,6 +60,7 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 	case FOUND:
 		break;
 	case FOUND_NOTHING:
+		look_back(skb, packet, SIDE_INGRESS);
 		return ingress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);

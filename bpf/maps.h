@@ -81,7 +81,12 @@ BPF_F_TABLE(PINNED("lpm_trie", "local_cidrs"), struct cidr_key, __u32, local_cid
  * Stages of the packet path that most packets never reach, entered by tail calls. Pinned
  * beside the programs that it holds: another build has its own.
  */
+#ifdef STAGES_PIN
+/* for an object that another one's programs enter, and that goes back to them */
+BPF_TABLE("prog:" STAGES_PIN, __u32, __u32, stages, STAGES);
+#else
 BPF_PROG_ARRAY(stages, STAGES);
+#endif
 
 /* The other family's programs: one program a device and side is cheaper than two. */
 BPF_PROG_ARRAY(other_family, ENTRIES);

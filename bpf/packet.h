@@ -194,6 +194,26 @@ static __always_inline void stage_again(struct __sk_buff *skb, __u32 at, __u32 s
 	stage_enter(skb, side == SIDE_EGRESS ? STAGE_EGRESS : STAGE_INGRESS, at, side);
 }
 
+/* What says that the former table was looked into at this side; by chance it is hardly there. */
+#define LOOKED_BACK 0x6c6f6f6b
+
+/*
+ * Look for a packet's connection in the former table, if there is one (rule 23). Returns only if
+ * there is none, or nothing in it.
+ */
+static __always_inline void look_back(struct __sk_buff *skb, const struct packet *packet,
+				      __u32 side)
+{
+	if (skb->cb[3] != LOOKED_BACK + side)
+		stage_enter(skb, STAGE_ADOPT, packet->ip, side);
+}
+
+/* Note that it was looked for. */
+static __always_inline void looked_back(struct __sk_buff *skb, __u32 side)
+{
+	skb->cb[3] = LOOKED_BACK + side;
+}
+
 /* Return whether the packet begins a TCP connection (rule 3). */
 static __always_inline bool is_first(const struct packet *packet)
 {

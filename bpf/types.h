@@ -259,6 +259,7 @@ enum stage {
 	STAGE_REFRESH, /* a connection was not seen for a second */
 	STAGE_ICMP_OUT, /* an ICMP packet leaves */
 	STAGE_STALE, /* what was found is another connection's */
+	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
 	STAGES,
 };
 

@@ -55,7 +55,10 @@ class Loading:
         self._requests = [
             load.Request(config.bpffs_root, family, features, sizes) for family in families()
         ]
-        self._missing = [each for each in self._requests if not load.is_loaded(each)]
+        for request in self._requests:
+            former = _former_tables(request)
+            request.former = former[-1] if former else None
+        self._missing = [each for each in self._requests if each.former or not load.is_loaded(each)]
         self._child = load.start(self._missing) if self._missing else None
 
     def finish(self, is_wanted: Callable[[], bool] = lambda: True) -> dict[Family, Loaded]:
@@ -69,28 +72,31 @@ class Loading:
             log.info("compiled and loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}
 
-    def adopt_connections(self) -> list[Move]:
+    def adopt_connections(self, loaded: dict[Family, Loaded]) -> list[Move]:
         """Begin to move connections out of tables of other sizes, before programs are attached.
 
-        finish_moves() ends that once they are.
+        Until finish_moves() ends that, once they are, the programs look into the former table
+        themselves for what has not been moved yet.
         """
         moves = []
         for request in self._requests:
-            for table in request.pins.connection_tables():
-                if table != request.connections:
-                    moves.append(Move(table, request.connections))
-                    moves[-1].prepare()
+            for table in _former_tables(request):
+                moves.append(Move(table, request.connections))
+                moves[-1].prepare()
+            if request.former:
+                load.look_back(loaded[request.family].programs, begins=True)
         return moves
 
-    def finish_moves(self, moves: list[Move]) -> None:
+    def finish_moves(self, moves: list[Move], loaded: dict[Family, Loaded]) -> None:
         """Move what is left, and forget the former tables."""
         for move in moves:
             move.finish()
             log.info("moved %d connections to the new table, %d lost", move.moved, len(move.lost))
         for request in self._requests:
-            for table in request.pins.connection_tables():
-                if table != request.connections:
-                    remove_tree(table)
+            if request.former:
+                load.look_back(loaded[request.family].programs, begins=False)
+            for table in _former_tables(request):
+                remove_tree(table)
 
     def abandon(self) -> None:
         """End a loader that still runs."""
@@ -124,6 +130,11 @@ class Loading:
             log.info("attached %d %s socket programs to %s", changed, request.family.label, where)
         connections = Connections(request.connections, pins.maps)
         return Loaded(pins, digest, KernelDatapath(pins), path, connections)
+
+
+def _former_tables(request: load.Request) -> list[Path]:
+    """Return where connection tables of other sizes are, the newest last."""
+    return [each for each in request.pins.connection_tables() if each != request.connections]
 
 
 def forget_former_programs(loaded: dict[Family, Loaded]) -> None:

@@ -77,9 +77,9 @@ def _run(
             lambda: messages.put(CoverChanged()),
         )
         watch = Watch(cover.refresh)
-        moves = loading.adopt_connections()
+        moves = loading.adopt_connections(loaded)
         cover.refresh()
-        loading.finish_moves(moves)
+        loading.finish_moves(moves, loaded)
         watch.start()
         running.callback(watch.stop)
         # a device that still runs former ones needs their stages too

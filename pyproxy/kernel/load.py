@@ -22,8 +22,8 @@ from pyproxy.kernel import libbpf
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.links import opened
 from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
-from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
-from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build
+from pyproxy.kernel.programs import ADOPT, OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
+from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build, build_adoption
 from pyproxy.model import Family
 
 LOAD_TIMEOUT_S = 120
@@ -37,15 +37,25 @@ class LoadingEndedError(PyproxyError):
 
 
 class Request:
-    """What to load: a family's objects below a bpffs root, with maps of these sizes."""
+    """What to load: a family's objects below a bpffs root, with maps of these sizes.
+
+    `former` is where a connection table of another size is pinned, whose connections are to come
+    along.
+    """
 
     def __init__(
-        self, root: Path, family: Family, features: Features, sizes: Sizes | None = None
+        self,
+        root: Path,
+        family: Family,
+        features: Features,
+        sizes: Sizes | None = None,
+        former: Path | None = None,
     ) -> None:
         self.pins = Pins(root, family)
         self.family = family
         self.features = features
         self.sizes = sizes or Sizes()
+        self.former = former
 
     @property
     def connections(self) -> Path:
@@ -58,13 +68,24 @@ class Request:
 
 
 def _to_json(requests: Sequence[Request]) -> str:
-    return json.dumps([(str(r.pins.root), r.family.value, r.features, r.sizes) for r in requests])
+    return json.dumps(
+        [
+            (str(r.pins.root), r.family.value, r.features, r.sizes, str(r.former or ""))
+            for r in requests
+        ]
+    )
 
 
 def _from_json(text: str) -> list[Request]:
     return [
-        Request(Path(root), Family(family), Features(*features), Sizes(*sizes))
-        for root, family, features, sizes in json.loads(text)
+        Request(
+            Path(root),
+            Family(family),
+            Features(*features),
+            Sizes(*sizes),
+            Path(former) if former else None,
+        )
+        for root, family, features, sizes, former in json.loads(text)
     ]
 
 
@@ -118,8 +139,27 @@ def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda:
 
 
 def load(request: Request) -> None:
-    """Compile, check and pin; runs inside the loader."""
+    """Compile, check and pin what is missing; runs inside the loader."""
+    if not is_loaded(request):
+        _load_programs(request)
+    if request.former:
+        _load_adoption(request, request.former)
+
+
+def _load_adoption(request: Request, former: Path) -> None:
     from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - the agent never gets here
+
+    programs_of = request.build()
+    directory = request.pins.programs(programs_of.digest)
+    wanted = build_adoption(former, directory, programs_of)
+    compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    pin = directory / ADOPT.name
+    pin.unlink(missing_ok=True)
+    libbpf.obj_pin(compiled.load(ADOPT), str(pin))
+
+
+def _load_programs(request: Request) -> None:
+    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - as above
 
     wanted = request.build()
     request.pins.make(request.sizes.max_connections)
@@ -150,10 +190,24 @@ def make_shared(request: Request) -> None:
     Object(wanted.text, wanted.cflags, bpf_directory() / "include")
 
 
-def fill_array(array: Path, wanted: Sequence[Path]) -> None:
-    """Put pinned programs into a pinned program array, in order."""
+def look_back(programs: Path, *, begins: bool) -> None:
+    """Let programs look into the former table for which adoption was loaded, or no longer.
+
+    `programs` is their directory.
+    """
+    adopt, key = programs / ADOPT.name, len(STAGES).to_bytes(4, sys.byteorder)
+    if begins:
+        fill_array(programs / STAGE_ARRAY, [adopt], len(STAGES))
+        return
+    with opened(programs / STAGE_ARRAY) as fd:
+        libbpf.map_delete(fd, key)
+    adopt.unlink(missing_ok=True)
+
+
+def fill_array(array: Path, wanted: Sequence[Path], first: int = 0) -> None:
+    """Put pinned programs into a pinned program array, in order, from an index on."""
     with opened(array) as fd:
-        for index, program in enumerate(wanted):
+        for index, program in enumerate(wanted, first):
             with opened(program) as program_fd:
                 key, value = index.to_bytes(4, sys.byteorder), program_fd.to_bytes(4, sys.byteorder)
                 libbpf.map_update(fd, key, value)

@@ -69,8 +69,11 @@ class Move:
         begun = {each: new for each, new in self._numbers.items() if self._is_its(each, new)}
         self._numbers = begun.copy()
         self._copy(begun.keys())
+        # where a packet brought its connection along at the same time, one of both has given way
+        self._copy(self._numbers.keys())
         for each, new in begun.items():
             self._catch_up(each, new)
+        self._release(self._numbers.keys() - begun.keys())
         for number in self._reserve - self._taken:
             self._new.records.store(number, 0)
         self._old.close()
@@ -89,7 +92,7 @@ class Move:
         # where there is not room for all, what is over makes room for what is not
         for number, raw in sorted(records.items(), key=lambda item: _rank(item[1])):
             connection = self._old.connection(number, raw)
-            if raw and connection not in known:
+            if raw and connection not in known and (self._in_use or _is_settled(raw)):
                 self._copy_record(connection, raw)
         for entry in entries:
             raw = records[entry.number]
@@ -120,6 +123,12 @@ class Move:
         if written and self._in_use and not self._is_its(connection, entry.number):
             self._new.forget(entry)
 
+    def _release(self, copied: AbstractSet[Connection]) -> None:
+        """Give records back to which nothing leads: packets have brought those along."""
+        led = {entry.number for entry in self._new.entries()}
+        for connection in [each for each in copied if self._numbers[each] not in led]:
+            self._new.records.store(self._numbers.pop(connection), 0)
+
     def _is_its(self, connection: Connection, new: int) -> bool:
         """Return whether a record of the new table is that connection's yet."""
         _, check = connection
@@ -144,6 +153,17 @@ def _rank(raw: bytes) -> int:
     if life & Life.RESET or life & FIN == FIN:
         return 2
     return 0 if life & Life.ESTABLISHED else 1
+
+
+def _is_settled(raw: bytes) -> bool:
+    """Return whether a copy of a connection is good for longer than a moment.
+
+    What waits for its backend's answer or for its source is another thing with the next packet:
+    it is copied when nobody changes it any more, unless a packet brings it along before.
+    """
+    life = life_of(raw)
+    is_answered = bool(life & (Life.UDP | Life.PASS | Life.REPLIED))
+    return is_answered and bool(life & Life.SOURCE_READY or not life & Life.SOURCE_WANTED)
 
 
 def life_word(flags: int, ticks: int) -> int:

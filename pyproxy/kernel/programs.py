@@ -62,6 +62,9 @@ STAGES = (
     Program("stale", "tail call", "stale.c", SCHED_CLS),
 )
 
+# the stage after those: an object of its own, there while connections come from a former table
+ADOPT = Program("adopt", "tail call", "adopt.c", SCHED_CLS)
+
 # program arrays, pinned beside the programs that are in them
 STAGE_ARRAY = "stages"
 OTHER_FAMILY_ARRAY = "other_family"

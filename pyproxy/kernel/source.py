@@ -18,7 +18,7 @@ import pyproxy
 from pyproxy.errors import KernelError
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.pins import Pins
-from pyproxy.kernel.programs import sources
+from pyproxy.kernel.programs import ADOPT, STAGE_ARRAY, sources
 from pyproxy.model import Family
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
@@ -90,6 +90,15 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
 
 # what makes the maps that both families share, and nothing else
 SHARED = ("shared.c",)
+
+
+def build_adoption(former: Path, programs: Path, of: Build) -> Build:
+    """Return what to compile to bring connections along from a former table.
+
+    It is `former` where that is pinned, and `programs` where those are pinned that `of` makes.
+    """
+    where = (f'-DFORMER_PIN_DIR="{former}"', f'-DSTAGES_PIN="{programs / STAGE_ARRAY}"')
+    return Build(of.family, flatten(bpf_directory(), (ADOPT.source,)), (*of.cflags, *where))
 
 
 def build(

@@ -103,7 +103,7 @@ def stage_of(program: programs.Program) -> str:
         ("moment", in_order("MOMENT", inspect.MOMENTS, "MOMENT_MAX")),
         ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
         ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
-        ("stage", in_order("STAGE", map(stage_of, programs.STAGES), "STAGES")),
+        ("stage", in_order("STAGE", map(stage_of, (*programs.STAGES, programs.ADOPT)), "STAGES")),
         ("device_flag", {"DEVICE_UPLINK": UPLINK}),
     ],
 )

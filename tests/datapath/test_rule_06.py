@@ -144,6 +144,7 @@ def test_rule_06_udp_that_goes_on_is_a_stream(hooks: Hooks) -> None:
     hooks.ingress(hooks.udp(c, f))
     assert hooks.table.only().flags == UDP_SENT
     hooks.egress(hooks.udp(b, c))
+    begin_tick()
     hooks.table.age(number, REFRESH_TICKS)
     hooks.ingress(hooks.udp(c, f))
     assert hooks.table.only().flags == UDP_SENT | Life.REPLIED
