@@ -14,6 +14,7 @@ from pyproxy.kernel import libbpf
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering, covering
 from tests.datapath.flavours import PROTOCOLS, Flavour
+from tests.datapath.moving import Tables, two_tables, with_few
 from tests.datapath.node import Node
 from tests.datapath.wire import Wire
 
@@ -82,3 +83,23 @@ def covered(node: Node, wire: Wire, tmp_path: Path, tcx: bool) -> Iterator[Cover
     """The packet path on the near device, attached in both ways."""
     with covering(node, wire, tmp_path, tcx=tcx) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def few(whole_run: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The same node as its programs with a small connection table see it."""
+    with with_few(whole_run, tmp_path_factory.mktemp("few")) as found:
+        yield found
+
+
+@pytest.fixture(params=["larger", "smaller"])
+def nodes(request: pytest.FixtureRequest, node: Node, few: Node) -> tuple[Node, Node]:
+    """The node with the old table and with the new one."""
+    return (few, node) if request.param == "larger" else (node, few)
+
+
+@pytest.fixture
+def tables(nodes: tuple[Node, Node], family: Family, tmp_path: Path) -> Iterator[Tables]:
+    """Both tables, empty, and a service for each protocol."""
+    with two_tables(nodes, family, tmp_path) as found:
+        yield found
