@@ -7,6 +7,9 @@ its last test, and `pyproxy services` of every node must then list nothing.
 What uses an agent's translation runs once for every --socket-translation that is given: `all`
 (the default), `host`, or both. Tests marked `once` run for the first one only: all of their
 clients are outside of the agents' cgroups, so that the setting does not concern them.
+
+With --kubeconfig the tests marked `anywhere` run in a real cluster, on whose nodes pyproxy runs
+with the --socket-translation that is given; all others need the lab and are left out.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
+from tests.e2e.realscene import RealScene
 from tests.e2e.scene import App, Scene, dangling
 from tests.lab import leftovers
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
+from tests.lab.realcluster import IMAGE, RealCluster
 
 OPTION = "--socket-translation"
 TRANSLATIONS = ("all", "host")
@@ -29,7 +35,7 @@ MakeCluster: TypeAlias = Callable[..., Cluster]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --socket-translation."""
+    """Add --socket-translation, --kubeconfig and --image."""
     parser.addoption(
         OPTION,
         action="append",
@@ -37,10 +43,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what the agents run with (default: all); give it twice for both, one after the other",
     )
 
+    parser.addoption("--kubeconfig", type=Path, help="run in this cluster, by kubectl")
+    parser.addoption("--image", default=IMAGE, help=f"of the tests' pods there ({IMAGE})")
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker `once` known."""
+    """Make the markers known."""
     config.addinivalue_line("markers", "once: does not depend on --socket-translation")
+    config.addinivalue_line("markers", "anywhere: runs in a real cluster, too (--kubeconfig)")
+    config.addinivalue_line("markers", "lab: not in a real cluster, though its file does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs the lab where there is none."""
+    if not config.getoption("--kubeconfig", default=None):
+        return
+    chosen = [
+        item
+        for item in items
+        if item.get_closest_marker("anywhere") and not item.get_closest_marker("lab")
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -68,8 +92,14 @@ def make_cluster(translation: str) -> MakeCluster:
 
 
 @pytest.fixture(scope="session")
-def shared(make_cluster: MakeCluster, translation: str) -> Iterator[Scene]:
+def shared(request: pytest.FixtureRequest, translation: str) -> Iterator[Scene]:
     """The cluster of the whole run: two nodes, three pods each, an agent a node."""
+    kubeconfig = request.config.getoption("--kubeconfig", default=None)
+    if kubeconfig:
+        with RealCluster(kubeconfig, request.config.getoption("--image")) as real:
+            yield RealScene(real, translation)
+        return
+    make_cluster: MakeCluster = request.getfixturevalue("make_cluster")
     with make_cluster() as cluster:
         cluster.respond()
         yield Scene(cluster, cluster.start_agents(), translation)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pyproxy.kernel import inspect
@@ -18,7 +19,7 @@ from pyproxy.tables import BackendFlag
 from tests.lab import manifests
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
-from tests.lab.hosts import Host, Pod
+from tests.lab.hosts import Host
 from tests.lab.manifests import Object, endpoint, endpoint_slice, port, slice_port
 from tests.lab.prober import Outcome, Target, answered, tcp, udp
 from tests.lab.waiting import wait_for
@@ -99,13 +100,17 @@ class Scene:
         self.cluster = cluster
         self.agents = agents
         self.translation = translation
-        self.directory = cluster.directory / "manifests"
         self._apps = 0
         self.patience_s = 5.0  # for how long a change may take to be seen
 
+    @property
+    def directory(self) -> Path:
+        """Where the manifests are that all agents read."""
+        return self.cluster.directory / "manifests"
+
     def by_packets(self, client: Host) -> bool:
         """Say whether packets of a pod or node are translated, and not its sockets."""
-        return self.translation == "host" and isinstance(client, Pod)
+        return self.translation == "host" and client.is_pod
 
     def agent_of(self, node: Host) -> Agent:
         """Return a node's agent."""

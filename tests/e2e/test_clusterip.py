@@ -13,6 +13,8 @@ from tests.lab.evenness import evenness
 from tests.lab.hosts import Host
 from tests.lab.prober import Target, answered, udp
 
+pytestmark = pytest.mark.anywhere
+
 CLIENTS: dict[str, Callable[[Cluster], Host]] = {
     "pod-node1": lambda cluster: cluster.nodes[0].pods[0],
     "pod-node2": lambda cluster: cluster.nodes[1].pods[0],
@@ -92,6 +94,7 @@ def test_pod_reaches_itself_through_its_service(scene: Scene, family: int) -> No
         assert answered(pod.prober.draw(target, 10)) == {pod.name: 10}
 
 
+@pytest.mark.lab
 def test_client_outside_is_not_translated(scene: Scene, web: App) -> None:
     """A socket outside the nodes' cgroups is none of an agent's business: its route counts."""
     client = scene.cluster.client

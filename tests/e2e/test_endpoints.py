@@ -25,6 +25,8 @@ from tests.lab.manifests import (
 from tests.lab.prober import Outcome, tcp
 from tests.lab.waiting import wait_for
 
+pytestmark = pytest.mark.anywhere
+
 CHANGES = 30
 
 
@@ -141,6 +143,7 @@ def _expect_one_step(outcomes: list[Outcome], old: str, new: str) -> None:
     assert set(whos[switch:]) == {new}
 
 
+@pytest.mark.lab
 def test_changed_slice_takes_effect_within_milliseconds(latencies: list[float]) -> None:
     """A changed file reaches new connections: median at most 10 ms, the slowest 100 ms."""
     assert statistics.median(latencies) <= 10, latencies

@@ -10,6 +10,8 @@ from tests.lab.hosts import Host
 from tests.lab.manifests import NOT_READY
 from tests.lab.prober import tcp
 
+pytestmark = pytest.mark.anywhere
+
 FAMILIES = (4, 6, 46)
 
 
@@ -106,6 +108,7 @@ def test_local_policy_uses_the_local_endpoint(scene: Scene, local_only: App) -> 
     assert outcome.who == node.pods[1].name
 
 
+@pytest.mark.lab
 def test_other_port_of_a_cluster_ip_is_not_answered(scene: Scene, idle: App) -> None:
     """A port that the service doesn't have is no frontend: the packets leave untranslated."""
     cluster = scene.cluster

@@ -24,12 +24,18 @@ ENTER = 'echo $$ >"$1/cgroup.procs" && net=$2 && shift 2 && exec nsenter --net="
 class Host:
     """A network namespace with a cgroup and addresses."""
 
+    # what runs this folder's scripts there, with the standard library alone (20 ms)
+    interpreter: tuple[str, ...] = (sys.executable, "-I", "-S")
+    scripts = SCRIPTS
+
     def __init__(self, name: str, netns: Path, cgroup: Path, ipv4: str, ipv6: str) -> None:
         self.name = name
         self.netns = netns
         self.cgroup = cgroup
         self.ipv4 = ipv4
         self.ipv6 = ipv6
+        self.node_name = name  # of a pod: where it runs
+        self.is_pod = False
         self.processes: list[subprocess.Popen[Any]] = []
         self._prober: Prober | None = None
 
@@ -62,8 +68,8 @@ class Host:
                     _close(pipe)
 
     def python(self, script: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
-        """Start a script of this folder with the standard library alone (20 ms)."""
-        argv = (sys.executable, "-I", "-S", str(SCRIPTS / script), *arguments)
+        """Start a script of this folder."""
+        argv = (*self.interpreter, str(self.scripts / script), *arguments)
         return self.popen(*argv, stdout=subprocess.PIPE, **options)
 
     def respond(
@@ -95,6 +101,7 @@ class Pod(Host):
         super().__init__(net.name, netns, cgroup, net.ipv4, net.ipv6)
         self.net = net
         self.node_name = node_name
+        self.is_pod = True
 
 
 class Node(Host):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lab.hosts import Host, Pod
+from tests.lab.hosts import Host
 
 Object = dict[str, Any]
 READY = {"ready": True, "serving": True, "terminating": False}
@@ -43,11 +43,10 @@ def slice_port(number: int, protocol: str = "TCP", *, name: str = "") -> Object:
 
 def endpoint(host: Host, family: int, conditions: Object | None = None) -> Object:
     """Return an endpoint for a pod (or a node's own process) with its nodeName."""
-    node_name = host.node_name if isinstance(host, Pod) else host.name
     return {
         "addresses": [host.address(family)],
         "conditions": READY if conditions is None else conditions,
-        "nodeName": node_name,
+        "nodeName": host.node_name,
     }
 
 
