@@ -113,6 +113,7 @@ int egress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	translated_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_EGRESS);
 	glance = glance_at(skb, ETH_HLEN);
@@ -127,6 +128,7 @@ int egress_l3(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	translated_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_EGRESS_L3);
 	glance = glance_at(skb, 0);

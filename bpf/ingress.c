@@ -37,7 +37,7 @@ static __always_inline int ingress_request(struct __sk_buff *skb, const struct p
 		return ingress_reopen(skb, packet);
 	life_note(found, life_after_request((__u32)found->copy.life, packet), now);
 	count(COUNTER_PACKET_IN);
-	return packet_translate(skb, packet, &client, &backend);
+	return packet_translate_in(skb, packet, &client, &backend);
 }
 
 /* What a backend answers to the address of this node that stands for a client. */
@@ -47,7 +47,7 @@ static __always_inline int ingress_reply(struct __sk_buff *skb, const struct pac
 	struct endpoint client = inner_client(&found->copy);
 
 	count(COUNTER_PACKET_IN);
-	return packet_translate(skb, packet, &packet->src, &client);
+	return packet_translate_in(skb, packet, &packet->src, &client);
 }
 
 static __always_inline int ingress_packet(struct __sk_buff *skb, const struct packet *packet)
@@ -78,10 +78,13 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 	return found.role == ROLE_REPLY ? ingress_reply(skb, packet, &found) : TC_NEXT;
 }
 
-/* Return whether a frame is for this node, and nobody else's on a shared wire (rule 14). */
+/*
+ * Return whether a frame is for this node, and nobody else's on a shared wire (rule 14), and comes
+ * for the first time.
+ */
 static __always_inline bool is_for_us(const struct __sk_buff *skb)
 {
-	return skb->pkt_type == PACKET_HOST && !skb->vlan_present;
+	return skb->pkt_type == PACKET_HOST && !skb->vlan_present && !was_translated(skb);
 }
 
 /* A packet that is worth a look. */

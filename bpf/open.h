@@ -157,7 +157,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 		count(COUNTER_PACKET_OPEN);
 	}
 	count(COUNTER_PACKET_IN);
-	return packet_translate(skb, packet, &client, &picked->backend);
+	return packet_translate_in(skb, packet, &client, &picked->backend);
 }
 
 #endif /* PYPROXY_OPEN_H */

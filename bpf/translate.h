@@ -71,4 +71,34 @@ static __always_inline int packet_translate(struct __sk_buff *skb, const struct 
 	return TC_NEXT;
 }
 
+/*
+ * What skb->tc_index says of a packet that was translated as it came in, until it leaves by some
+ * device or is received. It may come in twice, by a bridge's port and the bridge or by a bond's
+ * device and the bond, and looks like a direct connection of the client's the second time. The
+ * field is nobody's else: what read it (cls_tcindex, sch_dsmark) has left the kernel.
+ */
+#define TRANSLATED 0x7079
+
+/* As packet_translate(), for a packet that comes in. */
+static __always_inline int packet_translate_in(struct __sk_buff *skb, const struct packet *packet,
+					       const struct endpoint *src,
+					       const struct endpoint *dst)
+{
+	skb->tc_index = TRANSLATED;
+	return packet_translate(skb, packet, src, dst);
+}
+
+/* Return whether a packet has come in before, and was translated. */
+static __always_inline bool was_translated(const struct __sk_buff *skb)
+{
+	return skb->tc_index == TRANSLATED;
+}
+
+/* Forget that, as the packet leaves: it may come in again at somebody else's. */
+static __always_inline void translated_forget(struct __sk_buff *skb)
+{
+	if (was_translated(skb))
+		skb->tc_index = 0;
+}
+
 #endif /* PYPROXY_TRANSLATE_H */

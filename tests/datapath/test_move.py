@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from tests.datapath.moving import (
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, End
 from tests.datapath.services import service
-from tests.datapath.wire import FAR, FLAVOURS, NEAR, SERVICE_AT, Wire
+from tests.datapath.talking import Talking
+from tests.datapath.wire import NEAR, SERVICE_AT, Wire
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 ROOM = FEW - 1
@@ -157,35 +157,6 @@ def test_a_move_that_was_killed_late_is_made_again(tables: Tables) -> None:
     assert again.lost == set()
     for each in (first, later):
         each.go_on(new)
-
-
-class Talking:
-    """A backend in the near namespace, and clients of its service in the far one."""
-
-    def __init__(self, wire: Wire, family: Family, undo: ExitStack) -> None:
-        self._wire, self._family, self._undo = wire, family, undo
-        self._flavour = FLAVOURS[family]
-        self._listener = undo.enter_context(wire.socket(NEAR, family, TCP))
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(self._flavour.backend(1))
-        self._listener.listen()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-
-    def connect(self) -> None:
-        """Make another connection to the service."""
-        made = self._undo.enter_context(self._wire.socket(FAR, self._family, TCP))
-        made.connect(self._flavour.service(SERVICE_AT[NEAR]))
-        served = self._undo.enter_context(self._listener.accept()[0])
-        served.settimeout(made.gettimeout())
-        self._pairs.append((made, served))
-        self.talk()
-
-    def talk(self) -> None:
-        """Send something both ways on every connection."""
-        for made, served in self._pairs:
-            for sender, receiver in ((made, served), (served, made)):
-                sender.sendall(b"still there?")
-                assert receiver.recv(64) == b"still there?"
 
 
 def test_connections_over_a_wire_go_on(

@@ -2,8 +2,9 @@
 """Who has which address, and the `ip -batch` texts that wire it: pure, no system call.
 
 A topology is an object with `lan`, `node`, `plug`, `pod`, `client` and `stranger` texts (see
-`Wiring`); the first is `PointToPoint`: each pod behind a veth of its own, as the CNI plugin ptp
-does it. Addresses may be the same in every cluster: they exist inside its namespaces only.
+`Wiring`). `PointToPoint` has each pod behind a veth of its own, as the CNI plugin ptp does it;
+`Bridge` has a node's pods on one bridge, as the plugin bridge and flannel do. Addresses may be
+the same in every cluster: they exist inside its namespaces only.
 """
 
 from __future__ import annotations
@@ -183,6 +184,47 @@ class PointToPoint:
         for cidr, gateway in zip(SERVICE_CIDRS, gateways, strict=True):
             lines.append(f"route add {cidr} via {gateway}")
         return _text([*lines, *_routes_to(plan.nodes)])
+
+
+class Bridge(PointToPoint):
+    """As PointToPoint, but a node's pods are ports of its bridge `cni0`, on one subnet.
+
+    What pods of a node send each other never passes its IP layer; a pod that is told to send to
+    a service by way of the node could do so directly, which is what redirects are about.
+    """
+
+    def node(self, plan: Plan, node: NodeNet) -> str:
+        """Return what PointToPoint has, and a bridge with the gateway's addresses."""
+        return super().node(plan, node) + _text(
+            [
+                "link add cni0 type bridge",
+                f"address add {node.gateway4}/24 dev cni0",
+                f"address add {node.gateway6}/64 dev cni0 nodad",
+                "link set cni0 up",
+            ]
+        )
+
+    def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:  # noqa: ARG002 - see Wiring
+        """Return a veth that is a port of the bridge."""
+        return _text(
+            [
+                f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
+                f"link set {pod.device} master cni0 up",
+            ]
+        )
+
+    def pod(self, node: NodeNet, pod: PodNet) -> str:
+        """Return addresses in the node's subnet and a default route through its bridge."""
+        return _text(
+            [
+                "link set lo up",
+                f"address add {pod.ipv4}/24 dev eth0",
+                f"address add {pod.ipv6}/64 dev eth0 nodad",
+                "link set eth0 up",
+                f"route add default via {node.gateway4}",
+                f"route add default via {node.gateway6}",
+            ]
+        )
 
 
 def _text(lines: list[str]) -> str:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's pods on one bridge: the way there passes the node, the way back need not.
+
+All clients are outside of the agents' cgroups: everything goes by packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import MakeCluster
+from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling
+from tests.lab import leftovers
+from tests.lab.hosts import Host
+from tests.lab.prober import Target, answered
+from tests.lab.topology import Bridge
+
+pytestmark = pytest.mark.once
+
+DRAWS = 10
+KINDS = ("tcp", "udp-sendto", "udp-connected")
+
+
+@pytest.fixture(scope="module")
+def bridged(make_cluster: MakeCluster) -> Iterator[Scene]:
+    """Two nodes with two pods each, bridged."""
+    with make_cluster(nodes=2, pods_per_node=2, wiring=Bridge()) as cluster:
+        cluster.respond()
+        yield Scene(cluster, cluster.start_agents())
+        for agent in cluster.agents:
+            assert dangling(agent) == []
+        name = cluster.name
+    assert leftovers.traces(name) == []
+
+
+@pytest.fixture
+def client(bridged: Scene) -> Host:
+    """A process in a pod of node1, which no agent's cgroup holds."""
+    return bridged.cluster.free(bridged.cluster.nodes[0].pods[0])
+
+
+def _target(app: App, kind: str, family: int) -> Target:
+    if kind == "tcp":
+        return app.tcp(family)
+    return app.udp(family, connected=kind == "udp-connected")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rule_02_a_redirect_never_outlives_a_backend(bridged: Scene, family: int) -> None:
+    """In-device and out-device are the same, so the node would send its client to the backend.
+
+    After the backend has left, the client must still reach the service, at once. The kernel
+    sends an address few redirects, so the client is none of the other tests'.
+    """
+    here, there = bridged.cluster.nodes
+    client, first, second = bridged.cluster.free(here.pods[1]), here.pods[0], there.pods[1]
+    app = bridged.app("leaving")
+    targets = [_target(app, kind, family) for kind in KINDS]
+    bridged.run(app, [first])
+    before = counters(bridged.agents[0], family)
+    for target in targets:
+        assert answered(client.prober.draw(target, DRAWS)) == {first.name: DRAWS}
+    assert (counters(bridged.agents[0], family) - before)["packet_redirect"] >= 1
+    learnt = client.run("ip", f"-{family}", "route", "get", app.address(family)).stdout
+    assert app.address(family) in learnt
+    assert "redirect" not in learnt
+    bridged.put(f"{app.name}.json", app.service(), *app.slices([second]))
+    bridged.await_backends(app, [second])
+    for target in targets:
+        assert answered(client.prober.draw(target, DRAWS)) == {second.name: DRAWS}
+
+
+@pytest.mark.parametrize("place", ["same-bridge", "other-node", "itself"])
+def test_packets_of_a_bridged_pod_reach_every_backend(
+    bridged: Scene, client: Host, place: str
+) -> None:
+    """By each kind of socket, in both families; the answer comes from the service."""
+    here, there = bridged.cluster.nodes
+    backend = {"same-bridge": here.pods[1], "other-node": there.pods[0], "itself": here.pods[0]}
+    app = bridged.app("one")
+    bridged.run(app, [backend[place]])
+    for family in FAMILIES:
+        for kind in KINDS:
+            target = _target(app, kind, family)
+            before = counters(bridged.agents[0], family)
+            outcomes = client.prober.draw(target, DRAWS)
+            counted = counters(bridged.agents[0], family) - before
+            assert answered(outcomes) == {backend[place].name: DRAWS}, target
+            assert counted["packet_in"] >= DRAWS
+            assert counted["packet_out"] >= DRAWS
+            if target.protocol == "udp":
+                assert {o.source for o in outcomes} == {app.shown(target)}
