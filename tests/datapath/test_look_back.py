@@ -13,10 +13,13 @@ from pyproxy.kernel.connections import Life, timeout_setting
 from pyproxy.kernel.programs import ADOPT
 from pyproxy.model import Protocol
 from tests.datapath.ends import client, frontend
+from tests.datapath.flowtable import Key, Lead, Role, Side
 from tests.datapath.hooks import passed
 from tests.datapath.moving import Tables, by_client, conversation, hairpin, leads, numbers
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,6 +133,27 @@ def test_what_is_over_is_not_brought_along(
         old.table.set_life(record.number, Life.CLAIMED, 0)
     else:
         old.table.write(record.number, record._replace(check=record.check ^ 1))
+    answer = new.answer(protocol, mine.backend, mine.client)
+    assert new.egress(answer) == passed(answer)
+    assert new.table.entries() == {}
+    assert new.table.claimed() == []
+
+
+@pytest.mark.parametrize("whose", ["another client's", "the other protocol's"])
+def test_what_leads_to_a_record_of_others_is_not_brought_along(
+    looking_back: Tables, protocol: Protocol, whose: str
+) -> None:
+    """However whole the record is: a packet brings its own connection along or none."""
+    old, new = looking_back
+    mine = conversation(old.family, protocol, 40_000)
+    if whose == "the other protocol's":
+        other = conversation(old.family, TCP if protocol is UDP else UDP, 40_000)
+    else:
+        other = conversation(old.family, protocol, 50_000)
+    other.talk(old)
+    (record,) = old.table.records()
+    key = Key(mine.backend, mine.client, protocol, Side.EGRESS)
+    old.table.put({key: Lead(record.number, Role.REPLY)})
     answer = new.answer(protocol, mine.backend, mine.client)
     assert new.egress(answer) == passed(answer)
     assert new.table.entries() == {}
