@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.addresses import UPLINK
 from pyproxy.kernel.connections import Life
+from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Key, Lead, Record, Role, Side
@@ -176,6 +178,35 @@ def test_rule_07_an_end_is_not_taken_for_the_other(hooks: Hooks) -> None:
     ):
         with hooks.node.counting(family, stale=1):
             assert run(packet) == passed(packet)
+
+
+def with_source(hooks: Hooks, c: End, number: int) -> Record:
+    """Begin a connection from outside to a service's backend elsewhere; return its record."""
+    first = hooks.first(TCP, c, frontend(hooks.family, number))
+    assert hooks.egress(hooks.ingress(first).data).verdict == passed(first).verdict
+    wanted = (c, frontend(hooks.family, number))
+    return next(each for each in hooks.table.records() if (each.client, each.frontend) == wanted)
+
+
+@pytest.mark.parametrize("shared", ["client", "service"])
+@pytest.mark.parametrize("which", range(4), ids=["request", "answer", "request-out", "answer-in"])
+def test_rule_07_one_end_in_common_is_not_enough(hooks: Hooks, shared: str, which: int) -> None:
+    """An entry that leads to a connection of the same client's, or with the same backend."""
+    family = hooks.family
+    hooks.write_device(node_address(family), UPLINK)
+    if shared == "client":
+        # both get the same source, as their backends tell them apart
+        hooks.configure(ports=PortRange(2_000, 1))
+    one = with_source(hooks, client(family, 1), 1)
+    same = shared == "client"
+    two = with_source(hooks, client(family, 1 if same else 2), 2 if same else 1)
+    key, role = list(one.leads().items())[which]
+    hooks.table.put({key: Lead(two.number, role)})
+    run = hooks.ingress if key.side is Side.INGRESS else hooks.egress
+    packet = hooks.tcp(key.src, key.dst, ACK)
+    with hooks.node.counting(family, stale=1):
+        assert run(packet) == passed(packet)
+    assert key not in hooks.table.entries()
 
 
 def test_rule_07_a_number_beyond_the_table(hooks: Hooks) -> None:
