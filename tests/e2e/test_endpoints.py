@@ -108,10 +108,14 @@ def test_process_of_a_node_can_be_the_endpoint(scene: Scene) -> None:
     responder = node.respond([7070])
     assert responder.stdout
     assert responder.stdout.readline() == b"ready\n"
-    app = scene.app("hostnet")
-    slices = [app.slice(family, [node], number=7070) for family in (4, 6)]
-    scene.put("hostnet.json", app.service(), *slices)
-    scene.await_backends(app, [node])
+    try:
+        app = scene.app("hostnet")
+        slices = [app.slice(family, [node], number=7070) for family in (4, 6)]
+        scene.put("hostnet.json", app.service(), *slices)
+        scene.await_backends(app, [node])
+    finally:
+        responder.kill()
+        responder.wait()
 
 
 @pytest.fixture(scope="module")
