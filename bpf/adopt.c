@@ -87,8 +87,7 @@ static __always_inline void connection_adopt(const struct packet *packet, __u32 
 
 	if (!number || !record)
 		return;
-	if (!record_copy(record, former) || record->proto != packet->proto ||
-	    !is_of(record, former->role, side, packet))
+	if (!record_copy(record, former) || !is_of(record, former->role, side, packet))
 		*(volatile __u64 *)&record->life = 0;
 	else if (entries_adopt(record, number, life))
 		connection_release(number, (__u32)life);

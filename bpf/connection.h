@@ -156,6 +156,8 @@ static __always_inline bool is_of(const struct connection *of, __u32 role, __u32
 {
 	struct endpoint client = inner_client(of);
 
+	if (of->proto != packet->proto)
+		return false;
 	if (role == ROLE_REPLY)
 		return endpoint_equal(&packet->src, &of->backend) &&
 		       endpoint_equal(&packet->dst, side == SIDE_EGRESS ? &client : &of->source);
@@ -198,7 +200,6 @@ static __always_inline enum finding connection_find(const struct packet *packet,
 		found->number = entry->connection;
 		found->role = entry->role;
 		if (connection_copy(found->number, &found->copy) &&
-		    found->copy.proto == packet->proto &&
 		    is_of(&found->copy, found->role, side, packet))
 			return FOUND;
 	}

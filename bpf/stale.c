@@ -10,17 +10,12 @@ static __always_inline bool is_loose(const struct nat_entry *entry, const struct
 				     __u32 side)
 {
 	__u32 number = entry->connection, role = entry->role;
-	struct connection *record = connections.lookup(&number);
 	struct connection copy = {};
 
-	if (!record)
-		return true;
-	__builtin_memcpy(&copy, record, CONNECTION_BYTES);
+	if (connection_copy(number, &copy))
+		return !is_of(&copy, role, side, packet);
 	/* one that is being made has entries before it is ready, one that ends has them yet */
-	if (!(copy.life & LIFE_READY))
-		return !(copy.life & LIFE_CLAIMED);
-	return copy.check == connection_check(&copy) &&
-	       !(copy.proto == packet->proto && is_of(&copy, role, side, packet));
+	return !(copy.life & LIFE_CLAIMED);
 }
 
 int stale(struct __sk_buff *skb)
