@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
@@ -25,6 +26,9 @@ from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
 from pyproxy.kernel.programs import ADOPT, OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
 from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build, build_adoption
 from pyproxy.model import Family
+
+if TYPE_CHECKING:
+    from pyproxy.kernel.compiler import Object
 
 LOAD_TIMEOUT_S = 120
 ASK_EVERY_S = 0.1
@@ -146,24 +150,25 @@ def load(request: Request) -> None:
         _load_adoption(request, request.former)
 
 
-def _load_adoption(request: Request, former: Path) -> None:
+def _compile(wanted: Build) -> Object:
     from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - the agent never gets here
 
+    return Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+
+
+def _load_adoption(request: Request, former: Path) -> None:
     programs_of = request.build()
     directory = request.pins.programs(programs_of.digest)
-    wanted = build_adoption(former, directory, programs_of)
-    compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    compiled = _compile(build_adoption(former, directory, programs_of))
     pin = directory / ADOPT.name
     pin.unlink(missing_ok=True)
     libbpf.obj_pin(compiled.load(ADOPT), str(pin))
 
 
 def _load_programs(request: Request) -> None:
-    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - as above
-
     wanted = request.build()
     request.pins.make(request.sizes.max_connections)
-    compiled = Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    compiled = _compile(wanted)
     for directory in (request.pins.maps, request.pins.shared, request.connections):
         for pin in sorted(directory.iterdir()):
             _check_shape(pin, *compiled.map_shape(pin.name))
@@ -183,11 +188,8 @@ def _load_programs(request: Request) -> None:
 
 def make_shared(request: Request) -> None:
     """Make the maps of both families, before two loaders meet there."""
-    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - as above
-
-    wanted = build(request.pins, request.sizes, request.features, SHARED)
     request.pins.make(request.sizes.max_connections)
-    Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    _compile(build(request.pins, request.sizes, request.features, SHARED))
 
 
 def look_back(programs: Path, *, begins: bool) -> None:
@@ -195,12 +197,12 @@ def look_back(programs: Path, *, begins: bool) -> None:
 
     `programs` is their directory.
     """
-    adopt, key = programs / ADOPT.name, len(STAGES).to_bytes(4, sys.byteorder)
+    adopt, stage = programs / ADOPT.name, len(STAGES)
     if begins:
-        fill_array(programs / STAGE_ARRAY, [adopt], len(STAGES))
+        fill_array(programs / STAGE_ARRAY, [adopt], stage)
         return
     with opened(programs / STAGE_ARRAY) as fd:
-        libbpf.map_delete(fd, key)
+        libbpf.map_delete(fd, stage.to_bytes(4, sys.byteorder))
     adopt.unlink(missing_ok=True)
 
 

@@ -87,8 +87,8 @@ class Move:
         """
         entries = [each for each in self._old.entries() if each.key not in self._there]
         # what a record says is read once for the two or four entries that lead to it
-        records = {each.number: b"" for each in entries}
-        records.update((number, self._old.record(number)) for number in records)
+        numbers = dict.fromkeys(each.number for each in entries)
+        records = {number: self._old.record(number) for number in numbers}
         # where there is not room for all, what is over makes room for what is not
         for number, raw in sorted(records.items(), key=lambda item: _rank(item[1])):
             connection = self._old.connection(number, raw)
@@ -149,7 +149,7 @@ class Move:
 
 def _rank(raw: bytes) -> int:
     """Return how soon a connection may be missed: the lower, the later."""
-    life = life_of(raw) if raw else 0
+    life = life_of(raw)
     if life & Life.RESET or life & FIN == FIN:
         return 2
     return 0 if life & Life.ESTABLISHED else 1
