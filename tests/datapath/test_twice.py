@@ -19,7 +19,7 @@ from tests.datapath.covering import Covering, covering
 from tests.datapath.node import Node, run_ip
 from tests.datapath.services import service
 from tests.datapath.talking import Talking
-from tests.datapath.wire import DEVICE, FAR, NEAR, SERVICE_AT, Wire, end_address
+from tests.datapath.wire import DEVICE, NEAR, SERVICE_AT, Wire
 
 BRIDGE = "bridge"
 
@@ -27,17 +27,14 @@ BRIDGE = "bridge"
 @pytest.fixture
 def bridged(node: Node, wire: Wire, tmp_path: Path, tcx: bool) -> Iterator[Covering]:
     """The near device as the only port of a bridge, both covered."""
-    lines = [
+    run_ip(
+        wire.paths[NEAR],
         f"link add {BRIDGE} type bridge",
         f"addr flush dev {DEVICE}",
         f"link set {DEVICE} master {BRIDGE}",
         f"link set {BRIDGE} up",
-    ]
-    for family, rest in ((Family.IPV4, "24"), (Family.IPV6, "64")):
-        nodad = " nodad" if family is Family.IPV6 else ""
-        lines.append(f"addr add {end_address(family, NEAR)}/{rest} dev {BRIDGE}{nodad}")
-        lines.append(f"route replace default via {end_address(family, FAR)}")
-    run_ip(wire.paths[NEAR], *lines)
+    )
+    wire.address(NEAR, BRIDGE)
     with covering(node, wire, tmp_path, tcx=tcx) as made:
         assert made.attach(wire.inside(devices)) == {}
         yield made

@@ -67,14 +67,14 @@ class Wire:
         """Delete both devices."""
         run_ip(self.paths[NEAR], f"link del {DEVICE}")
 
-    def address(self, side: str) -> None:
-        """Give a side its addresses and its route, on a device that was just plugged in."""
+    def address(self, side: str, device: str = DEVICE) -> None:
+        """Give a side its addresses and its route, on a device that has none yet."""
         lines = [f"addr replace 10.96.0.{SERVICE_AT[side]}/32 dev lo",
                  f"addr replace fd00:96::{SERVICE_AT[side]}/128 dev lo nodad"]  # fmt: skip
         for family, length in ((Family.IPV4, 24), (Family.IPV6, 64)):
             dad = " nodad" if family is Family.IPV6 else ""
-            lines.append(f"addr add {end_address(family, side)}/{length} dev {DEVICE}{dad}")
-            lines.append(f"route add default via {end_address(family, other(side))}")
+            lines.append(f"addr add {end_address(family, side)}/{length} dev {device}{dad}")
+            lines.append(f"route replace default via {end_address(family, other(side))}")
         run_ip(self.paths[side], *lines)
 
     def inside(self, work: Callable[[], T], side: str = NEAR) -> T:

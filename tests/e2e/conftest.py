@@ -23,11 +23,10 @@ from typing import TypeAlias
 import pytest
 
 from tests.e2e.realscene import RealScene
-from tests.e2e.scene import App, Scene, dangling
-from tests.lab import leftovers
+from tests.e2e.scene import App, Scene, dangling, running
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
-from tests.lab.realcluster import IMAGE, RealCluster
+from tests.lab.realcluster import IMAGE, real_cluster
 
 OPTION = "--socket-translation"
 TRANSLATIONS = ("all", "host")
@@ -96,15 +95,12 @@ def shared(request: pytest.FixtureRequest, translation: str) -> Iterator[Scene]:
     """The cluster of the whole run: two nodes, three pods each, an agent a node."""
     kubeconfig = request.config.getoption("--kubeconfig", default=None)
     if kubeconfig:
-        with RealCluster(kubeconfig, request.config.getoption("--image")) as real:
+        with real_cluster(kubeconfig, request.config.getoption("--image")) as real:
             yield RealScene(real, translation)
         return
     make_cluster: MakeCluster = request.getfixturevalue("make_cluster")
-    with make_cluster() as cluster:
-        cluster.respond()
-        yield Scene(cluster, cluster.start_agents(), translation)
-        name = cluster.name
-    assert leftovers.traces(name) == []
+    with running(make_cluster(), translation) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +113,8 @@ def scene(shared: Scene) -> Iterator[Scene]:
 @pytest.fixture(scope="session")
 def spare(make_cluster: MakeCluster, translation: str) -> Iterator[Scene]:
     """Another cluster, whose agents may be stopped."""
-    with make_cluster(nodes=2, pods_per_node=2) as cluster:
-        cluster.respond()
-        yield Scene(cluster, cluster.start_agents(), translation)
-        name = cluster.name
-    assert leftovers.traces(name) == []
+    with running(make_cluster(nodes=2, pods_per_node=2), translation) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.table import Entry, Table
 from pyproxy.model import Family, address_text
 from pyproxy.tables import BackendFlag
-from tests.lab import manifests
+from tests.lab import leftovers, manifests
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host
@@ -174,6 +174,15 @@ class Scene:
 
     def _await_no_services(self, agent: Agent) -> None:
         wait_for(lambda: not agent.services(), self.patience_s, "no service to be left in the maps")
+
+
+@contextmanager
+def running(cluster: Cluster, translation: str = "all") -> Iterator[Scene]:
+    """Make a cluster and give its scene, with an agent on every node; nothing of it is left."""
+    with cluster:
+        cluster.respond()
+        yield Scene(cluster, cluster.start_agents(), translation)
+    assert leftovers.traces(cluster.name) == []
 
 
 def counters(agent: Agent, family: int) -> Counter[str]:

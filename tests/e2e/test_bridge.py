@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import MakeCluster
-from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling
-from tests.lab import leftovers
+from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling, running
 from tests.lab.hosts import Host
 from tests.lab.prober import Target, answered
 from tests.lab.topology import Bridge
@@ -26,13 +25,10 @@ KINDS = ("tcp", "udp-sendto", "udp-connected")
 @pytest.fixture(scope="module")
 def bridged(make_cluster: MakeCluster) -> Iterator[Scene]:
     """Two nodes with two pods each, bridged."""
-    with make_cluster(nodes=2, pods_per_node=2, wiring=Bridge()) as cluster:
-        cluster.respond()
-        yield Scene(cluster, cluster.start_agents())
-        for agent in cluster.agents:
+    with running(make_cluster(nodes=2, pods_per_node=2, wiring=Bridge())) as found:
+        yield found
+        for agent in found.agents:
             assert dangling(agent) == []
-        name = cluster.name
-    assert leftovers.traces(name) == []
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ run the lab's scripts out of a ConfigMap. The cluster has to be dual-stack.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
-from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 from tests.lab.hosts import PORTS, SCRIPTS, Host
 from tests.lab.kubectl import Kubectl
@@ -25,14 +24,13 @@ IMAGE = "python:3.12-alpine"
 NODES = 2
 PODS_PER_NODE = 3
 START_TIMEOUT_S = 180
-MOUNTED_AT = "/scripts"
 
 
 class RealHost(Host):
     """A pod, or the one that stands for a node's processes; commands go by `kubectl exec`."""
 
     interpreter = ("python3", "-I", "-S")
-    scripts = Path(MOUNTED_AT)
+    scripts = Path("/scripts")
 
     def __init__(self, kubectl: Kubectl, pod: str, name: str, addresses: Sequence[str]) -> None:
         ipv4, ipv6 = _by_family(name, addresses)
@@ -54,49 +52,33 @@ class RealNode(RealHost):
 
 
 class RealCluster:
-    """The tests' namespace in a cluster; use it in a `with` statement."""
+    """The tests' namespace in a cluster; real_cluster() makes it."""
 
-    def __init__(self, kubeconfig: Path, image: str = IMAGE) -> None:
-        self.kubectl = Kubectl(kubeconfig, f"pyproxy-e2e-{os.getpid()}")
+    def __init__(self, kubectl: Kubectl, image: str) -> None:
+        self.kubectl = kubectl
         self.nodes: list[RealNode] = []
         self._image = image
-        self._undo = ExitStack()
 
     @property
     def pods(self) -> list[RealHost]:
         """All pods, node by node."""
         return [pod for node in self.nodes for pod in node.pods]
 
-    def __enter__(self) -> Self:
-        try:
-            self._make()
-        except BaseException:
-            self._undo.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._undo.close()
-
-    def _make(self) -> None:
-        nodes = [each for each in self.kubectl.get("nodes") if is_schedulable(each)][:NODES]
+    def make(self, undo: ExitStack) -> None:
+        """Make everything and wait until it runs; `undo` takes it away again."""
+        nodes = [each for each in self.kubectl.get("nodes") if _is_schedulable(each)][:NODES]
         if len(nodes) < NODES:
             raise RuntimeError(f"the tests need {NODES} nodes that pods can be put on")
         name = self.kubectl.namespace
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        self._undo.callback(self.kubectl.delete, namespace)
+        undo.callback(self.kubectl.delete, namespace)
         self.kubectl.apply(namespace)
         self.kubectl.apply(_scripts())
         names = [each["metadata"]["name"] for each in nodes]
         self.kubectl.apply(*self._pods(names))
         wait_for(self._all_run, START_TIMEOUT_S, "the tests' pods to run", interval_s=1)
         found = {each["metadata"]["name"]: each for each in self.kubectl.get("pods")}
-        self._undo.callback(self._reap)
+        undo.callback(self._reap)
         for number, node in enumerate(nodes, 1):
             self._take(number, node, found)
 
@@ -119,14 +101,13 @@ class RealCluster:
             made.append(self._pod(f"node{number}", node, ["sleep", "infinity"], host=True))
             for k in range(1, PODS_PER_NODE + 1):
                 name = f"pod{number}-{k}"
-                script = str(PurePosixPath(MOUNTED_AT, "respond.py"))
-                ports = ",".join(map(str, PORTS))
+                script, ports = str(RealHost.scripts / "respond.py"), ",".join(map(str, PORTS))
                 command = [*RealHost.interpreter, script, name, ports]
                 made.append(self._pod(name, node, command, host=False))
         return made
 
     def _pod(self, name: str, node: str, command: list[str], *, host: bool) -> Object:
-        mount = {"name": "scripts", "mountPath": MOUNTED_AT}
+        mount = {"name": "scripts", "mountPath": str(RealHost.scripts)}
         container = {
             "name": "main",
             "image": self._image,
@@ -154,7 +135,16 @@ class RealCluster:
             host.reap()
 
 
-def is_schedulable(node: Any) -> bool:
+@contextmanager
+def real_cluster(kubeconfig: Path, image: str = IMAGE) -> Iterator[RealCluster]:
+    """Give the tests' namespace in a cluster; it is deleted afterwards."""
+    cluster = RealCluster(Kubectl(kubeconfig, f"pyproxy-e2e-{os.getpid()}"), image)
+    with ExitStack() as undo:
+        cluster.make(undo)
+        yield cluster
+
+
+def _is_schedulable(node: Any) -> bool:
     """Return whether pods that tolerate everything can be put on a node."""
     return not node["spec"].get("unschedulable")
 
