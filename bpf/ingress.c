@@ -22,6 +22,10 @@ static __always_inline int ingress_other(struct __sk_buff *skb, const struct pac
 {
 	if (!may_open(packet))
 		return TC_NEXT;
+	if (!is_frontend_marked(&packet->dst)) {
+		stage_enter(skb, STAGE_DIRECT, packet->ip, SIDE_INGRESS);
+		return TC_NEXT;
+	}
 	stage_open(skb, packet->ip, false);
 	return TC_DROP;
 }

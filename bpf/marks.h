@@ -78,7 +78,8 @@ static __always_inline void mark_busy(const struct endpoint *end)
 {
 	struct mark *mark = mark_of(end);
 
-	if (!mark)
+	/* most are marked; a store would take the line from all CPUs that read it by the packet */
+	if (!mark || (mark->busy[0] && mark->busy[1]))
 		return;
 	mark->busy[0] = 1;
 	mark->busy[1] = 1;

@@ -32,6 +32,7 @@ from tests.lab.agent import Agent
 from tests.lab.waiting import wait_for
 
 DETACH_TIMEOUT_S = 10.0
+TCX = (TCX_INGRESS, TCX_EGRESS)
 
 
 class Attachment(NamedTuple):
@@ -51,6 +52,13 @@ class Switch:
         self._attachments = attachments
         self._links: list[int] = []
 
+    def of_empty(self, program_fd: int) -> Switch:
+        """Return a switch that attaches this program of nobody's to the same devices."""
+        on_devices = [each for each in self._attachments if each.attach_type in TCX]
+        return Switch(
+            self._namespace, [each._replace(program_fd=program_fd) for each in on_devices]
+        )
+
     @property
     def names(self) -> list[str]:
         """The names of what is attached when the switch is on."""
@@ -59,8 +67,7 @@ class Switch:
     @property
     def devices(self) -> set[int]:
         """The indexes of the devices that programs are attached to when the switch is on."""
-        tcx = (TCX_INGRESS, TCX_EGRESS)
-        return {each.target for each in self._attachments if each.attach_type in tcx}
+        return {each.target for each in self._attachments if each.attach_type in TCX}
 
     def turn(self, on: bool) -> None:
         """Attach all programs or detach them; nothing happens where that is so already."""

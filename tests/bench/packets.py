@@ -9,11 +9,13 @@ its packets. Three states take turns on one node: "none", where it dials the pod
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 
 from pyproxy.errors import PyproxyError
+from pyproxy.kernel.programs import SCHED_CLS
 from tests.bench import objects
 from tests.bench.attachment import Switch, switch_of
 from tests.bench.bench import Bench
@@ -30,8 +32,11 @@ from tests.bench.comparison import (
 from tests.bench.dialled import NAME, dialled_objects
 from tests.bench.figures import Figure, at_least
 from tests.bench.nftables import Nftables, nftables_on
+from tests.lab import foreign
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Pod
+
+TCX_NEXT = -1  # enum tcx_action_base
 
 # Thousands of sockets a second that send once and end without a word would fill the table: two
 # minutes is for how long it holds on to each. What nftables has tracked is forgotten whenever it
@@ -61,13 +66,19 @@ CONTROLS = (
     Case("control-packet", "tcp4", "tcp-connect", 4, sizes=(FEW,)),
     Case("control-packet", "udp4", "udp-connect", 4, sizes=(FEW,)),
 )
-MEASURES = tuple(dict.fromkeys(case.measure for case in (*CASES, *CONTROLS)))
+# A program of two instructions on the same devices by none: what the kernel takes for the hooks
+# alone, which no program can be faster than.
+HOOKS = (
+    Case("hooks-packet", "tcp4", "tcp-connect", 4, direct=True, sizes=(FEW,)),
+    Case("hooks-packet", "tcp4-kept", "tcp-request", 4, direct=True, sizes=(FEW,)),
+)
+MEASURES = tuple(dict.fromkeys(case.measure for case in (*CASES, *HOOKS, *CONTROLS)))
 
 
 def packet_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]:
     """Yield the figures of the named measures: the control, which needs no agent, then by size."""
     yield from _control_figures(bench, [case for case in CONTROLS if case.measure in measures])
-    chosen = [case for case in CASES if case.measure in measures]
+    chosen = [case for case in (*CASES, *HOOKS) if case.measure in measures]
     for size in sorted({size for case in chosen for size in case.sizes}):
         yield from _figures_of_size(bench, size, [case for case in chosen if size in case.sizes])
 
@@ -89,11 +100,36 @@ def _figures_of_size(bench: Bench, size: int, cases: Sequence[Case]) -> Iterator
         switch = undo.enter_context(switch_of(agent))
         if not switch.devices:
             raise PyproxyError("the agent attached nothing to devices, so it translates no packets")
+        ends = Ends(untranslated(cluster, dialling), answering)
+        yield from _hooks_figures(bench, switch, ends, [case for case in cases if case in HOOKS])
+        proxied = [case for case in cases if case not in HOOKS]
+        if not proxied:
+            return
         bench.progress(f"datapath: nftables with {size} services")
         rules = undo.enter_context(nftables_on(node, list(chain(*crowd)), dialled))
-        ends = Ends(untranslated(cluster, dialling), answering)
-        for comparison in compare(bench, cases, _states(switch, rules, ends), bench.extent.triples):
+        states = _states(switch, rules, ends)
+        for comparison in compare(bench, proxied, states, bench.extent.triples):
             yield from _figures(bench, size, comparison, switch.names)
+
+
+def _hooks_figures(
+    bench: Bench, switch: Switch, ends: Ends, cases: Sequence[Case]
+) -> Iterator[Figure]:
+    if not cases:
+        return
+    with ExitStack() as undo:
+        program = foreign.returning(SCHED_CLS, 0, TCX_NEXT)
+        undo.callback(os.close, program)
+        empty = switch.of_empty(program)
+        undo.callback(empty.turn, False)
+        variants = [
+            Variant("empty", lambda: empty.turn(True), ends, proxied=False),
+            Variant("none", lambda: empty.turn(False), ends, proxied=False),
+        ]
+        for comparison in compare(bench, cases, variants, bench.extent.pairs):
+            case = comparison.case
+            ratio = Ratio(f"{case.measure}/{case.name}/{FEW}", "empty", "none", None)
+            yield ratio_figure(bench, comparison, ratio, {"attached": empty.names})
 
 
 def untranslated(cluster: Cluster, pod: Pod) -> Host:

@@ -26,8 +26,8 @@ class _LoadOptions(ctypes.Structure):
     )
 
 
-def _program(kind: int, attach_type: int, verdict: int) -> int:
-    """Load `return verdict` and return its descriptor."""
+def returning(kind: int, attach_type: int, verdict: int) -> int:
+    """Load `return verdict` and return its descriptor, which is the caller's to close."""
     move = bytes([0xB7, 0, 0, 0]) + verdict.to_bytes(4, "little", signed=True)
     leave = bytes([0x95]) + bytes(7)
     options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, attach_type)
@@ -48,7 +48,7 @@ def _pin(descriptor: int, path: Path) -> None:
 
 def attach_to_cgroup(node: Node) -> None:
     """Leave a program that lets everything pass on connect4 of the node's cgroup root."""
-    program = _program(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT, 1)
+    program = returning(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT, 1)
     group = os.open(node.root, os.O_RDONLY)
     try:
         attach = ctypes.CDLL(LIBBPF).bpf_prog_attach
@@ -63,7 +63,7 @@ def attach_to_device(node: Node, device: str, pin: Path) -> None:
 
     `pin` is a path on a bpffs where the program stays pinned (tc finds it there).
     """
-    program = _program(SCHED_CLS, 0, -1)
+    program = returning(SCHED_CLS, 0, -1)
     try:
         _pin(program, pin)
     finally:
