@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyproxy.agent.problems import Problem
+
+log = logging.getLogger(__name__)
 
 STATE = "state.json"
 
@@ -31,13 +34,36 @@ class State(NamedTuple):
     problems: list[Problem]
 
 
-def write(run_dir: Path, state: State) -> None:
-    """Replace the state in one rename; a run-dir that cannot be written costs only the report."""
-    raw = state._asdict() | {"problems": [p._asdict() for p in state.problems]}
-    new = run_dir / f"{STATE}.new"
-    with contextlib.suppress(OSError):
-        new.write_text(json.dumps(raw), encoding="utf-8")
-        new.replace(run_dir / STATE)
+class Reporter:
+    """Keeps the state in a run-dir up to date; one that cannot be written costs only the report."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._failed = ""
+
+    def write(self, state: State) -> bool:
+        """Replace the state in one rename; return whether that could be done.
+
+        Where it cannot the old one is removed: `status` is to say that nothing is known of the
+        agent, not what it was an hour ago.
+        """
+        raw = state._asdict() | {"problems": [p._asdict() for p in state.problems]}
+        new = self._run_dir / f"{STATE}.new"
+        try:
+            new.write_text(json.dumps(raw), encoding="utf-8")
+            new.replace(self._run_dir / STATE)
+        except OSError as error:
+            self._complain(f"{self._run_dir} cannot be written: {error.strerror}")
+            with contextlib.suppress(OSError):
+                remove(self._run_dir)
+            return False
+        self._failed = ""
+        return True
+
+    def _complain(self, text: str) -> None:
+        if text != self._failed:
+            log.error("%s; the node is served, but 'pyproxy status' does not know the agent", text)
+        self._failed = text
 
 
 def read(run_dir: Path) -> State | None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 0.5  # how long nothing must happen before replaced slots are freed
 REPORT_EVERY_S = 0.1
+REPORT_AGAIN_S = 5.0  # where the run-dir could not be written
 
 
 class CoverChanged(NamedTuple):
@@ -62,7 +63,8 @@ class Agent:
         self._inbox = Inbox(options)
         self._syncers = Syncers(loaded)
         self._changed = False
-        self._reported_at = 0.0
+        self._reporter = report.Reporter(config.run_dir)
+        self._report_due = 0.0
         self._synced = False
 
     def health(self) -> Health:
@@ -95,7 +97,7 @@ class Agent:
         if self._synced and self._syncers.has_idle_work:
             due.append(IDLE_S)
         if self._changed:
-            due.append(REPORT_EVERY_S)
+            due.append(max(self._report_due - time.monotonic(), 0))
         if self._syncers.retry_at is not None:
             due.append(max(self._syncers.retry_at - time.monotonic(), 0))
         return min(due, default=None)
@@ -108,7 +110,7 @@ class Agent:
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
-        if self._changed and time.monotonic() - self._reported_at >= REPORT_EVERY_S:
+        if self._changed and time.monotonic() >= self._report_due:
             self._report()
 
     def _sync(self, messages: list[Message]) -> None:
@@ -151,5 +153,6 @@ class Agent:
             malformed=len(self._inbox.reports),
             problems=problems,
         )
-        report.write(self._config.run_dir, state)
-        self._changed, self._reported_at = False, time.monotonic()
+        self._changed = not self._reporter.write(state)
+        pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S
+        self._report_due = time.monotonic() + pause

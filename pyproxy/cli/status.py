@@ -119,7 +119,10 @@ def _problems(
             "no agent runs with this run-dir; what is loaded serves the last known state",
             "start 'pyproxy run', or give its --run-dir",
         ))  # fmt: skip
-    elif state is None or state.pid != agent or not state.synced:
+    elif state is None:
+        text = "the agent has left no report: it has just started, or cannot write to its run-dir"
+        found.append(Problem("no-report", text, "wait, or look at the agent's log"))
+    elif state.pid != agent or not state.synced:
         text = "the agent has not synced yet: its first lists are still incomplete"
         found.append(Problem("not-synced", text, "wait, or look at the agent's log"))
     found += [

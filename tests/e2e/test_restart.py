@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.agent import report
+from pyproxy.agent.run import REPORT_AGAIN_S
 from tests.e2e.scene import App, Scene
 from tests.lab import bpf_objects
 from tests.lab.agent import Agent
@@ -145,6 +147,20 @@ def test_status_of_a_healthy_node(own: Scene, web: App, agent: Agent) -> None:
     }
     assert all(p["attached"] for p in status["programs"] if p["expected"])
     assert all(0 <= m["used"] <= m["max"] for m in status["maps"])
+
+
+def test_a_run_dir_that_cannot_be_written(own: Scene, web: App, agent: Agent) -> None:
+    """The node is served, and status says that it knows nothing of the agent until it can be."""
+    own.await_backends(web, own.cluster.pods)
+    wait_for(lambda: not _codes(agent), 5, "status to be well")
+    # a full disk is not to be had; nobody can write a file where a directory is
+    obstacle = agent.run_dir / f"{report.STATE}.new"
+    obstacle.mkdir()
+    own.run(web, own.cluster.pods[:1])
+    wait_for(lambda: _codes(agent) == {"no-report"}, 5, "status to miss the agent's report")
+    obstacle.rmdir()
+    wait_for(lambda: not _codes(agent), 2 * REPORT_AGAIN_S, "the agent to report")
+    own.run(web, own.cluster.pods)
 
 
 def test_agent_is_free_of_llvm(agent: Agent) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def state() -> report.State:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Problems included; nothing else is left in the run-dir."""
-    report.write(tmp_path, state())
+    assert report.Reporter(tmp_path).write(state())
     assert report.read(tmp_path) == state()
     assert [path.name for path in tmp_path.iterdir()] == [report.STATE]
 
@@ -34,7 +35,27 @@ def test_a_broken_state_is_none(tmp_path: Path, text: str) -> None:
     assert report.read(tmp_path) is None
 
 
-def test_a_run_dir_that_is_gone_costs_only_the_report(tmp_path: Path) -> None:
-    """The agent does not end for it."""
-    report.write(tmp_path / "gone", state())
-    assert report.read(tmp_path / "gone") is None
+def test_a_run_dir_that_is_gone_costs_only_the_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent does not end for it; it says so once, and again when it has been there since."""
+    run_dir = tmp_path / "run"
+    reporter = report.Reporter(run_dir)
+    assert not reporter.write(state())
+    assert not reporter.write(state())
+    assert caplog.text.count("cannot be written: No such file or directory") == 1
+    run_dir.mkdir()
+    assert reporter.write(state())
+    shutil.rmtree(run_dir)
+    assert not reporter.write(state())
+    assert caplog.text.count("cannot be written") == 2
+
+
+def test_an_old_report_goes_when_no_new_one_can_be_written(tmp_path: Path) -> None:
+    """An old one would be taken for the present state."""
+    reporter = report.Reporter(tmp_path)
+    reporter.write(state())
+    (tmp_path / f"{report.STATE}.new").mkdir()
+    (tmp_path / f"{report.STATE}.new" / "full").touch()
+    assert not reporter.write(state())
+    assert report.read(tmp_path) is None
