@@ -23,12 +23,15 @@ from kubernetes.config import incluster_config, kube_config
 from kubernetes.config.config_exception import ConfigException
 
 from pyproxy.errors import SourceError
+from pyproxy.kube.bounded import Bounded
 from pyproxy.kube.yamltext import load_document
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 # Credentials that say when they end are fetched anew so many seconds before.
 _EXPIRY_MARGIN_S = 60.0
+# How long a plugin may take: no thread that waits for it can say what it waits for.
+_PLUGIN_S = 60.0
 _IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 # What reading a kubeconfig that is wrong in any way raises in the client.
 _WRONG = (ConfigException, OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -67,12 +70,19 @@ class Access(NamedTuple):
 class Credentials:
     """Access to the API server, read again whenever its files change. Safe for threads.
 
-    `clock` returns seconds since the epoch.
+    `clock` returns seconds since the epoch; a plugin has `plugin_s` seconds to answer.
     """
 
-    def __init__(self, settings: ApiSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        clock: Callable[[], float],
+        plugin_s: float = _PLUGIN_S,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._plugin_s = plugin_s
+        self._loaded = Bounded(lambda: load(settings), plugin_s)
         self._lock = threading.Lock()
         self._access: Access | None = None
 
@@ -93,10 +103,10 @@ class Credentials:
         """
         with self._lock:
             if self._access is None:
-                self._access = load(self._settings)
+                self._access = self._load()
             elif self._is_stale(self._access):
                 with contextlib.suppress(SourceError):
-                    self._access = load(self._settings)
+                    self._access = self._load()
             return self._access
 
     def renew(self, refused: Access) -> Access:
@@ -106,8 +116,18 @@ class Credentials:
         """
         with self._lock:
             if self._access is None or self._access is refused:
-                self._access = load(self._settings)
+                self._access = self._load()
             return self._access
+
+    def _load(self) -> Access:
+        try:
+            return self._loaded()
+        except TimeoutError:
+            raise SourceError(
+                f"the credentials in {self._settings.kubeconfig} cannot be used: the plugin that "
+                f"it names has not answered for {self._plugin_s:g} s",
+                "run the plugin by hand; it may wait for somebody to log in",
+            ) from None
 
     def _is_stale(self, access: Access) -> bool:
         ended = bool(access.expires) and access.expires - _EXPIRY_MARGIN_S <= self._clock()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import stat
@@ -21,6 +22,7 @@ from tests import builders
 from tests.api.source.api_following import FAST, following, kubeconfig
 from tests.api.source.scripted import Json
 from tests.apiserver import ApiServer
+from tests.lab.waiting import wait_for
 
 URL = "https://127.0.0.1:6443"
 # TLS handshakes take their time on a busy machine.
@@ -177,6 +179,31 @@ def test_a_plugin_that_fails_is_named(tmp_path: Path) -> None:
         load(ApiSettings(config))
     with following(ApiSettings(config)) as source:
         source.until_trouble(SERVER, f"the credentials in {config} cannot be used", "plugin")
+
+
+def test_a_plugin_that_hangs_is_named(tmp_path: Path) -> None:
+    """Nobody waits for it forever, nobody starts a second one, and what it says at last counts."""
+    user = plugin(tmp_path, {"token": "t"})
+    script = tmp_path / "plugin"
+    waits = f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done\necho "
+    script.write_text(script.read_text().replace("echo '", f"{waits}'"))
+    credentials = Credentials(
+        ApiSettings(kubeconfig(tmp_path / "config", URL, user)), time.time, plugin_s=0.5
+    )
+    for _ in range(3):
+        with pytest.raises(SourceError, match=r"plugin that it names has not answered for 0\.5 s"):
+            credentials.current()
+    (tmp_path / "go").touch()
+    wait_for(lambda: usable(credentials), 10, "the plugin's token to be used", 0.02)
+    assert credentials.current().headers["Authorization"] == "Bearer t"
+    assert runs(tmp_path) == 1
+
+
+def usable(credentials: Credentials) -> bool:
+    """Return whether there are any."""
+    with contextlib.suppress(SourceError):
+        return bool(credentials.current())
+    return False
 
 
 def test_files_that_cannot_be_read_for_a_moment_do_no_harm(tmp_path: Path) -> None:
