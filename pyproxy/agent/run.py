@@ -21,6 +21,7 @@ from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.sync import Syncers
+from pyproxy.kernel import sockets
 from pyproxy.kube.events import Event
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
@@ -61,6 +62,7 @@ class Agent:
         self._queue = inbox
         options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
         self._inbox = Inbox(options)
+        self._pins = [each.pins for each in loaded.values()]
         self._syncers = Syncers(loaded)
         self._changed = False
         self._reporter = report.Reporter(config.run_dir)
@@ -69,7 +71,8 @@ class Agent:
 
     def health(self) -> Health:
         """Return whether the node is served; called from the server's threads."""
-        healthy = self._synced and not self._syncers.failed
+        synced = self._synced and not self._syncers.failed
+        healthy = synced and all(map(sockets.are_attached, self._pins))
         return Health(healthy, self._syncers.last_success)
 
     def run(self) -> str:

@@ -35,5 +35,11 @@ def attach(pins: Pins, digest: str, cgroup: Path) -> int:
         os.close(fd)
 
 
+def are_attached(pins: Pins) -> bool:
+    """Return whether a family's socket programs are attached, whoever may have removed a pin."""
+    found = (links.read(pins.links / each.name) for each in socket_programs(pins.family))
+    return all(link is not None and link.target for link in found)
+
+
 def _place(program: Program) -> int:
     return _ORDER.index(program.name.removesuffix("_mapped"))

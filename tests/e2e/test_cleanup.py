@@ -90,7 +90,9 @@ def test_cleanup_by_force(alone: Cluster) -> None:
     scene, _ = _run_app(alone)
     agent = scene.agents[0]
     ours = bpf_objects.owned(agent)
+    assert agent.healthz() == 200
     assert agent.cli("cleanup", "--force").status == 0
+    assert agent.healthz() == 503, "an agent whose programs are gone serves nobody"
     _stop(agent)
     _await_gone(ours)
     assert bpf_objects.on_node(node, alone.bpffs) == before
