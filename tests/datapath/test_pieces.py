@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets whose headers are not in one piece of memory, as some drivers and senders leave them.
+
+A frame of more than a page that a packet socket sends with a virtio header is laid out so: as many
+bytes as that header says are in one piece, the rest in pages.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+
+from pyproxy.model import Family, Protocol
+from tests.datapath.covering import Covering
+from tests.datapath.flavours import PORT, SERVICE_PORT, backend_address, service_address
+from tests.datapath.node import Node, run_ip
+from tests.datapath.packets import ETH_P, ETHERNET_BYTES, End, ether, udp
+from tests.datapath.services import service
+from tests.datapath.wire import (
+    DEVICE,
+    FAR,
+    FLAVOURS,
+    NEAR,
+    SERVICE_AT,
+    Wire,
+    end_address,
+    other,
+)
+from tests.lab import netns
+
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # include/uapi/linux/if_packet.h
+MTU = 9000
+TEXT = bytes(range(250)) * 20  # more than a page of 4096 bytes
+
+
+def _raw(wire: Wire, side: str) -> socket.socket:
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        made.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        made.bind((DEVICE, 0))
+        return made
+
+    return netns.inside(wire.paths[side], make)
+
+
+def _send(wire: Wire, side: str, packet: bytes, family: Family) -> None:
+    """Send an IP packet by the wire; only its Ethernet header is in one piece."""
+    with _raw(wire, side) as sender, _raw(wire, other(side)) as receiver:
+        macs = (each.getsockname()[4] for each in (receiver, sender))
+        # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (VIRTIO 1.2, 5.1.6)
+        layout = struct.pack("=BBHHHH", 0, 0, ETHERNET_BYTES, 0, 0, 0)
+        sender.send(layout + ether(packet, ETH_P[family], *macs))
+
+
+@pytest.fixture
+def jumbo(covered: Covering, wire: Wire) -> Covering:
+    """The near device, covered, on a wire for frames of more than a page."""
+    for path in wire.paths.values():
+        run_ip(path, f"link set {DEVICE} mtu {MTU}")
+    return covered
+
+
+def test_both_ways(jumbo: Covering, node: Node, family: Family) -> None:
+    """What comes in gets the backend's address, what leaves the service's."""
+    wire, flavour = jumbo.wire, FLAVOURS[family]
+    node.apply(service(family, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP, local=1))
+    with (
+        wire.socket(NEAR, family, Protocol.UDP) as backend,
+        wire.socket(FAR, family, Protocol.UDP) as client,
+    ):
+        backend.bind(flavour.backend(1))
+        client.bind((end_address(family, FAR), 0))
+        address, port = client.getsockname()[:2]
+        asks = End(socket.inet_pton(flavour.domain, address), port)
+        frontend = End(service_address(family, SERVICE_AT[NEAR]), SERVICE_PORT)
+        answers = End(backend_address(family, 1), PORT)
+        _send(wire, FAR, udp(asks, frontend, TEXT), family)
+        text, peer = backend.recvfrom(MTU)
+        assert (text, peer[:2]) == (TEXT, (address, port))
+        _send(wire, NEAR, udp(answers, asks, TEXT), family)
+        text, peer = client.recvfrom(MTU)
+        assert (text, peer[:2]) == (TEXT, flavour.service(SERVICE_AT[NEAR]))
