@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 
+from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.kernel import Loading, forget_former_programs
@@ -45,6 +46,9 @@ def run(config: RunConfig) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
     check_node(config)
     lock = Lock(config.run_dir, config.bpffs_root)
+    # the one before may have had the same pid, in a container of its own
+    with contextlib.suppress(OSError):
+        report.remove(config.run_dir)
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     stopping = _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))

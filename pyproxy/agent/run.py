@@ -22,7 +22,7 @@ from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.sync import Syncers
 from pyproxy.kernel import sockets
-from pyproxy.kube.events import Event
+from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
 from pyproxy.serve.health import Health
@@ -64,7 +64,7 @@ class Agent:
         self._inbox = Inbox(options)
         self._pins = [each.pins for each in loaded.values()]
         self._syncers = Syncers(loaded)
-        self._changed = False
+        self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
         self._synced = False
@@ -107,9 +107,10 @@ class Agent:
 
     def _handle(self, messages: list[Message]) -> None:
         for each in messages:
-            if isinstance(each, CoverChanged):
+            if isinstance(each, CoverChanged | Report | Trouble):
+                # worth telling before anything is synced, and then above all
                 self._changed = True
-            elif not isinstance(each, Stop):
+            if not isinstance(each, CoverChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)

@@ -128,6 +128,26 @@ def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
     wait_for(lambda: not followed.problems(agent), 40, "status to say that the server is back")
 
 
+def test_an_agent_that_starts_while_the_server_is_down(followed: Followed) -> None:
+    """What was programmed goes on, and status says why nothing new comes."""
+    scene, pods, agent = followed.scene, followed.cluster.pods, followed.scene.agents[0]
+    app = scene.app("downatstart")
+    followed.api.put(app.service(), *app.slices(pods[:1]))
+    scene.await_backends(app, pods[:1])
+    followed.api.stop()
+    agent.stop()
+    agent.launch()
+    wait_for(lambda: bool(followed.problems(agent)), 20, "status to say that the server is away")
+    status = agent.status()
+    assert "since 20" in followed.problems(agent)[0]
+    assert status["agent"]["pid"] == agent.pid
+    assert {"not-synced", "source-unreadable"} == {each["code"] for each in status["problems"]}
+    assert pods[1].prober.once(app.tcp(4)).who == pods[0].name
+    followed.api.start()
+    agent.await_synced()
+    wait_for(lambda: not followed.problems(agent), 40, "status to say that the server is back")
+
+
 def test_a_history_that_begins_anew_loses_nothing(followed: Followed) -> None:
     """After a restored backup of etcd the objects are listed again; what is gone goes."""
     scene, pods = followed.scene, followed.cluster.pods
