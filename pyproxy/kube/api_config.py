@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from kubernetes.client.configuration import Configuration
 from kubernetes.config import incluster_config, kube_config
-from kubernetes.config.config_exception import ConfigException
 
 from pyproxy.errors import SourceError
 from pyproxy.kube.bounded import Bounded
@@ -33,8 +32,6 @@ _EXPIRY_MARGIN_S = 60.0
 # How long a plugin may take: no thread that waits for it can say what it waits for.
 _PLUGIN_S = 60.0
 _IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
-# What reading a kubeconfig that is wrong in any way raises in the client.
-_WRONG = (ConfigException, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 _Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
@@ -125,7 +122,7 @@ class Credentials:
         except TimeoutError:
             raise SourceError(
                 f"the credentials in {self._settings.kubeconfig} cannot be used: the plugin that "
-                f"it names has not answered for {self._plugin_s:g} s",
+                f"it names has not answered for {self._plugin_s:g} s and was ended",
                 "run the plugin by hand; it may wait for somebody to log in",
             ) from None
 
@@ -140,11 +137,14 @@ def load(settings: ApiSettings) -> Access:
         if settings.kubeconfig is None:
             return _load_in_cluster(settings)
         return _load_kubeconfig(settings, settings.kubeconfig)
-    except _WRONG as error:
+    except SourceError:
+        raise
+    # Plugins and issuers raise whatever their libraries do; it must not end the agent.
+    except Exception as error:
         origin = settings.kubeconfig or settings.service_account
         raise SourceError(
-            f"the credentials in {origin} cannot be used: {error}", "mend them"
-        ) from (error)
+            f"the credentials in {origin} cannot be used: {_said(error)}", "mend them"
+        ) from error
 
 
 def _load_in_cluster(settings: ApiSettings) -> Access:
@@ -170,14 +170,16 @@ def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
         loader = make_loader(
             config, config_base_path=str(path.absolute().parent), temp_file_path=directory
         )
-        loader.load_and_set(configuration)
         found = vars(loader)
-        if "exec" in user and not (found.get("token") or found.get("cert_file")):
-            raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
-        expiry = found.get("expiry")
+        try:
+            loader.load_and_set(configuration)
+            if "exec" in user and not (found.get("token") or found.get("cert_file")):
+                raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
+            expiry = found.get("expiry")
+        finally:
+            # The loader refers to itself, and the agent runs without the garbage collector.
+            found.clear()
         expires = expiry.timestamp() if isinstance(expiry, dt.datetime) else 0.0
-        # The loader refers to itself, and the agent runs without the garbage collector.
-        found.clear()
         return _access(configuration, settings, files, stamp, expires)
 
 
@@ -263,6 +265,10 @@ def _files_named(base: Path, cluster: dict[str, Any], user: dict[str, Any]) -> I
         *(user.get(key) for key in ("tokenFile", "client-certificate", "client-key")),
     )
     return (base / name for name in named if name)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _command(user: dict[str, Any]) -> str:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from pyproxy.kube.api import SYSTEM_CLOCKS, ApiSource
 from pyproxy.kube.api_config import ApiSettings
@@ -127,3 +129,20 @@ def following(settings: ApiSettings, pace: Pace = FAST, node: str = NODE) -> Ite
         yield one
     finally:
         one.source.stop()
+
+
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """Fail if a block leaves exceptions or frames that only the garbage collector finds."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        # The server, in the same process, may leave some of its own.
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [one for one in gc.garbage if isinstance(one, BaseException | FrameType)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

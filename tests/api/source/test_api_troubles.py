@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -20,7 +18,7 @@ from pyproxy.kube.api_troubles import SERVER, Troubles
 from pyproxy.kube.client import ApiFailure, Line
 from pyproxy.kube.events import Event, Trouble
 from tests import builders
-from tests.api.source.api_following import FAST, Followed, following, kubeconfig
+from tests.api.source.api_following import FAST, Followed, following, kubeconfig, without_garbage
 from tests.api.source.scripted import Answer, Scripted, served, silence, status, stream, versioned
 
 WEB = versioned(builders.service("web", cluster_ip="10.0.0.1"), 50)
@@ -197,19 +195,9 @@ def test_failures_leave_no_garbage(
     else:
         server.close()
     line = Line(Credentials(settings, time.time), 1.0)
-    gc.collect()
-    gc.disable()
-    try:
+    with without_garbage():
         for _ in range(5):
             assert message in failed(line)
-        # The server, in the same process, may leave some of its own.
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        assert not [one for one in gc.garbage if isinstance(one, BaseException | FrameType)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 def failed(line: Line) -> str:
