@@ -164,8 +164,7 @@ def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
     files = (path, *_files_named(path.parent, cluster, user))
     stamp = _stamp(files)
     configuration = _new_configuration()
-    # The client writes keys that stand in the text into files; they go as soon as they are read.
-    with tempfile.TemporaryDirectory(prefix="pyproxy-") as directory:
+    with _place_for_keys(cluster, user) as directory:
         make_loader: Any = kube_config.KubeConfigLoader
         loader = make_loader(
             config, config_base_path=str(path.absolute().parent), temp_file_path=directory
@@ -181,6 +180,20 @@ def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
             found.clear()
         expires = expiry.timestamp() if isinstance(expiry, dt.datetime) else 0.0
         return _access(configuration, settings, files, stamp, expires)
+
+
+def _place_for_keys(
+    cluster: dict[str, Any], user: dict[str, Any]
+) -> contextlib.AbstractContextManager[str]:
+    """Give a directory for keys that stand in the text: they go as soon as they are read.
+
+    The client writes those into files. A kubeconfig that has none works where nothing can be
+    written.
+    """
+    has_keys = "exec" in user or any(key.endswith("-data") for key in (*cluster, *user))
+    if not has_keys:
+        return contextlib.nullcontext("/")
+    return tempfile.TemporaryDirectory(prefix="pyproxy-")
 
 
 def _new_configuration() -> Configuration:
@@ -199,6 +212,9 @@ def _access(
 ) -> Access:
     if settings.master:
         configuration.host = settings.master.rstrip("/")
+    if "://" not in configuration.host:
+        # client-go's choice for whoever has anything to keep secret
+        configuration.host = f"https://{configuration.host}"
     configuration.refresh_api_key_hook = None
     headers = {"Accept": "application/json", "User-Agent": "pyproxy"}
     token = " ".join((configuration.api_key.get("BearerToken") or "").split())

@@ -7,6 +7,7 @@ and annotations cost the planner nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -42,20 +43,26 @@ class Shelf:
         self._reports: dict[str, str] = {}
         self._seen: set[ObjectName] = set()
         self._wrong: set[str] = set()
+        self._unsure = False
 
     def begin_list(self) -> None:
         """Expect all objects that there are, by put_listed()."""
         self._seen.clear()
         self._wrong.clear()
+        self._unsure = False
 
     def put_listed(self, document: msgspec.Raw) -> Iterator[Event]:
         """Take a member of a list. It counts whatever its resourceVersion: servers get restored."""
         yield from self._put(document, listed=True)
 
     def end_list(self) -> Iterator[Event]:
-        """Let go of all that the whole list did not show."""
+        """Let go of all that the whole list did not show.
+
+        Nothing is let go of where the list has members that cannot be told by name.
+        """
         self._gone.clear()
-        for name in [name for name in self._known if name not in self._seen]:
+        missing = [name for name in self._known if name not in self._seen]
+        for name in [] if self._unsure else missing:
             yield from self._forget(name)
         self._seen = set()
         for source in [source for source in self._reports if source not in self._wrong]:
@@ -81,6 +88,7 @@ class Shelf:
     def _put(self, document: msgspec.Raw, *, listed: bool) -> Iterator[Event]:
         head, name = self._identify(document)
         if name is None:
+            self._unsure |= listed
             yield from self._complain(document, head)
             return
         if listed:
@@ -114,14 +122,19 @@ class Shelf:
         yield from self._report(reference(self._kind, name), "")
 
     def _identify(self, document: msgspec.Raw) -> tuple[Object, ObjectName | None]:
-        """Return what says which object it is; no name where it is none of those wanted."""
-        try:
+        """Return what says which object it is; no name where it is none of those wanted.
+
+        A head that is malformed itself does not keep an object from being known by its name.
+        """
+        head = Object()
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
             head = typed(document, Object)
-            if head.kind not in (None, self._kind.value):
-                return head, None
+        if head.kind not in (None, self._kind.value):
+            return head, None
+        try:
             name = name_of(self._kind, document)
         except (msgspec.MsgspecError, RecursionError):
-            return Object(), None
+            return head, None
         return head, None if self._only and name.name != self._only else name
 
     def _is_old(self, name: ObjectName, version: str) -> bool:

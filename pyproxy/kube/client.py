@@ -7,9 +7,12 @@ A Line belongs to one thread; only hang_up() may be called from others.
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import enum
 import http.client
+import math
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -29,6 +32,7 @@ from pyproxy.kube.api_wire import Status, StatusDetails, status_in
 MAX_LINE_BYTES = 16 << 20
 _CHUNK_BYTES = 64 << 10
 _MOST_OF_AN_ERROR = 64 << 10
+_MOST_DIGITS = 9
 
 _Result = TypeVar("_Result")
 
@@ -275,7 +279,19 @@ _CAUSES = {401: Cause.UNAUTHORIZED, 403: Cause.FORBIDDEN, 410: Cause.EXPIRED}
 def _failure(response: urllib3.BaseHTTPResponse) -> ApiFailure:
     text = _try(lambda: response.read(_MOST_OF_AN_ERROR))
     asked = response.headers.get("Retry-After", "")
-    return failure_of(status_in(text), response.status, int(asked) if asked.isdecimal() else 0)
+    return failure_of(status_in(text), response.status, _retry_after(asked))
+
+
+def _retry_after(asked: str) -> int:
+    """Return the seconds that a header Retry-After asks for (RFC 9110 10.2.3), 0 if it is none."""
+    # The length keeps hostile digits away from int().
+    if asked.isascii() and asked.isdecimal():
+        return int(asked) if len(asked) <= _MOST_DIGITS else 10**_MOST_DIGITS
+    try:
+        until = email.utils.parsedate_to_datetime(asked)
+        return max(0, math.ceil(until.timestamp() - time.time()))
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def failure_of(status: Status, code: int, retry_after_s: int = 0) -> ApiFailure:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from pyproxy.kube.api_pace import Backoff, Pace
+from pyproxy.kube.api_pages import Pages
 from pyproxy.kube.api_shelf import Shelf
 from pyproxy.kube.api_troubles import SERVER, Troubles
 from pyproxy.kube.api_wire import (
@@ -28,10 +29,10 @@ from pyproxy.kube.api_wire import (
 from pyproxy.kube.client import Answer, ApiFailure, Cause, Line, failure_of
 from pyproxy.kube.events import Event, Kind, Put
 
-# Far beyond any cluster: a server that never ends its list is one that lies.
-_MOST_PAGES = 10_000
 # So many watches in a row that ended at once are no coincidence.
 _MOST_SHORT = 3
+# API servers send bookmarks: so many watches in a row without a word never will say one.
+_MOST_MUTE = 2
 _OF_THE_SERVER = (Cause.UNREACHABLE, Cause.SILENT, Cause.UNAUTHORIZED, Cause.CREDENTIALS)
 
 
@@ -85,6 +86,12 @@ class Clocks(NamedTuple):
     random: Callable[[], float]
 
 
+class _End:
+    """How a watch ended: was a word heard, was it cut off, was it silent for too long."""
+
+    heard = cut = silent = False
+
+
 class Reflector:
     """Follows one resource. run() is the body of its thread; `listed` is called once a list."""
 
@@ -111,9 +118,11 @@ class Reflector:
         self._pace = pace
         self._clocks = clocks
         self._backoff = Backoff(pace, clocks.random)
+        self._pages = Pages(self._page, self._take, pace.page)
         self._position = ""
         self._doubtful = False
         self._short = 0
+        self._mute = 0
         self._verb = "list"
         self._asked_at = 0.0
 
@@ -149,26 +158,16 @@ class Reflector:
     def _list(self) -> str:
         """Take in the whole list, page by page; return its resourceVersion."""
         self._verb = "list"
-        self._shelf.begin_list()
-        token = ""
-        for _ in range(_MOST_PAGES):
-            meta = self._take_page(token)
-            if not meta.continue_:
-                self._put_all(self._shelf.end_list())
-                return meta.resource_version or ""
-            if meta.continue_ == token:
-                break
-            token = meta.continue_
-        raise ApiFailure(Cause.FAILING, "never ends its list")
+        if not self._pages.is_begun:
+            self._shelf.begin_list()
+        position = self._pages.read()
+        self._put_all(self._shelf.end_list())
+        return position
 
-    def _take_page(self, token: str) -> ListMeta:
-        more = {"continue": token} if token else {}
-        page = self._page({"limit": str(self._pace.page), **more})
-        for document in page.items or []:
-            self._put_all(self._shelf.put_listed(document))
-        return page.metadata or ListMeta()
+    def _take(self, document: msgspec.Raw) -> None:
+        self._put_all(self._shelf.put_listed(document))
 
-    def _page(self, query: dict[str, str]) -> ListPage:
+    def _page(self, query: Mapping[str, str]) -> ListPage:
         with self._get(query, self._pace.answer_s) as answer:
             text = answer.read()
         try:
@@ -183,18 +182,25 @@ class Reflector:
         return page
 
     def _check_position(self) -> None:
-        """Ask where the server is: behind us, a watch would hang for ever without a word.
+        """Ask where the server is, after a watch that was cut or said nothing.
 
-        That is a server restored from a backup; all it has is listed again.
+        If it is behind us, a watch would hang for ever without a word: that is a server restored
+        from a backup. If it has gone on and watches tell nothing, somebody in between holds them
+        back. All there is is listed again then.
         """
         self._verb = "list"
         found = (self._page({"limit": "1"}).metadata or ListMeta()).resource_version or ""
         self._doubtful = False
-        if is_older(self._position, found) or found == self._position:
+        if found == self._position:
             return
-        position, self._position = self._position, ""
-        message = f"is at resourceVersion {found} and was at {position}: listing everything again"
-        failure = ApiFailure(Cause.FAILING, message)
+        if not is_older(self._position, found):
+            message = f"is at resourceVersion {found} and was at {self._position}"
+        elif self._mute >= _MOST_MUTE:
+            message = f"has said nothing in {self._mute} watches, not even a bookmark"
+        else:
+            return
+        self._position = ""
+        failure = ApiFailure(Cause.FAILING, f"{message}: listing everything again")
         self._troubles.begin(self._source, self._resource.plural, self._sentence(failure))
 
     # watches
@@ -204,20 +210,21 @@ class Reflector:
         self._verb = "watch"
         # Until it is connected, nothing was shown to be alive; connecting counts as silence.
         started = last = self._clocks.monotonic()
-        heard = False
+        end = _End()
         with self._open_watch() as answer, self._recovery():
             try:
                 for line in answer.lines():
                     last = self._clocks.monotonic()
-                    heard |= self._take_line(line)
+                    end.heard |= self._take_line(line)
             except ApiFailure as failure:
                 # A watch that was cut is only to be resumed.
                 if failure.cause not in (Cause.UNREACHABLE, Cause.SILENT):
                     raise
-                if failure.cause is Cause.SILENT and heard:
+                end.cut, end.silent = True, failure.cause is Cause.SILENT
+                if end.silent and end.heard:
                     raise self._silence(self._clocks.monotonic() - last) from None
             finally:
-                self._end_watch(self._clocks.monotonic() - started, heard=heard)
+                self._end_watch(self._clocks.monotonic() - started, end)
         if self._short >= _MOST_SHORT:
             raise ApiFailure(Cause.FAILING, f"ended {self._short} watches in a row at once")
 
@@ -237,6 +244,10 @@ class Reflector:
     @contextlib.contextmanager
     def _recovery(self) -> Iterator[None]:
         """Call troubles over: at once, or after a while if watches ended early before."""
+        if self._mute >= _MOST_MUTE:
+            # only a word ends that
+            yield
+            return
         if not self._short:
             self._recovered()
             yield
@@ -268,6 +279,9 @@ class Reflector:
         elif event.type == "DELETED":
             self._put_all(self._shelf.drop(event.object))
         self._advance(event.object)
+        if self._mute:
+            self._mute = 0
+            self._recovered()
         return True
 
     def _advance(self, document: msgspec.Raw) -> None:
@@ -280,15 +294,16 @@ class Reflector:
         if version and not is_older(version, self._position):
             self._position = version
 
-    def _end_watch(self, lived_s: float, *, heard: bool) -> None:
+    def _end_watch(self, lived_s: float, end: _End) -> None:
         """Draw conclusions from how the watch went."""
-        self._doubtful = not heard
+        self._doubtful = end.cut or not end.heard
+        self._mute += end.silent and not end.heard
         if lived_s >= self._pace.settled_s:
             self._short = 0
             self._backoff.reset()
             return
         self._short += 1
-        if self._short >= _MOST_SHORT and not heard:
+        if self._short >= _MOST_SHORT and not end.heard:
             self._position = ""  # perhaps it is our resourceVersion that ends them
 
     def _silence(self, silent_s: float) -> ApiFailure:
@@ -302,8 +317,10 @@ class Reflector:
         """Say what is wrong; return how many seconds the server wants to be left alone."""
         if failure.cause is Cause.EXPIRED:
             self._position = ""
-            if self._short < _MOST_SHORT:
+            if self._short < _MOST_SHORT and not self._pages.expires:
                 return 0.0
+        if failure.cause in (Cause.UNREACHABLE, Cause.SILENT):
+            self._doubtful = True
         plural = self._resource.plural
         message = self._sentence(failure) + self._remedy(failure)
         if failure.cause in _OF_THE_SERVER:
@@ -326,7 +343,7 @@ class Reflector:
         plural, group = self._resource.plural, self._resource.group
         return f': allow "{self._verb}" of "{plural}" in API group "{group}" by a ClusterRole'
 
-    def _get(self, query: dict[str, str], silence_s: float) -> Answer:
+    def _get(self, query: Mapping[str, str], silence_s: float) -> Answer:
         """Make a request; a server that answers, no matter what, is reachable."""
         self._asked_at = self._clocks.now()
         try:

@@ -131,6 +131,23 @@ def test_the_master_overrides_the_server(tmp_path: Path) -> None:
     assert access.context is None
 
 
+def test_a_server_without_scheme_is_asked_by_tls(tmp_path: Path) -> None:
+    """As by client-go: a token would go over the wire in clear text else."""
+    config = kubeconfig(tmp_path / "config", "127.0.0.1:6443", {"token": "x"})
+    access = load(ApiSettings(config))
+    assert access.configuration.host == URL
+    assert access.context is not None
+
+
+def test_a_kubeconfig_without_keys_needs_no_place_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have nothing that can be written."""
+    config = kubeconfig(tmp_path / "config", URL, {"token": "x"})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert bearer(config) == "Bearer x"
+
+
 def plugin(directory: Path, status: Json, code: int = 0) -> Json:
     """Write an exec plugin that counts its runs; return the user that has it."""
     answer = {

@@ -102,6 +102,38 @@ def test_an_expired_token_means_to_list_anew(server: Scripted, settings: ApiSett
         assert source.deletions() == []
 
 
+def test_tokens_that_expire_again_and_again(server: Scripted, settings: ApiSettings) -> None:
+    """A list whose pages come too late for their tokens is asked for in one piece."""
+    server.script("services", "list", *[page(services("a"), 7, "one"), EXPIRED] * 2)
+    server.objects["services"] = services("a", "b")
+    with following(settings) as source:
+        source.until_trouble("API server: services", "answers 410")
+        source.until_synced()
+        assert source.names() == {"a", "b"}
+        limits = [one.query.get("limit") for one in server.asked("services", "list")]
+        assert limits == ["500"] * 4 + [None]
+        source.until_calm()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_page_that_fails_is_asked_for_again(
+    server: Scripted, settings: ApiSettings, failures: int
+) -> None:
+    """A server under load is not asked for the pages before it, unless its token may be wrong."""
+    broken = [status(429, "TooManyRequests")] * failures
+    server.script("services", "list", page(services("a"), 7, "one"), *broken)
+    if failures < 3:
+        server.script("services", "list", page(services("b"), 7))
+    server.objects["services"] = services("a", "b")
+    with following(settings) as source:
+        source.until_synced()
+        assert source.names() == {"a", "b"}
+        tokens = [one.query.get("continue") for one in server.asked("services", "list")]
+        last = "one" if failures < 3 else None
+        assert tokens == [None, *["one"] * failures, last]
+        assert source.deletions() == []
+
+
 def test_a_list_that_never_ends_is_given_up(server: Scripted, settings: ApiSettings) -> None:
     """The same token again and again is no list, and no reason to ask without end."""
     server.script("services", "list", *[page(services("a"), 7, "one")] * 3)

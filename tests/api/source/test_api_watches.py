@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,18 +107,29 @@ def test_an_object_that_is_not_proxied_any_more_goes(server: Scripted, source: F
 def test_a_dropped_watch_resumes_where_it_was(
     server: Scripted, settings: ApiSettings, *, clean: bool
 ) -> None:
-    """After an end in the middle, the next watch begins at the last event or bookmark."""
+    """After an end in the middle, the next watch begins at the last event or bookmark.
+
+    A server that may have been restored meanwhile is asked where it is.
+    """
+    script_lists(server, 140)
     chunks = (event("MODIFIED", web(2, 101)), bookmark("services", 140))
     server.script("services", "watch", stream(*chunks, cut=not clean))
     with following(settings) as source:
         watched(source, server, 2)
         assert positions(server) == ["100", "140"]
-        assert len(server.asked("services", "list")) == 1
+        limits = [one.query["limit"] for one in server.asked("services", "list")]
+        assert limits == (["500"] if clean else ["500", "1"])
         assert (source.ip("web"), source.troubles) == (2, {})
+
+
+def script_lists(server: Scripted, version: int) -> None:
+    """Have the server go on from its first list to a version."""
+    server.script("services", "list", page([web(1, 50)], 100), page([web(2, 101)], version))
 
 
 def test_half_a_line_is_not_taken_for_a_whole(server: Scripted, settings: ApiSettings) -> None:
     """A line that is cut off is dropped, and comes again in the next watch."""
+    script_lists(server, 101)
     half = event("MODIFIED", web(3, 102))[:90]
     server.script("services", "watch", stream(event("MODIFIED", web(2, 101)), half, cut=True))
     with following(settings) as source:
@@ -195,6 +208,7 @@ def test_410_without_end_is_said_and_runs_not_hot(server: Scripted, settings: Ap
 
 def test_a_silent_watch_is_resumed(server: Scripted, settings: ApiSettings) -> None:
     """A watch that spoke and then fell silent is dead: said with since when, and resumed."""
+    script_lists(server, 101)
     server.script("services", "watch", silence(event("MODIFIED", web(2, 101))))
     with following(settings) as source:
         source.until(lambda: source.ip("web") == 2)
@@ -230,6 +244,40 @@ def test_a_watch_from_the_future_is_noticed(server: Scripted, settings: ApiSetti
         assert source.ip("web") == 5, "its resourceVersion is older, and it counts"
         assert positions(server) == ["99999999", "44900"]
         source.until_calm()
+
+
+def test_a_server_that_was_restored_and_goes_on_is_noticed(
+    server: Scripted, settings: ApiSettings
+) -> None:
+    """Once it has passed where we were, nothing else tells its history from the one we know."""
+    script_lists(server, 100)
+    server.script("services", "watch", stream(event("MODIFIED", web(2, 10000)), cut=True))
+    server.version = 9000
+    server.objects["services"] = [web(3, 8000)]
+    with following(settings) as source:
+        source.until_trouble(SERVICES, "is at resourceVersion 100 and was at 10000")
+        source.until(lambda: source.ip("web") == 3)
+        watched(source, server, 2)
+        assert positions(server) == ["100", "9000"]
+        source.until_calm()
+
+
+def test_watches_that_are_held_back_are_no_reason_to_know_nothing(
+    server: Scripted, settings: ApiSettings
+) -> None:
+    """A proxy that buffers what a watch says: everything is listed in turns, and that is said."""
+    server.script("services", "watch", *[silence(b"")] * 3)
+    with following(settings) as source:
+        source.until_synced()
+        server.version = 200
+        server.objects["services"] = [web(2, 150)]
+        source.until_trouble(SERVICES, "has said nothing in 2 watches, not even a bookmark")
+        source.until(lambda: source.ip("web") == 2)
+        watched(source, server, 4)
+        assert source.troubles[SERVICES].message, "until a watch says something"
+        server.push("services", "MODIFIED", web(3, 201))
+        source.until(lambda: source.ip("web") == 3)
+        source.until(lambda: not source.troubles[SERVICES].message)
 
 
 def test_a_version_too_large_means_a_new_list(server: Scripted, settings: ApiSettings) -> None:
@@ -284,10 +332,23 @@ def test_foreign_kinds_are_reported_and_ignored(server: Scripted, source: Follow
     source.until(lambda: source.reports["Pod among Services"] == "")
 
 
-@pytest.mark.parametrize("code", [429, 503])
-def test_retry_after_is_honoured(server: Scripted, settings: ApiSettings, code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        (429, lambda: "1"),
+        (503, lambda: "1"),
+        # RFC 9110 10.2.3: a date does as well
+        (503, lambda: email.utils.formatdate(time.time() + 5, usegmt=True)),
+        # more digits than int() takes
+        (429, lambda: "9" * 5000),
+    ],
+    ids=["429", "503", "date", "digits"],
+)
+def test_retry_after_is_honoured(
+    server: Scripted, settings: ApiSettings, code: int, asks: Callable[[], str]
+) -> None:
     """A server that asks for a pause gets it, and the resumed watch loses nothing."""
-    server.script("services", "watch", status(code, "Busy", ("Retry-After", "1")))
+    server.script("services", "watch", status(code, "Busy", ("Retry-After", asks())))
     with following(settings) as source:
         source.until_trouble(SERVICES, f"answers {code}")
         watched(source, server, 2)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pyproxy.kube.api_shelf import Shelf
-from pyproxy.kube.events import Change, Event, Kind
+from pyproxy.kube.events import Change, Event, Kind, Report
 from tests import builders
 
 SLICES = 300
@@ -28,9 +28,7 @@ def pages(version: int) -> list[msgspec.Raw]:
 
 def listed(shelf: Shelf, version: int) -> list[Event]:
     """Take a whole list; return what the shelf told."""
-    shelf.begin_list()
-    told = [event for document in pages(version) for event in shelf.put_listed(document)]
-    return told + list(shelf.end_list())
+    return relisted(shelf, pages(version))
 
 
 @pytest.fixture
@@ -59,6 +57,44 @@ def test_names_are_the_records_own(shelf: Shelf) -> None:
         assert isinstance(event, Change)
         assert event.object is not None
         assert event.name is event.object.name
+
+
+@pytest.mark.parametrize(
+    "head", [{"resourceVersion": 5}, {"resourceVersion": None, "labels": 7}], ids=["version", "all"]
+)
+def test_a_listed_object_with_a_malformed_head_is_known_by_its_name(
+    shelf: Shelf, head: dict[str, object]
+) -> None:
+    """Its last good version counts, as with any other part that is malformed."""
+    listed(shelf, 1)
+    broken = builders.endpoint_slice("slice-0", service="service-0")
+    broken["metadata"].update(head)
+    broken["ports"] = 7
+    told = relisted(shelf, [*pages(2)[1:], raw(broken)])
+    (report,) = told
+    assert isinstance(report, Report)
+    assert report.source == "EndpointSlice default/slice-0"
+
+
+def test_a_list_with_what_has_no_name_removes_nothing(shelf: Shelf) -> None:
+    """It may be any of those that are missing; the next whole list removes them."""
+    listed(shelf, 1)
+    told = relisted(shelf, [*pages(2)[2:], raw({"metadata": {"name": 7}})])
+    assert [type(each) for each in told] == [Report]
+    gone = [each.name.name for each in relisted(shelf, pages(3)[2:]) if isinstance(each, Change)]
+    assert sorted(gone) == ["slice-0", "slice-1"]
+
+
+def raw(document: object) -> msgspec.Raw:
+    """Return a document as a member of a page."""
+    return msgspec.Raw(msgspec.json.encode(document))
+
+
+def relisted(shelf: Shelf, documents: list[msgspec.Raw]) -> list[Event]:
+    """Take a whole list of these; return what the shelf told."""
+    shelf.begin_list()
+    told = [event for document in documents for event in shelf.put_listed(document)]
+    return told + list(shelf.end_list())
 
 
 def traced() -> int:
