@@ -6,8 +6,15 @@ from __future__ import annotations
 import logging
 
 from pyproxy.agent.problems import Problem, conflict, malformed, unreadable
-from pyproxy.kube.events import Change, Event, Kind, Report, Synced, Trouble
-from pyproxy.model import EndpointSlice, Node, Service, endpoint_text
+from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Report, Synced, Trouble
+from pyproxy.model import (
+    EndpointSlice,
+    Node,
+    ObjectName,
+    Service,
+    ServicePortName,
+    endpoint_text,
+)
 from pyproxy.plan.options import Options
 from pyproxy.plan.world import World
 
@@ -19,7 +26,7 @@ class Inbox:
 
     def __init__(self, options: Options) -> None:
         self.world = World(options)
-        self.reports: dict[str, str] = {}
+        self.reports: dict[str, Report] = {}
         self.troubles: dict[str, Trouble] = {}
         self.synced = False
 
@@ -36,10 +43,15 @@ class Inbox:
         else:
             self._put(event.object)
 
+    def may_lack(self, name: ServicePortName) -> bool:
+        """Return whether a service port may be there though no source shows it."""
+        mine = (ANY_SERVICE, ObjectName(name.namespace, name.name))
+        return any(report.lacks in mine for report in self.reports.values())
+
     def problems(self) -> list[Problem]:
         """Return what is wrong with the objects."""
         found = [unreadable(*self.troubles[source]) for source in sorted(self.troubles)]
-        found += [malformed(source, text) for source, text in sorted(self.reports.items())]
+        found += [malformed(each.source, each.message) for each in sorted(self.reports.values())]
         for each in self.world.conflicts():
             losers = ", ".join(str(loser) for loser in each.losers)
             address = endpoint_text(each.frontend.address, each.frontend.port)
@@ -48,9 +60,9 @@ class Inbox:
 
     def _report(self, event: Report) -> None:
         if event.message:
-            if self.reports.get(event.source) != event.message:
+            if self.reports.get(event.source) != event:
                 log.error("%s: %s", event.source, event.message)
-            self.reports[event.source] = event.message
+            self.reports[event.source] = event
         elif self.reports.pop(event.source, None):
             log.info("%s is right again", event.source)
 

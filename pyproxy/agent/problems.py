@@ -40,12 +40,12 @@ def refused(name: str, reason: str) -> Problem:
 
 
 def kept(name: str) -> Problem:
-    """A service port of an earlier agent is in no file that can be read."""
+    """A service port of an earlier agent may be in what cannot be read."""
     return Problem(
         "kept",
-        f"service port {name} is kept as it was before the agent started: it stands in no file "
-        "that can be read",
-        "correct the files that are named; then it is updated or removed",
+        f"service port {name} is kept as it was before the agent started: it may stand in what is "
+        "malformed",
+        "correct what is named; then it is updated or removed",
     )
 
 

@@ -121,9 +121,9 @@ class Agent:
         changes = self._inbox.world.replan()
         retry_at = self._syncers.retry_at
         is_due = retry_at is not None and time.monotonic() >= retry_at
-        mended = bool(self._syncers.kept) and not self._inbox.reports
+        mended = not all(map(self._inbox.may_lack, self._syncers.kept))
         if changes or not self._synced or is_due or mended:
-            self._syncers.apply(changes, is_complete=not self._inbox.reports)
+            self._syncers.apply(changes, self._inbox.may_lack)
             self._changed = True
         elif messages:
             self._changed = True

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
 from pyproxy.errors import KernelError
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.plan.claims import PlanKey
-from pyproxy.sync.syncer import Syncer
+from pyproxy.sync.syncer import Syncer, nothing
 from pyproxy.tables import Frontend, Kind, PortPlan
 
 log = logging.getLogger(__name__)
@@ -45,18 +46,22 @@ class Syncers:
         """Whether the maps of some family are not what they should be."""
         return bool(self._failed)
 
-    def apply(self, changes: dict[PlanKey, PortPlan | None], *, is_complete: bool = True) -> None:
+    def apply(
+        self,
+        changes: dict[PlanKey, PortPlan | None],
+        may_lack: Callable[[ServicePortName], bool] = nothing,
+    ) -> None:
         """Take over changed plans and write what differs; failures are noted for a retry.
 
-        Without `is_complete` nothing that an earlier agent programmed is removed: what nobody
-        wants may only be unreadable now.
+        What an earlier agent programmed and nobody wants is kept if `may_lack` says that it may
+        only be unreadable now.
         """
         started = time.perf_counter()
         self._note_unserved(changes)
         written = 0
         for family, syncer in self.syncers.items():
             mine = {key.name: plan for key, plan in changes.items() if key.family is family}
-            written += self._apply(family, syncer, mine, is_complete=is_complete)
+            written += self._apply(family, syncer, mine, may_lack)
         if self._failed:
             return
         self.retry_at, self._retry_after_s = None, RETRY_FIRST_S
@@ -70,12 +75,11 @@ class Syncers:
         family: Family,
         syncer: Syncer,
         plans: dict[ServicePortName, PortPlan | None],
-        *,
-        is_complete: bool,
+        may_lack: Callable[[ServicePortName], bool],
     ) -> int:
         known = set(syncer.refused)
         try:
-            written = syncer.apply(plans, is_complete=is_complete)
+            written = syncer.apply(plans, may_lack)
         except KernelError as error:
             log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)
             self._failed[family] = str(error)
@@ -92,7 +96,7 @@ class Syncers:
         for syncer in self.syncers.values():
             syncer.reclaim()
         if any(syncer.can_retry for syncer in self.syncers.values()):
-            self.apply({}, is_complete=not self.kept)
+            self.apply({}, self.kept.__contains__)
 
     @property
     def has_idle_work(self) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_wire import Object, ObjectMeta, is_older
 from pyproxy.kube.decode import decode, name_of, reference, typed
-from pyproxy.kube.events import Change, Event, Kind, Report
+from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Report
 from pyproxy.model import EndpointSlice, Node, ObjectName, Service
 
 _Record: TypeAlias = Service | EndpointSlice | Node | None
@@ -65,9 +65,10 @@ class Shelf:
         for name in [] if self._unsure else missing:
             yield from self._forget(name)
         self._seen = set()
+        # first, or what is still missing would be called mended for a moment
+        yield from self._look_for_the_only()
         for source in [source for source in self._reports if source not in self._wrong]:
             yield from self._report(source, "")
-        yield from self._look_for_the_only()
 
     def put(self, document: msgspec.Raw) -> Iterator[Event]:
         """Take an object as a watch shows it; what is older than what is known is passed over."""
@@ -106,7 +107,8 @@ class Shelf:
             _, name, record = decode(self._kind, document)
         except SourceError as error:
             self._known[name] = before._replace(version=version)
-            yield from self._report(source, str(error))
+            is_missing = self._kind is Kind.SERVICE and before.record is None
+            yield from self._report(source, str(error), name if is_missing else None)
             return
         is_new = record != before.record
         # of two equal records the one that others hold too, or a list would double them all
@@ -143,13 +145,14 @@ class Shelf:
 
     def _complain(self, document: msgspec.Raw, head: Object) -> Iterator[Event]:
         """Report what was not asked for, or cannot be told by name; it is in force until a list."""
+        lacks = ANY_SERVICE if self._kind is Kind.SERVICE else None
         if head.kind not in (None, self._kind.value):
             source, found = f"{head.kind} among {self._kind.value}s", f"a {head.kind}"
         else:
             source = f"{self._kind.value} without a usable name"
             found = f"an object of no or a foreign name ({bytes(document)[:80]!r}...)"
         message = f"the API server sent {found} when asked for {self._kind.value}s; it is ignored"
-        yield from self._report(source, message)
+        yield from self._report(source, message, lacks)
 
     def _look_for_the_only(self) -> Iterator[Event]:
         if self._only and not self._known:
@@ -159,7 +162,9 @@ class Shelf:
             )
             yield from self._report(reference(self._kind, ObjectName("", self._only)), message)
 
-    def _report(self, source: str, message: str) -> Iterator[Event]:
+    def _report(
+        self, source: str, message: str, lacks: ObjectName | None = None
+    ) -> Iterator[Event]:
         if message:
             self._wrong.add(source)
         if message == self._reports.get(source, ""):
@@ -168,7 +173,7 @@ class Shelf:
             self._reports[source] = message
         else:
             del self._reports[source]
-        yield Report(source, message)
+        yield Report(source, message, lacks)
 
 
 def _version(head: Object) -> str:

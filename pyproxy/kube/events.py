@@ -37,15 +37,21 @@ class Synced(NamedTuple):
     """Every initial list has been delivered: the state is complete for the first time."""
 
 
+ANY_SERVICE = ObjectName("", "")
+
+
 class Report(NamedTuple):
     """Something about `source` is malformed or stands twice; message "" means mended.
 
     `source` is a file, a directory or an object reference; there is one report in force per
     source, a later one replaces it. The last good state of the source stays in force.
+    `lacks` is the Service that may be missing for it: ANY_SERVICE where nobody can tell, None
+    where none is.
     """
 
     source: str
     message: str
+    lacks: ObjectName | None = ANY_SERVICE
 
 
 class Trouble(NamedTuple):

@@ -19,6 +19,11 @@ from pyproxy.sync.work import Work
 from pyproxy.tables import Frontend, PortPlan
 
 
+def nothing(_: ServicePortName) -> bool:
+    """Say that no service port may be missing: the sources show all there are."""
+    return False
+
+
 class Syncer:
     """Keeps the maps of one family equal to the wanted plans.
 
@@ -31,6 +36,7 @@ class Syncer:
         self._datapath = datapath
         self._serves = serves
         self._wanted: dict[ServicePortName, State] = {}
+        self._gone: set[ServicePortName] = set()  # since the last round that was written
         self._stale = True  # the books may differ from the kernel
         self._room_was_made = False
         self.kept: set[ServicePortName] = set()
@@ -38,24 +44,27 @@ class Syncer:
         self.refused: dict[ServicePortName, str] = {}
 
     def apply(
-        self, plans: Mapping[ServicePortName, PortPlan | None], *, is_complete: bool = True
+        self,
+        plans: Mapping[ServicePortName, PortPlan | None],
+        may_lack: Callable[[ServicePortName], bool] = nothing,
     ) -> int:
         """Take over changed plans (None: gone); write what differs; return how many entries.
 
-        While the sources are not complete (`is_complete`), what an earlier agent programmed is
-        kept even if nobody wants it.
+        What an earlier agent programmed and nobody wants is kept if `may_lack` says that the
+        sources may only not show it now; what somebody wanted once never is.
         Raises KernelError when a write failed; the next call reads the kernel back first.
         """
         for name, plan in plans.items():
             state = state_of(plan, self._serves)
             if state is None:
+                self._gone.add(name)
                 self._wanted.pop(name, None)
             else:
                 self._wanted[name] = state
         # not by `kept - wanted.keys()`, here and below: that may look at every service there is
         self.kept = {name for name in self.kept if name not in self._wanted}
-        if self._stale or (is_complete and self.kept):
-            return self._apply_all(is_complete=is_complete)
+        if self._stale or not all(map(may_lack, self.kept)):
+            return self._apply_all(may_lack)
         names = set(plans)
         if self.can_retry:
             names |= self.refused.keys()
@@ -78,7 +87,7 @@ class Syncer:
         """Whether room was made since service ports were refused."""
         return self._room_was_made and bool(self.refused)
 
-    def _apply_all(self, *, is_complete: bool) -> int:
+    def _apply_all(self, may_lack: Callable[[ServicePortName], bool]) -> int:
         # slots that a former round replaced count as free from here on
         self._datapath.wait_for_readers()
         self.books, leftovers = self._adopt()
@@ -86,7 +95,8 @@ class Syncer:
         # first, or rounds that fail again and again would fill the maps with what they began
         leftovers.write(self._datapath)
         self.books.close_round(leftovers)
-        self.kept = set() if is_complete else self.books.programmed.keys() - self._wanted.keys()
+        unwanted = self.books.programmed.keys() - self._wanted.keys() - self._gone
+        self.kept = {name for name in unwanted if may_lack(name)}
         names = set(self._wanted) | set(self.books.programmed) - self.kept
         return leftovers.count + self._write(names, Work())
 
@@ -109,6 +119,7 @@ class Syncer:
             self._stale = True
             work.write(self._datapath)
         self._stale = False
+        self._gone.clear()
         self.books.close_round(work)
         return work.count
 

@@ -11,6 +11,7 @@ import pytest
 
 from pyproxy.kube.api_shelf import Shelf
 from pyproxy.kube.events import Change, Event, Kind, Report
+from pyproxy.model import ObjectName
 from tests import builders
 
 SLICES = 300
@@ -83,6 +84,32 @@ def test_a_list_with_what_has_no_name_removes_nothing(shelf: Shelf) -> None:
     assert [type(each) for each in told] == [Report]
     gone = [each.name.name for each in relisted(shelf, pages(3)[2:]) if isinstance(each, Change)]
     assert sorted(gone) == ["slice-0", "slice-1"]
+
+
+def test_a_node_that_is_missing_is_never_called_mended() -> None:
+    """However often all there is is listed."""
+    shelf = Shelf(Kind.NODE, "n1")
+    (report,) = relisted(shelf, [])
+    assert isinstance(report, Report)
+    assert report.lacks is None
+    assert relisted(shelf, []) == []
+    node = builders.node("n1")
+    assert Report(report.source, "", None) in relisted(shelf, [raw(node)])
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVICE, Kind.ENDPOINT_SLICE])
+def test_a_malformed_service_may_be_missing(kind: Kind) -> None:
+    """Only it, and only as long as no good version of it counts."""
+    shelf = Shelf(kind)
+    broken = raw({"metadata": {"name": "web"}, "spec": 7, "endpoints": 7})
+    (report,) = relisted(shelf, [broken])
+    assert isinstance(report, Report)
+    assert report.lacks == (ObjectName("default", "web") if kind is Kind.SERVICE else None)
+    if kind is Kind.SERVICE:
+        relisted(shelf, [raw(builders.service("web", cluster_ip="10.0.0.1"))])
+        (report,) = relisted(shelf, [broken])
+        assert isinstance(report, Report)
+        assert report.lacks is None
 
 
 def raw(document: object) -> msgspec.Raw:

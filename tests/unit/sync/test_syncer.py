@@ -77,14 +77,43 @@ def test_what_may_only_be_unreadable_is_kept_until_the_sources_are_whole() -> No
     Syncer(datapath, serves).apply(everything)
     syncer = Syncer(datapath, serves)
     changed = plan("b", vips=(2,), backends=(backend(9),))
-    syncer.apply(plans(changed), is_complete=False)
+    syncer.apply(plans(changed), anything)
     assert syncer.kept == {plan("a").name, plan("c").name}
     assert contents(datapath) == fresh(everything | plans(changed))
-    syncer.apply(plans(plan("c", vips=(3,))), is_complete=False)
+    syncer.apply(plans(plan("c", vips=(3,))), anything)
     assert syncer.kept == {plan("a").name}
     syncer.apply({})
     assert syncer.kept == set()
     assert contents(datapath) == fresh(plans(changed, plan("c", vips=(3,))))
+
+
+def anything(_: ServicePortName) -> bool:
+    """Say that any service port may be missing from the sources."""
+    return True
+
+
+def test_only_what_may_be_unreadable_is_kept() -> None:
+    """One malformed object is no reason to serve what was deleted."""
+    datapath = FakeDatapath()
+    Syncer(datapath, serves).apply(plans(plan("a"), plan("b", vips=(2,))))
+    syncer = Syncer(datapath, serves)
+    syncer.apply({}, lambda name: name == plan("a").name)
+    assert syncer.kept == {plan("a").name}
+    assert contents(datapath) == fresh(plans(plan("a")))
+
+
+def test_what_was_wanted_once_is_not_kept() -> None:
+    """Its deletion may fail at first; it is for certain all the same."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a"), plan("b", vips=(2,))), anything)
+    datapath.fail_at = datapath.writes + 1
+    with pytest.raises(KernelError):
+        syncer.apply({plan("a").name: None}, anything)
+    datapath.fail_at = 0
+    syncer.apply({}, anything)
+    assert syncer.kept == set()
+    assert contents(datapath) == fresh(plans(plan("b", vips=(2,))))
 
 
 def test_a_change_of_backends_is_one_publication() -> None:
