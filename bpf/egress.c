@@ -86,7 +86,7 @@ static __always_inline int egress_look(struct __sk_buff *skb, __u32 at)
 {
 	struct packet packet;
 
-	if (skb->vlan_present)
+	if (is_tagged(skb))
 		return TC_NEXT;
 	switch (packet_read(skb, at, &packet)) {
 	case READ_DONE:

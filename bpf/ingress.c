@@ -73,7 +73,8 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 	}
 	now = now_ticks();
 	expired = is_expired(found.copy.life, now);
-	if (!expired && life_age(found.copy.life, now) > REFRESH_TICKS)
+	/* what answers does not keep open what lets it pass: pass.c */
+	if (!expired && found.role != ROLE_PASS && life_age(found.copy.life, now) > REFRESH_TICKS)
 		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_INGRESS);
 	if (found.role == ROLE_REQUEST)
 		return ingress_request(skb, packet, &found, now);
@@ -88,7 +89,7 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
  */
 static __always_inline bool is_for_us(const struct __sk_buff *skb)
 {
-	return skb->pkt_type == PACKET_HOST && !skb->vlan_present && !was_translated(skb);
+	return skb->pkt_type == PACKET_HOST && !is_tagged(skb) && !was_translated(skb);
 }
 
 /* A packet that is worth a look. */

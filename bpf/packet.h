@@ -49,6 +49,14 @@ struct packet {
 	__u8 flags; /* of TCP; 0 for UDP */
 };
 
+#define VLAN_ID 0x0fff /* IEEE 802.1Q: 0 is no VLAN, the tag only says how urgent a frame is */
+
+/* Return whether a frame is a VLAN's: that has a device of its own, whose programs see it. */
+static __always_inline bool is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
+
 enum reading {
 	READ_DONE,
 	READ_ICMP, /* of this family; only the offsets and the addresses are read */

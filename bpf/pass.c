@@ -2,7 +2,8 @@
 /*
  * A stage: an untranslated datagram leaves whose source is a frontend's address, a socket's of
  * this node or one that the kernel has masqueraded. What answers it is not for the service, so
- * an entry lets that pass (rule 3).
+ * an entry lets that pass (rule 3). It lives by what leaves, as a stream once that goes on: by what
+ * answers, a client that was kube-proxy's when we came would never be ours.
  */
 #include "table.h"
 
@@ -42,7 +43,7 @@ int pass(struct __sk_buff *skb)
 	case FOUND:
 		if (found.role == ROLE_PASS &&
 		    life_age(found.copy.life, now_ticks()) > REFRESH_TICKS)
-			life_set(&found, 0, 0, now_ticks());
+			life_set(&found, LIFE_ESTABLISHED, 0, now_ticks());
 		break;
 	default:
 		break;

@@ -29,8 +29,9 @@ static __always_inline __u32 life_after_reply(__u32 flags, const struct packet *
 	if (packet->flags & TCP_RST)
 		return flags | LIFE_RESET;
 	flags &= ~LIFE_RESET;
+	/* it accepts a connection: whoever had this port before has left for good */
 	if ((packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
-		flags |= LIFE_REPLIED;
+		flags = (flags | LIFE_REPLIED) & ~LIFE_FIN;
 	if (packet->flags & TCP_FIN)
 		flags |= LIFE_FIN_BACKEND;
 	return flags;

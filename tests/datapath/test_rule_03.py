@@ -59,21 +59,27 @@ def test_rule_03_other_clients_are_served_meanwhile(hooks: Hooks) -> None:
         assert hooks.ingress(hooks.udp(c, f)) == passed(hooks.udp(c, b))
 
 
-def test_rule_03_the_entry_ages_with_its_packets(hooks: Hooks) -> None:
-    """Both directions keep it alive; when it has expired the service is served again."""
+def test_rule_03_the_entry_lives_by_who_asks(hooks: Hooks) -> None:
+    """Who asks keeps it alive, as a stream from the second second on; then the service is served.
+
+    Its answers do not: a client that kube-proxy has served before would never be served by us.
+    """
     family = hooks.family
     c, f, b = client(family), frontend(family), backend(family)
     question, answer = hooks.udp(f, c), hooks.udp(c, f)
     hooks.egress(question)
     number = hooks.table.only().number
-    for run, packet in ((hooks.egress, question), (hooks.ingress, answer)):
-        hooks.table.age(number, REFRESH_TICKS + 1)
-        old = hooks.table.record(number).seen
-        assert run(packet) == passed(packet)
-        record = hooks.table.record(number)
-        assert record.flags == PASSING
-        assert record.seen > old
+    hooks.table.age(number, REFRESH_TICKS + 1)
+    old = hooks.table.record(number).seen
+    assert hooks.ingress(answer) == passed(answer)
+    assert (hooks.table.record(number).flags, hooks.table.record(number).seen) == (PASSING, old)
+    assert hooks.egress(question) == passed(question)
+    record = hooks.table.record(number)
+    assert record.flags == PASSING | Life.ESTABLISHED
+    assert record.seen > old
     hooks.table.age(number, hooks.timeout("udp") + 1)
+    assert hooks.ingress(answer) == passed(answer)
+    hooks.table.age(number, hooks.timeout("udp_stream") + 1)
     assert hooks.ingress(answer) == passed(hooks.udp(c, b))
     record = hooks.table.only()
     assert record.flags == Life.CLAIMED | Life.READY | Life.UDP

@@ -98,6 +98,17 @@ LIVES: dict[str, tuple[Step, ...]] = {
         client_sends(RST, ESTABLISHED | FIN_CLIENT | Life.RESET),
         backend_sends(ACK, ESTABLISHED | FIN_CLIENT),
     ),
+    "begun-anew-while-the-backend-waits-for-the-end": (
+        *HANDSHAKE,
+        client_sends(FIN | ACK, ESTABLISHED | FIN_CLIENT),
+        client_sends(SYN, ESTABLISHED | FIN_CLIENT),
+        backend_sends(ACK, ESTABLISHED | FIN_CLIENT),
+        client_sends(RST, ESTABLISHED | FIN_CLIENT | Life.RESET),
+        client_sends(SYN, ESTABLISHED | FIN_CLIENT),
+        backend_sends(SYN | ACK, ESTABLISHED),
+        client_sends(ACK, ESTABLISHED),
+        backend_sends(FIN | ACK, ESTABLISHED | FIN_BACKEND),
+    ),
     "refused": (
         client_sends(SYN, OPENED),
         backend_sends(RST | ACK, OPENED | Life.RESET),

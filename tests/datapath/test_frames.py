@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets whose headers are not in one piece of memory, as some drivers and senders leave them.
+"""Frames that are not as most are: headers not in one piece of memory, tags of VLANs.
 
-A frame of more than a page that a packet socket sends with a virtio header is laid out so: as many
-bytes as that header says are in one piece, the rest in pages.
+A frame of more than a page that a packet socket sends with a virtio header is laid out as drivers
+do it: as many bytes as that header says are in one piece, the rest in pages.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +17,7 @@ from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering
 from tests.datapath.flavours import PORT, SERVICE_PORT, backend_address, service_address
 from tests.datapath.node import Node, run_ip
-from tests.datapath.packets import ETH_P, ETHERNET_BYTES, End, ether, udp
+from tests.datapath.packets import ETH_P, ETH_P_8021Q, ETHERNET_BYTES, End, ether, udp
 from tests.datapath.services import service
 from tests.datapath.wire import (
     DEVICE,
@@ -45,13 +46,13 @@ def _raw(wire: Wire, side: str) -> socket.socket:
     return netns.inside(wire.paths[side], make)
 
 
-def _send(wire: Wire, side: str, packet: bytes, family: Family) -> None:
-    """Send an IP packet by the wire; only its Ethernet header is in one piece."""
+def _send(wire: Wire, side: str, payload: bytes, kind: int) -> None:
+    """Send a frame of this EtherType by the wire; only its Ethernet header is in one piece."""
     with _raw(wire, side) as sender, _raw(wire, other(side)) as receiver:
         macs = (each.getsockname()[4] for each in (receiver, sender))
         # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (VIRTIO 1.2, 5.1.6)
         layout = struct.pack("=BBHHHH", 0, 0, ETHERNET_BYTES, 0, 0, 0)
-        sender.send(layout + ether(packet, ETH_P[family], *macs))
+        sender.send(layout + ether(payload, kind, *macs))
 
 
 @pytest.fixture
@@ -62,9 +63,25 @@ def jumbo(covered: Covering, wire: Wire) -> Covering:
     return covered
 
 
-def test_both_ways(jumbo: Covering, node: Node, family: Family) -> None:
+def test_headers_that_are_not_in_one_piece(jumbo: Covering, node: Node, family: Family) -> None:
     """What comes in gets the backend's address, what leaves the service's."""
-    wire, flavour = jumbo.wire, FLAVOURS[family]
+    _talk(jumbo.wire, node, family, lambda packet: (packet, ETH_P[family]))
+
+
+def test_priority_tags(jumbo: Covering, node: Node, family: Family) -> None:
+    """A tag of VLAN 0 says how urgent a frame is (IEEE 802.1Q), and belongs to no VLAN."""
+
+    def tagged(packet: bytes) -> tuple[bytes, int]:
+        return struct.pack("!HH", 5 << 13, ETH_P[family]) + packet, ETH_P_8021Q
+
+    _talk(jumbo.wire, node, family, tagged)
+
+
+def _talk(
+    wire: Wire, node: Node, family: Family, framed: Callable[[bytes], tuple[bytes, int]]
+) -> None:
+    """Have a datagram go by the wire, in a frame of a payload and a type, and its answer."""
+    flavour = FLAVOURS[family]
     node.apply(service(family, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP, local=1))
     with (
         wire.socket(NEAR, family, Protocol.UDP) as backend,
@@ -76,9 +93,9 @@ def test_both_ways(jumbo: Covering, node: Node, family: Family) -> None:
         asks = End(socket.inet_pton(flavour.domain, address), port)
         frontend = End(service_address(family, SERVICE_AT[NEAR]), SERVICE_PORT)
         answers = End(backend_address(family, 1), PORT)
-        _send(wire, FAR, udp(asks, frontend, TEXT), family)
+        _send(wire, FAR, *framed(udp(asks, frontend, TEXT)))
         text, peer = backend.recvfrom(MTU)
         assert (text, peer[:2]) == (TEXT, (address, port))
-        _send(wire, NEAR, udp(answers, asks, TEXT), family)
+        _send(wire, NEAR, udp(answers, asks, TEXT), ETH_P[family])
         text, peer = client.recvfrom(MTU)
         assert (text, peer[:2]) == (TEXT, flavour.service(SERVICE_AT[NEAR]))
