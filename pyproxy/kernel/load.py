@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 120
 ASK_EVERY_S = 0.1
 
+FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
+
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
@@ -94,9 +96,13 @@ def _from_json(text: str) -> list[Request]:
 
 
 def is_loaded(request: Request) -> bool:
-    """Return whether these very programs are pinned already, and all of them."""
+    """Return whether these very programs are pinned already, all of them, and their connections.
+
+    Programs may outlive their table, where a device could not be given others.
+    """
     directory = request.pins.programs(request.build().digest)
-    return all((directory / program.name).exists() for program in programs(request.family))
+    pins = [directory / program.name for program in programs(request.family)]
+    return all(pin.exists() for pin in (*pins, *map(request.connections.joinpath, FLOW_MAPS)))
 
 
 def start(requests: Sequence[Request]) -> subprocess.Popen[str]:

@@ -240,6 +240,17 @@ def test_what_a_killed_loader_left_is_replaced(root: Path, node: Node) -> None:
     assert {pin.name for pin in final.iterdir()} == ARRAYS | {p.name for p in programs(Family.IPV6)}
 
 
+def test_programs_without_their_connection_table_are_loaded_anew(root: Path) -> None:
+    """A table of another size took their connections, and they stayed for a device's sake."""
+    request = ipv6_request(root)
+    load.finish(load.start([request]))
+    remove_tree(request.connections)
+    assert not load.is_loaded(request)
+    load.finish(load.start([request]))
+    assert load.is_loaded(request)
+    assert {pin.name for pin in request.connections.iterdir()} == set(load.FLOW_MAPS)
+
+
 def test_a_loader_that_is_killed_is_reported(root: Path) -> None:
     """A loader that ends without a word is a failure that says so; the next one does it all."""
     request = ipv6_request(root)
