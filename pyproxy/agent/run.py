@@ -21,7 +21,7 @@ from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.sync import Syncers
-from pyproxy.kernel import sockets
+from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
@@ -62,7 +62,7 @@ class Agent:
         self._queue = inbox
         options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
         self._inbox = Inbox(options)
-        self._pins = [each.pins for each in loaded.values()]
+        self._loaded = tuple(loaded.values())
         self._syncers = Syncers(loaded)
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
@@ -72,7 +72,7 @@ class Agent:
     def health(self) -> Health:
         """Return whether the node is served; called from the server's threads."""
         synced = self._synced and not self._syncers.failed
-        healthy = synced and all(map(sockets.are_attached, self._pins))
+        healthy = synced and all(sockets.are_attached(each.pins) for each in self._loaded)
         return Health(healthy, self._syncers.last_success)
 
     def run(self) -> str:
@@ -133,10 +133,26 @@ class Agent:
             self._synced = True
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
+            self._take_over()
             # what is there now mostly stays: later collections leave it out
             gc.freeze()
             gc.enable()
             self._report()
+
+    def _take_over(self) -> None:
+        """End what agents of other layouts have left: until now it has served the node."""
+        others = cleanup.other_layouts(self._config.bpffs_root)
+        if not others:
+            return
+        # connections that are in the table already have not been marked for our programs
+        for each in self._loaded:
+            sweep.mark(sweep.of_connections(each.connections), each.datapath.marks)
+        try:
+            gone = cleanup.forget_layouts(others)
+        except OSError as error:
+            log.warning("programs of another layout cannot be detached: %s", error)
+        else:
+            log.info("took over from an agent of another layout: %d pins removed", gone)
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()

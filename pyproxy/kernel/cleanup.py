@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pyproxy.kernel import libbpf
@@ -12,7 +13,7 @@ from pyproxy.kernel.clsact import OWNED
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.lock import LOCK
-from pyproxy.kernel.pins import remove_tree
+from pyproxy.kernel.pins import LAYOUTS, remove_tree
 
 _VERSION = re.compile(r"(connections-)?v[0-9]+")
 
@@ -25,16 +26,23 @@ def detach_and_unpin(root: Path, run_dir: Path) -> int:
     if not libbpf.tcx_exists():
         present = devices()
         Entries(root, {}, run_dir, tcx=False).detach(present)
-    versions = _versions(root)
-    # sockets first stop being translated, then what translates them goes
-    pins = [pin for version in versions for pin in _pins(version)]
-    for version in versions:
-        for links in (*sorted(version.glob("*/links")), version / "devices"):
-            remove_tree(links)
-        remove_tree(version)
+    gone = forget_layouts(_versions(root))
     with contextlib.suppress(OSError):
         root.rmdir()
-    return len(pins)
+    return gone
+
+
+def other_layouts(root: Path) -> list[Path]:
+    """Return where agents of other layouts have left something.
+
+    Their programs run before ours, by maps that nobody writes any more.
+    """
+    return [version for version in _versions(root) if version.name not in LAYOUTS]
+
+
+def forget_layouts(layouts: Iterable[Path]) -> int:
+    """Detach and unpin what is in these directories; return how many pins went."""
+    return sum(map(_remove, layouts))
 
 
 def forget_run_dir(run_dir: Path) -> None:
@@ -49,6 +57,15 @@ def _versions(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(p for p in root.iterdir() if _VERSION.fullmatch(p.name))
+
+
+def _remove(version: Path) -> int:
+    pins = _pins(version)
+    # sockets first stop being translated, then what translates them goes
+    for links in (*sorted(version.glob("*/links")), version / "devices"):
+        remove_tree(links)
+    remove_tree(version)
+    return len(pins)
 
 
 def _pins(directory: Path) -> list[Path]:

@@ -25,6 +25,9 @@ from pyproxy.model import Family
 LAYOUT_VERSION = 2
 CONNECTIONS_VERSION = 1
 
+LAYOUT, CONNECTIONS = f"v{LAYOUT_VERSION}", f"connections-v{CONNECTIONS_VERSION}"
+LAYOUTS = (LAYOUT, CONNECTIONS)  # the directories of these versions
+
 UNFINISHED = "-unfinished"
 
 
@@ -34,12 +37,12 @@ class Pins:
     def __init__(self, root: Path, family: Family) -> None:
         self.root = root
         self.family = family
-        self.base = root / f"v{LAYOUT_VERSION}" / str(family.value)
+        self.base = root / LAYOUT / str(family.value)
         self.maps = self.base / "maps"
         self.links = self.base / "links"
-        self.shared = root / f"v{LAYOUT_VERSION}" / "shared"
-        self.devices = root / f"v{LAYOUT_VERSION}" / "devices"
-        self._tables = root / f"connections-v{CONNECTIONS_VERSION}" / str(family.value)
+        self.shared = root / LAYOUT / "shared"
+        self.devices = root / LAYOUT / "devices"
+        self._tables = root / CONNECTIONS / str(family.value)
 
     def programs(self, digest: str) -> Path:
         """Return the directory of the programs that were compiled from what digest says."""

@@ -42,6 +42,12 @@ def of_sockets(shared: Path) -> Needed:
     return needed
 
 
+def mark(needed: Needed, marks: ArrayMap) -> None:
+    """Set the busy marks of all that is alive, and clear none."""
+    busy = marks.layout[BUSY]
+    _mark(needed, marks, range(busy.offset, busy.offset + busy.size), lambda: False)
+
+
 def sweep(needed: Needed, marks: ArrayMap, pause: Callable[[], bool]) -> None:
     """Bring the busy marks up to date; `pause` is called after each slice, True ends it."""
     busy = marks.layout[BUSY]

@@ -10,6 +10,7 @@ from typing import Self
 
 import pytest
 
+from pyproxy.kernel.pins import LAYOUT, LAYOUT_VERSION
 from tests.e2e.scene import FAMILIES, App, Scene, counters
 from tests.lab import release
 from tests.lab.agent import Agent
@@ -81,6 +82,23 @@ def test_packets_flow_through_kill_restart_and_upgrade(own: Scene, web: App, age
             traffic.expect_flow()
     assert ".another" in agent.status()["agent"]["version"]
     assert (counters(agent, 4) - before)["packet_open"] >= 2 * BETWEEN
+
+
+def test_an_agent_of_another_layout_is_taken_over(own: Scene, web: App, agent: Agent) -> None:
+    """Its programs, which run before ours, go once ours serve: nothing ends, and changes count."""
+    pods = own.cluster.nodes[0].pods
+    client = own.cluster.free(pods[0])
+    agent.program = release.another(own.cluster.directory / "layout", LAYOUT_VERSION + 1)
+    with Traffic(own, web, client) as traffic:
+        agent.restart()
+        traffic.expect_flow()
+    assert not (agent.bpffs / LAYOUT).exists()
+    for each in (client, pods[0]):
+        own.await_answers(each, web.tcp(4), own.cluster.pods)
+    own.run(web, own.cluster.pods[1:2])
+    for each in (client, pods[0]):
+        own.await_answers(each, web.tcp(4), own.cluster.pods[1:2])
+    own.run(web, own.cluster.pods)
 
 
 def test_a_table_of_another_size_keeps_its_connections(own: Scene, web: App, agent: Agent) -> None:
