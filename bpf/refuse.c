@@ -31,7 +31,8 @@ static __always_inline int send_back(struct __sk_buff *skb, __u32 at)
 
 /*
  * Return whether the packet's checksum is left to the device that sends it, so that its field
- * holds the pseudo-header's sum: a change of what it covers leaves it alone then.
+ * holds the pseudo-header's sum: a change of what it covers leaves it alone then. The field is
+ * as it was afterwards: an answer may quote it.
  */
 static __always_inline bool is_checksum_left(struct __sk_buff *skb, __u32 field)
 {
@@ -40,6 +41,7 @@ static __always_inline bool is_checksum_left(struct __sk_buff *skb, __u32 field)
 	bpf_skb_load_bytes(skb, field, &before, sizeof(before));
 	bpf_l4_csum_replace(skb, field, 0, 1, 0);
 	bpf_skb_load_bytes(skb, field, &after, sizeof(after));
+	bpf_skb_store_bytes(skb, field, &before, sizeof(before), 0);
 	return before == after;
 }
 
@@ -98,10 +100,8 @@ static __always_inline __u32 error_write(struct __sk_buff *skb, const struct pac
 	__u32 *word = (__u32 *)error->bytes;
 	__u32 length, padded, kept, sum;
 
-	if (quoted < sizeof(struct ip_header))
-		return 0;
 	bounded(quoted);
-	if (quoted > QUOTE_BYTES ||
+	if (quoted < sizeof(struct ip_header) || quoted > QUOTE_BYTES ||
 	    bpf_skb_load_bytes(skb, packet->ip, error->bytes + ICMP_HEADER_BYTES, quoted))
 		return 0;
 	length = ICMP_HEADER_BYTES + quoted;
@@ -130,6 +130,8 @@ static __always_inline __u32 error_write(struct __sk_buff *skb, const struct pac
 static __always_inline int refuse_udp(struct __sk_buff *skb, const struct packet *packet,
 				      __u32 total)
 {
+	const struct addr *src = &packet->dst.addr, *dst = &packet->src.addr;
+	bool left = is_checksum_left(skb, packet->transport + UDP_CHECK);
 	__u32 zero = 0;
 	__u64 length;
 	struct scratch *error = scratch.lookup(&zero);
@@ -140,10 +142,16 @@ static __always_inline int refuse_udp(struct __sk_buff *skb, const struct packet
 	length = error_write(skb, packet, total, error);
 	if (length < ICMP_HEADER_BYTES)
 		return TC_DROP;
+	/*
+	 * The device writes a checksum where UDP's was, in a word that nobody reads: with the
+	 * pseudo-header's sum there before, the message's own is right for what the device writes.
+	 */
+	if (left)
+		*(__u16 *)(error->bytes + UDP_CHECK) = checksum_of(icmp_pseudo_sum(src, dst, length));
 	bounded(length);
 	if (length > ICMP_BYTES)
 		return TC_DROP;
-	ip = ip_answer(&packet->dst.addr, &packet->src.addr, IPPROTO_ICMP_FAMILY, length);
+	ip = ip_answer(src, dst, IPPROTO_ICMP_FAMILY, length);
 	if (bpf_skb_change_tail(skb, packet->ip + sizeof(ip) + length, 0) ||
 	    bpf_skb_store_bytes(skb, packet->ip, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM) ||
 	    bpf_skb_store_bytes(skb, packet->ip + sizeof(ip), error->bytes, length,
@@ -164,6 +172,9 @@ int refuse(struct __sk_buff *skb)
 	total = ip_total(&ip);
 	if (total > skb->len - at)
 		total = skb->len - at;
+	/* a header that says that there is no other one: no kernel would answer that */
+	if (total < packet.transport - at + sizeof(struct udp_header))
+		return TC_DROP;
 	return packet.proto == IPPROTO_TCP ? refuse_tcp(skb, &packet, total)
 					   : refuse_udp(skb, &packet, total);
 }

@@ -16,7 +16,7 @@ from tests.datapath.ends import client, frontend, plan, refusing
 from tests.datapath.hooks import NOPS, Hooks, Wire, dropped
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, IP_BYTES, PLAIN, RST, SYN, Head
-from tests.datapath.prog_run import TC_REDIRECT, Ran
+from tests.datapath.prog_run import TC_DROP, TC_REDIRECT, Ran
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
@@ -96,6 +96,28 @@ def test_a_packet_that_says_it_is_longer(hooks: Hooks) -> None:
     family = hooks.family
     cut = hooks.udp(client(family), frontend(family), bytes(300))[:101]
     assert hooks.ingress(cut) == unreachable(cut, family)
+
+
+@pytest.mark.parametrize(("says", "is_refused"), [(0, False), (7, False), (8, True)])
+def test_a_datagram_that_says_it_ends_before_it_begins(
+    hooks: Hooks, says: int, *, is_refused: bool
+) -> None:
+    """The IP header's length leaves no room for UDP's header: a kernel would not answer that."""
+    family = hooks.family
+    whole = hooks.udp(client(family), frontend(family), b"some text")
+    own = len(hooks.udp(client(family), frontend(family), b"")) - 8
+    short = shortened(whole, family, own + says)
+    refused = {"packet_refused": 1} if is_refused else {}
+    with hooks.node.counting(family, **refused):
+        ran = hooks.ingress(short)
+    assert ran.verdict == (TC_REDIRECT if is_refused else TC_DROP)
+
+
+def shortened(packet: bytes, family: Family, length: int) -> bytes:
+    """Return a packet whose IP header says another length."""
+    if family is Family.IPV6:
+        return packet[:4] + struct.pack("!H", length - 40) + packet[6:]
+    return packet[:2] + struct.pack("!H", length) + packet[4:]
 
 
 @pytest.mark.parametrize("checksum", [True, False])
