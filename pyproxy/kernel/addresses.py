@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the packet path must know of devices: their addresses, and which lead out of the node.
 
-Read from /proc and by ioctl: pyroute2 would cost every agent 0.15 s at start and 20 MB for good.
+Read from /proc, by ioctl and by netlink.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pyproxy.kernel import netlink
 from pyproxy.kernel.devices import Device
 from pyproxy.model import Address, Family
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-RTF_GATEWAY = 2  # include/uapi/linux/route.h
 UPLINK = 1  # enum device_flag of bpf/types.h
+# kinds of devices whose other end is a pod's or a virtual machine's
+OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
@@ -35,13 +37,6 @@ class DeviceFacts(NamedTuple):
     flags: int
 
 
-class _Routes(NamedTuple):
-    """Devices with routes through a gateway or a default route, and the latter's, best first."""
-
-    gateways: frozenset[str]
-    defaults: tuple[str, ...]
-
-
 def device_facts(family: Family, devices: Iterable[Device]) -> dict[int, DeviceFacts]:
     """Return what is known of each device by ifindex, and of the node as a whole by NODE.
 
@@ -50,17 +45,37 @@ def device_facts(family: Family, devices: Iterable[Device]) -> dict[int, DeviceF
     """
     present = list(devices)
     sources = _sources(family, present)
-    routes = _routes(family)
+    hops = netlink.hops(family)
+    uplinks = _uplinks(hops)
     facts = {
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
-            UPLINK if device.name in routes.gateways else 0,
+            UPLINK if device.ifindex in uplinks else 0,
         )
         for device in present
     }
-    order = (*routes.defaults, *sorted(routes.gateways), *sources)
+    names = {device.ifindex: device.name for device in present}
+    # default routes first, the best of them before all
+    leading = sorted(hops, key=lambda hop: (not hop.is_default, hop.metric, hop.ifindex))
+    order = (*(names.get(hop.ifindex, "") for hop in leading), *sources)
     own = next((sources[name] for name in order if name in sources), None)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
+
+
+def _uplinks(hops: Iterable[netlink.Hop]) -> set[int]:
+    """Return the devices that lead out of the node, with what the defaults of them are made of.
+
+    A packet comes in by a bond's device, or a bridge's port, before it comes in by those. Ports
+    that belong to pods and virtual machines lead to these.
+    """
+    ways = list(hops)
+    found = {hop.ifindex for hop in ways}
+    below = {hop.ifindex for hop in ways if hop.is_default}
+    devices = [link for link in netlink.links() if link.kind not in OF_PODS]
+    while below:
+        below = {link.ifindex for link in devices if link.master in below} - found
+        found |= below
+    return found
 
 
 def _sources(family: Family, devices: Iterable[Device]) -> Mapping[str, Address]:
@@ -87,32 +102,6 @@ def _ipv6_sources() -> dict[str, Address]:
         if int(scope, 16) == GLOBAL_SCOPE and not int(flags, 16) & UNUSABLE:
             found.setdefault(name, bytes.fromhex(address))
     return found
-
-
-def _routes(family: Family) -> _Routes:
-    table = _ipv4_routes() if family is Family.IPV4 else _ipv6_routes()
-    gateways = frozenset(name for name, _, _ in table)
-    defaults = sorted((metric, name) for name, is_default, metric in table if is_default)
-    return _Routes(gateways, tuple(name for _, name in defaults))
-
-
-def _ipv4_routes() -> list[tuple[str, bool, int]]:
-    """Return device, whether it is a default route, and metric of routes that lead out."""
-    rows = [line.split() for line in _lines("route")[1:]]
-    return [
-        (row[0], row[1] == row[7] == "00000000", int(row[6]))
-        for row in rows
-        if int(row[3], 16) & RTF_GATEWAY or row[1] == row[7] == "00000000"
-    ]
-
-
-def _ipv6_routes() -> list[tuple[str, bool, int]]:
-    rows = [line.split() for line in _lines("ipv6_route")]
-    return [
-        (row[9], row[1] == "00", int(row[5], 16))
-        for row in rows
-        if int(row[8], 16) & RTF_GATEWAY or (row[1] == "00" and row[9] != "lo")
-    ]
 
 
 def _lines(name: str) -> list[str]:

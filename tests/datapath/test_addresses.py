@@ -160,3 +160,49 @@ def test_a_device_that_comes_and_one_that_goes(namespace: Path, family: Family) 
     with_addresses(namespace, family)
     run_ip(namespace, "link add late type veth peer name latest", "link del one")
     assert set(facts(namespace, family)) == {"bare", "end", "late", "latest"}
+
+
+GATEWAYS = {IPV4: ("10.3.0.1/24", "10.3.0.254", "10.4.0.1/24", "10.4.0.254"),
+            IPV6: ("fd00:3::1/64", "fd00:3::fe", "fd00:4::1/64", "fd00:4::fe")}  # fmt: skip
+ELSEWHERE = {IPV4: "10.9.0.0/16", IPV6: "fd00:9::/64"}
+
+
+def addressed(namespace: Path, family: Family, device: str, other: str) -> tuple[str, str]:
+    """Give two devices addresses; return a gateway of each."""
+    first, gateway, second, further = GATEWAYS[family]
+    dad = " nodad" if family is IPV6 else ""
+    run_ip(namespace, f"addr add {first} dev {device}{dad}", f"addr add {second} dev {other}{dad}")
+    return gateway, further
+
+
+def test_every_next_hop_leads_out(namespace: Path, family: Family) -> None:
+    """Also of a route that has several, as ECMP fabrics do."""
+    one, two = addressed(namespace, family, "one", "two")
+    way = f"nexthop via {one} dev one nexthop via {two} dev two"
+    run_ip(namespace, f"route add default {way}")
+    assert uplinks(facts(namespace, family)) == {"one", "two"}
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_what_a_default_uplink_is_made_of_leads_out(
+    namespace: Path, family: Family, *, is_default: bool
+) -> None:
+    """A bond's devices and a bridge's ports get packets before it does.
+
+    Ports of pods do not lead out, nor do those of a bridge by which some network is reached: a
+    bridge of pods may do so, where one of them is a router.
+    """
+    run_ip(
+        namespace,
+        "link add bridge type bridge",
+        "link add outside type vxlan id 7 dstport 4789 dev bare",
+        "link set outside master bridge",
+        "link set two master bridge",
+        "link set bridge up",
+        "link set bare up",
+    )
+    gateway, _ = addressed(namespace, family, "bridge", "one")
+    to = "default" if is_default else ELSEWHERE[family]
+    run_ip(namespace, f"route add {to} via {gateway}")
+    expected = {"bridge", "outside"} if is_default else {"bridge"}
+    assert uplinks(facts(namespace, family)) == expected
