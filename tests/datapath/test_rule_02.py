@@ -86,6 +86,21 @@ def test_rule_02_other_redirects_and_errors_pass(hooks: Hooks, protocol: Protoco
             assert hooks.egress(packet) == passed(packet)
 
 
+def test_rule_02_a_redirect_about_a_fragment_passes(hooks: Hooks, protocol: Protocol) -> None:
+    """It names no ports: what stands in their place is not taken for any."""
+    family = hooks.family
+    if family is Family.IPV6:
+        return  # a fragment's next header is another one
+    # the first two words of the header below, read as ports, are this connection's
+    c, b = client(family, port=0x4500 | p.PLAIN.tos), backend(family)
+    hooks.ingress(hooks.first(protocol, c, frontend(family)))
+    head = p.PLAIN._replace(fragment=0x2000)
+    about = p.ip(c.address, b.address, protocol, bytes(b.port - 20), head)
+    packet = message(hooks, REDIRECT[family], about)
+    with hooks.node.counting(family):
+        assert hooks.egress(packet) == passed(packet)
+
+
 def test_rule_02_redirects_of_others_come_in(hooks: Hooks) -> None:
     """What a router tells this node is not ours to judge."""
     family = hooks.family
