@@ -7,17 +7,20 @@ do it: as many bytes as that header says are in one piece, the rest in pages.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from pyproxy.kernel.devices import devices
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering
 from tests.datapath.flavours import PORT, SERVICE_PORT, backend_address, service_address
 from tests.datapath.node import Node, run_ip
-from tests.datapath.packets import ETH_P, ETH_P_8021Q, ETHERNET_BYTES, End, ether, udp
+from tests.datapath.packets import ETH_P, ETH_P_8021Q, ETHERNET_BYTES, PLAIN, End, ether, udp
 from tests.datapath.services import service
 from tests.datapath.wire import (
     DEVICE,
@@ -32,15 +35,19 @@ from tests.datapath.wire import (
 from tests.lab import netns
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15  # include/uapi/linux/if_packet.h
+TUNSETIFF = 0x400454CA  # include/uapi/linux/if_tun.h
+IFF_TAP, IFF_NO_PI, IFF_NAPI, IFF_NAPI_FRAGS = 0x2, 0x1000, 0x10, 0x20
+TAP = "tap"
+NOPS = b"\x01" * 4  # RFC 791 3.1
 MTU = 9000
 TEXT = bytes(range(250)) * 20  # more than a page of 4096 bytes
 
 
-def _raw(wire: Wire, side: str) -> socket.socket:
+def _raw(wire: Wire, side: str, device: str = DEVICE) -> socket.socket:
     def make() -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         made.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        made.bind((DEVICE, 0))
+        made.bind((device, 0))
         return made
 
     return netns.inside(wire.paths[side], make)
@@ -66,6 +73,44 @@ def jumbo(covered: Covering, wire: Wire) -> Covering:
 def test_headers_that_are_not_in_one_piece(jumbo: Covering, node: Node, family: Family) -> None:
     """What comes in gets the backend's address, what leaves the service's."""
     _talk(jumbo.wire, node, family, lambda packet: (packet, ETH_P[family]))
+
+
+@pytest.fixture
+def tap(covered: Covering, wire: Wire) -> Iterator[int]:
+    """A covered device of the near side, whose frames are laid out as they are written to it."""
+
+    def make() -> int:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        flags = IFF_TAP | IFF_NO_PI | IFF_NAPI | IFF_NAPI_FRAGS
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), flags))
+        return fd
+
+    fd = netns.inside(wire.paths[NEAR], make)
+    run_ip(wire.paths[NEAR], f"link set {TAP} up")
+    assert covered.attach(wire.inside(devices)) == {}
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("length", [0, 9, 500])
+def test_short_headers_that_are_not_in_one_piece(
+    tap: int, wire: Wire, node: Node, family: Family, length: int
+) -> None:
+    """Of a packet that is shorter than what is asked into one piece elsewhere, too.
+
+    What the kernel's GRO looks at is in one piece afterwards: it does not go behind options.
+    """
+    flavour, text = FLAVOURS[family], TEXT[:length]
+    node.apply(service(family, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP, local=1))
+    host = socket.inet_pton(flavour.domain, end_address(family, FAR))
+    frontend = End(service_address(family, SERVICE_AT[NEAR]), SERVICE_PORT)
+    with wire.socket(NEAR, family, Protocol.UDP) as backend, _raw(wire, NEAR, TAP) as own:
+        backend.bind(flavour.backend(1))
+        packet = udp(End(host, 4242), frontend, text, head=PLAIN._replace(options=NOPS))
+        frame = ether(packet, ETH_P[family], own.getsockname()[4])
+        os.writev(tap, [frame[:ETHERNET_BYTES], frame[ETHERNET_BYTES:]])
+        found, peer = backend.recvfrom(MTU)
+    assert (found, peer[:2]) == (text, (end_address(family, FAR), 4242))
 
 
 def test_priority_tags(jumbo: Covering, node: Node, family: Family) -> None:
