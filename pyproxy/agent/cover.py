@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from pyproxy.kernel.addresses import device_facts
@@ -20,6 +21,7 @@ from pyproxy.model import Family
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
+CHECK_S = 60.0  # somebody may have taken programs off a device: nothing tells of that
 
 
 class Cover:
@@ -35,7 +37,10 @@ class Cover:
         paths: Mapping[Family, PacketPath],
         patterns: tuple[str, ...],
         changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._check_at = clock() + CHECK_S
         self._entries = entries
         self._paths = paths
         self._patterns = patterns
@@ -50,21 +55,28 @@ class Cover:
         with self._lock:
             return sorted(f"{device.name}: {why}" for device, why in self._failures.items())
 
-    def refresh(self) -> float | None:
-        """Cover devices that are new, and forget those that are gone.
+    def refresh(self) -> float:
+        """Cover devices that are new, all of them now and then, and forget those that are gone.
 
-        Returns after how many seconds to try again what failed, None if nothing did.
+        Returns after how many seconds to be called again in any case.
         """
         everything = devices()
         wanted = set(devices(self._patterns)) if self._patterns else set(everything)
         for family, path in self._paths.items():
             path.write_devices(device_facts(family, everything))
-        failures = self._entries.attach(sorted(wanted - self._covered))
+        failures = self._entries.attach(sorted(wanted - self._believed()))
         self._entries.forget({device.ifindex for device in wanted})
         self._covered = wanted - failures.keys()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
-        return RETRY_S if self._failures else None
+        return RETRY_S if self._failures else CHECK_S
+
+    def _believed(self) -> set[Device]:
+        """Return the devices that count as covered without a look at them."""
+        if self._clock() < self._check_at:
+            return self._covered
+        self._check_at = self._clock() + CHECK_S
+        return set()
 
     def _note(self, failures: dict[Device, str]) -> None:
         with self._lock:

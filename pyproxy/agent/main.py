@@ -13,7 +13,7 @@ import threading
 
 from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
-from pyproxy.agent.cover import Cover
+from pyproxy.agent.cover import CHECK_S, Cover
 from pyproxy.agent.kernel import Loading, forget_former_programs
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.sweeper import Sweeper
@@ -80,7 +80,7 @@ def _run(
             config.devices,
             lambda: messages.put(CoverChanged()),
         )
-        watch = Watch(cover.refresh)
+        watch = Watch(cover.refresh, CHECK_S)
         moves = loading.adopt_connections(loaded)
         cover.refresh()
         loading.finish_moves(moves, loaded)

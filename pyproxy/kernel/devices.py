@@ -60,11 +60,13 @@ def _link_type(sock: socket.socket, name: str) -> int | None:
 class Watch:
     """Calls `changed` from a thread of its own when devices, addresses or routes change.
 
-    It returns after how many seconds it is to be called again in any case, None for never.
+    It returns after how many seconds it is to be called again in any case, None for never;
+    `patience` says when the first time.
     """
 
-    def __init__(self, changed: Callable[[], float | None]) -> None:
+    def __init__(self, changed: Callable[[], float | None], patience: float | None = None) -> None:
         self._changed = changed
+        self._patience = patience
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._netlink.bind((0, RTMGRP_LINK | RTMGRP_ADDRESSES | RTMGRP_ROUTES))
         self._netlink.setblocking(False)
@@ -83,7 +85,7 @@ class Watch:
         os.close(self._stop)
 
     def _run(self) -> None:
-        again: float | None = None
+        again = self._patience
         while True:
             ready, _, _ = select.select([self._netlink.fileno(), self._stop], [], [], again)
             if self._stop in ready:

@@ -14,6 +14,7 @@ from pyproxy.kernel.btf import Field, Types
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.leads import Leads
 from pyproxy.kernel.maps import ArrayMap
+from pyproxy.kernel.packetpath import now_ticks
 
 READ_TRIES = 100
 
@@ -72,8 +73,11 @@ class Table:
         return number, raw[self._check]
 
     def write(self, number: int, raw: bytes) -> None:
-        """Write a record that is nobody's; it is a connection's with the last of its bytes."""
-        held = int(Life.CLAIMED).to_bytes(8, sys.byteorder)
+        """Write a record that is nobody's; it is a connection's with the last of its bytes.
+
+        Until then it is claimed as of now: as of long ago, a program might take it.
+        """
+        held = (now_ticks() << 32 | Life.CLAIMED).to_bytes(8, sys.byteorder)
         self.records.write(number, held + raw[len(held) :])
         self.records.store(number, life_of(raw))
 

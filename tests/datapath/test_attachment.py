@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from pyproxy.kernel import libbpf
+from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.clsact import PREFERENCE
 from pyproxy.kernel.programs import TCX_EGRESS, TCX_INGRESS
 from pyproxy.model import Family, Protocol
@@ -222,3 +223,22 @@ def test_rule_01_the_bandwidth_plugin_works_beside_tcx(
         assert "ingress" in wire.qdiscs()
         talk(wire, family, UDP)
     assert "ingress" in wire.qdiscs()
+
+
+@pytest.mark.parametrize("tcx", ["tcx", "clsact"], indirect=True)
+def test_programs_that_were_taken_off_are_put_back(
+    covered: Covering, node: Node, wire: Wire, tcx: bool
+) -> None:
+    """By whoever detaches links or deletes qdiscs; the next look at the device repairs it."""
+    node.apply(service(Family.IPV4, SERVICE_AT[NEAR], [1], local=1))
+    talk(wire, Family.IPV4, Protocol.TCP)
+    if tcx:
+        for pin in covered.pins:
+            with links.opened(pin) as link:
+                assert ctypes.CDLL("libbpf.so.1").bpf_link_detach(link) == 0
+    else:
+        wire.tc("qdisc", "del", "dev", DEVICE, "clsact")
+    with pytest.raises(OSError, match="refused"):
+        talk(wire, Family.IPV4, Protocol.TCP, timeout_s=0.2)
+    assert covered.attach([wire.device]) == {}
+    talk(wire, Family.IPV4, Protocol.TCP)

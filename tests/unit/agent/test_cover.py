@@ -24,6 +24,7 @@ class Node:
         self.failing: dict[Device, str] = {}
         self.vanishing: set[Device] = set()
         self.log: list[str] = []
+        self.now = 1000.0
         self.told: list[list[str]] = []
 
     def find(self, patterns: Iterable[str] = ()) -> list[Device]:
@@ -68,6 +69,7 @@ def covering(node: Node, *patterns: str) -> Cover:
         paths,  # type: ignore[arg-type] # and of PacketPath
         patterns,
         lambda: node.told.append(made.failures),
+        lambda: node.now,
     )
     return made
 
@@ -85,6 +87,21 @@ def test_a_device_is_covered_once(node: Node) -> None:
     made.refresh()
     assert node.log == ["facts [2, 3]", "keep [2, 3]"]
     assert node.told == []
+
+
+def test_all_devices_are_looked_at_again_now_and_then(node: Node) -> None:
+    """Somebody may have deleted a filter, its qdisc or a link, of which no message tells."""
+    made = covering(node)
+    assert made.refresh() == cover.CHECK_S
+    node.log.clear()
+    node.now += cover.CHECK_S - 1
+    made.refresh()
+    assert "attach eth0" not in node.log
+    node.now += 1
+    made.refresh()
+    assert node.log.count("attach eth0") == 1
+    made.refresh()
+    assert node.log.count("attach eth0") == 1
 
 
 def test_a_device_that_goes_is_forgotten_and_covered_when_it_is_back(node: Node) -> None:
