@@ -65,7 +65,9 @@ class Cover:
         for family, path in self._paths.items():
             path.write_devices(device_facts(family, everything))
         failures = self._entries.attach(sorted(wanted - self._believed()))
-        self._entries.forget({device.ifindex for device in wanted})
+        self._entries.forget(
+            {device.ifindex for device in wanted}, sorted(set(everything) - wanted)
+        )
         self._covered = wanted - failures.keys()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})

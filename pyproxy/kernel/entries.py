@@ -56,7 +56,7 @@ class Entries:
         Devices that have none are covered one after the other: each takes two RCU grace periods.
         A device can vanish at any time, so a failure concerns that device alone.
         """
-        attached = {device_of(pin) for pin in device_pins(self._pins)}
+        attached = self._attached(devices)
         old = [device for device in devices if device.ifindex in attached]
         new = [device for device in devices if device.ifindex not in attached]
         turns = [(device, side) for side in SIDES for device in old]
@@ -79,16 +79,34 @@ class Entries:
         pin = self._pins.devices / f"{device.ifindex}-{side}"
         links.ensure(pin, program, device.ifindex, device.ifindex, attach_type, first=True)
 
-    def forget(self, present: set[int]) -> None:
-        """Unpin the links of devices that are gone, or that are to be covered no longer."""
+    def _attached(self, devices: Iterable[Device]) -> set[int]:
+        """Return the devices that have programs of ours, whichever."""
+        if self._clsact is None:
+            return {device_of(pin) for pin in device_pins(self._pins)}
+        found = set()
+        for device in devices:
+            with contextlib.suppress(KernelError):  # it has vanished
+                if self._clsact.tag(Filter(device.ifindex, INGRESS)) is not None:
+                    found.add(device.ifindex)
+        return found
+
+    def forget(self, wanted: set[int], others: Iterable[Device] = ()) -> None:
+        """Unpin the links of devices that are gone, or that are to be covered no longer.
+
+        `others` are those of the latter that there are: filters end with nothing else.
+        """
         for pin in device_pins(self._pins):
-            if device_of(pin) not in present:
+            if device_of(pin) not in wanted:
                 pin.unlink()
+        self._remove_filters(others)
 
     def detach(self, devices: Iterable[Device]) -> None:
         """Take everything off: links wherever they are, filters from these devices."""
         for pin in device_pins(self._pins):
             pin.unlink()
+        self._remove_filters(devices)
+
+    def _remove_filters(self, devices: Iterable[Device]) -> None:
         if self._clsact is None:
             return
         for device in devices:

@@ -47,9 +47,10 @@ class Node:
         self.devices = [each for each in self.devices if each not in gone]
         return gone | {each: why for each, why in self.failing.items() if each in devices}
 
-    def forget(self, present: set[int]) -> None:
-        """Note which devices' links stay."""
-        self.log.append(f"keep {sorted(present)}")
+    def forget(self, wanted: set[int], others: Iterable[Device]) -> None:
+        """Note which devices' programs stay, and which go though the device is there."""
+        gone = "".join(f", not {each.name}" for each in others)
+        self.log.append(f"keep {sorted(wanted)}{gone}")
 
 
 @pytest.fixture
@@ -123,7 +124,8 @@ def test_only_devices_that_are_wanted_are_covered(node: Node) -> None:
     node.devices += [POD, OTHER]
     made = covering(node, "pod*")
     made.refresh()
-    assert node.log == ["facts [2, 3, 4]", "attach pod3", "attach pod4", "keep [3, 4]"]
+    attached = ["attach pod3", "attach pod4"]
+    assert node.log == ["facts [2, 3, 4]", *attached, "keep [3, 4], not eth0"]
 
 
 def test_a_device_that_fails_is_told_once_and_tried_again(node: Node) -> None:

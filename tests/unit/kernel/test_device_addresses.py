@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /proc/net says of devices; real ones are in tests/datapath/test_addresses.py."""
+"""What /proc/net and routes say of devices; real ones are in tests/datapath/test_addresses.py."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.kernel import addresses
+from pyproxy.kernel import addresses, netlink
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
 from pyproxy.kernel.devices import Device
+from pyproxy.kernel.netlink import Hop, Link
 from pyproxy.model import Family
 
 # no machine has devices of these names
 ONE, TWO, THREE = (Device(n, f"pyproxy-no{n}", True) for n in (1, 2, 3))
 NAMES = {"one": ONE.name, "two": TWO.name, "three": THREE.name}
-HEAD = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
 
 TEMPORARY, DAD_FAILED, DEPRECATED, TENTATIVE, PERMANENT = 0x01, 0x08, 0x20, 0x40, 0x80
 GLOBAL, LINK, SITE = 0x00, 0x20, 0x40
 
 
-def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
-    """Let /proc/net have these files and no others."""
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: str) -> None:
+    """Let /proc/net have these files and no others, and routes these next hops."""
     monkeypatch.setattr(addresses, "PROC_NET", tmp_path)
+    monkeypatch.setattr(netlink, "hops", lambda _: list(hops))
+    monkeypatch.setattr(netlink, "links", list[Link])
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
 
@@ -35,21 +37,14 @@ def address(text: str, name: str, *, scope: int = GLOBAL, flags: int = PERMANENT
     return f"{packed} 02 40 {scope:02x} {flags:02x} {NAMES[name]:>15}\n"
 
 
-def route(to: str, name: str, *, via: str = "::", metric: int = 1024) -> str:
-    """Return a line of ipv6_route."""
-    net, gateway = ipaddress.IPv6Network(to), ipaddress.IPv6Address(via)
-    flags = 0x01 | (0x02 if via != "::" else 0)
-    zero = "0" * 32
-    return (
-        f"{net.network_address.packed.hex()} {net.prefixlen:02x} {zero} 00 {gateway.packed.hex()}"
-        f" {metric:08x} 00000001 00000000 {flags:08x} {NAMES[name]}\n"
-    )
+def default(device: Device, metric: int = 1024) -> Hop:
+    """Return a default route's next hop."""
+    return Hop(device.ifindex, is_default=True, metric=metric)
 
 
-def route4(to: str, mask: str, name: str, *, via: str = "00000000", metric: int = 0) -> str:
-    """Return a line of route; addresses as the kernel prints them, words of the machine."""
-    flags = 0x01 | (0x02 if via != "00000000" else 0)
-    return f"{NAMES[name]} {to} {via} {flags:04X} 0 0 {metric} {mask} 0 0 0\n"
+def gateway(device: Device) -> Hop:
+    """Return the next hop of a route to some network."""
+    return Hop(device.ifindex, is_default=False, metric=1024)
 
 
 def six(text: str) -> bytes:
@@ -88,12 +83,8 @@ def test_the_nodes_address_is_where_the_best_default_route_leads(
 ) -> None:
     """The lowest metric decides; devices with gateways are uplinks, others not."""
     text = "".join(address(f"fd00::{n}", name) for n, name in enumerate(NAMES, start=1))
-    routes = [
-        route("::/0", "two", via="fd00::f2", metric=metrics[0]),
-        route("::/0", "three", via="fd00::f3", metric=metrics[1]),
-        route("fd01::/64", "one"),
-    ]
-    proc(tmp_path, monkeypatch, if_inet6=text, ipv6_route="".join(routes))
+    hops = (default(TWO, metrics[0]), default(THREE, metrics[1]))
+    proc(tmp_path, monkeypatch, *hops, if_inet6=text)
     found = device_facts(Family.IPV6, [ONE, TWO, THREE])
     assert [found[n].flags for n in (1, 2, 3)] == [0, UPLINK, UPLINK]
     best = 2 if metrics[0] < metrics[1] else 3
@@ -105,29 +96,28 @@ def test_a_default_route_by_a_device_without_address_is_passed_over(
 ) -> None:
     """Then devices with other gateway routes, then any device that has an address."""
     text = address("fd00::1", "one") + address("fd00::3", "three")
-    routes = route("::/0", "two", via="fe80::f") + route("fd03::/64", "three", via="fe80::f")
-    proc(tmp_path, monkeypatch, if_inet6=text, ipv6_route=routes)
+    proc(tmp_path, monkeypatch, gateway(THREE), default(TWO), if_inet6=text)
     assert device_facts(Family.IPV6, [ONE, TWO, THREE])[NODE].source == six("fd00::3")
-    proc(tmp_path, monkeypatch, ipv6_route=route("::/0", "two", via="fe80::f"))
+    proc(tmp_path, monkeypatch, default(TWO))
     assert device_facts(Family.IPV6, [ONE, TWO, THREE])[NODE].source == six("fd00::1")
 
 
-def test_ipv4_routes_through_gateways_make_uplinks(
+def test_uplinks_and_what_the_default_ones_are_made_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A default route, a route to one network, and a route without a gateway."""
-    lines = [
-        route4("00000000", "00000000", "one", via="0100020A", metric=100),
-        route4("0000030A", "00FFFFFF", "two", via="0100020A"),
-        route4("0000040A", "00FFFFFF", "three"),
-    ]
-    proc(tmp_path, monkeypatch, route=HEAD + "".join(lines))
-    found = device_facts(Family.IPV4, [ONE, TWO, THREE])
-    assert found == {
-        1: DeviceFacts(bytes(4), UPLINK),
-        2: DeviceFacts(bytes(4), UPLINK),
-        3: DeviceFacts(bytes(4), 0),
-    }
+    """A bond upon a bridge, whose ports are a physical device and a pod's; circles end."""
+    bond, bridge, port, pod, other = range(1, 6)
+    devices = [Device(n, f"pyproxy-no{n}", True) for n in (bond, bridge, port, pod, other)]
+    hops = [Hop(bond, is_default=True, metric=0), Hop(other, is_default=False, metric=0)]
+    proc(tmp_path, monkeypatch, *hops)
+    links = [
+        Link(bond, port, "bond"), Link(bridge, bond, "bridge"), Link(port, bridge, ""),
+        Link(pod, bridge, "veth"), Link(6, other, ""),
+    ]  # fmt: skip
+    monkeypatch.setattr(netlink, "links", lambda: links)
+    found = device_facts(Family.IPV4, devices)
+    uplinks = {number for number, facts in found.items() if facts.flags & UPLINK}
+    assert uplinks == {bond, bridge, port, other}
 
 
 @pytest.mark.parametrize("family", Family, ids=lambda family: family.label)

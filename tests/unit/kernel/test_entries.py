@@ -10,6 +10,7 @@ import pytest
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import entries
+from pyproxy.kernel.clsact import Filter
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.entries import Entries, entry_of
 from pyproxy.kernel.pins import Pins
@@ -79,6 +80,55 @@ def test_rule_23_replies_are_understood_before_requests_are_changed(
         ("egress", 7, 47), ("ingress", 7, 46),
     ]  # fmt: skip
     assert links.firsts == {True}
+
+
+class Filters:
+    """Stands for clsact: which devices have filters of ours, and what is done, in order."""
+
+    def __init__(self, *there: Device) -> None:
+        self.there = {device.ifindex for device in there}
+        self.done: list[tuple[str, int]] = []
+
+    def tag(self, wanted: Filter) -> str | None:
+        """Return the tag of a filter that is there."""
+        if wanted.ifindex == TUN.ifindex:
+            raise KernelError("No such device")
+        return "tag" if wanted.ifindex in self.there else None
+
+    def ensure(self, wanted: Filter, program: Path) -> bool:
+        """Note which program goes where."""
+        self.done.append((program.name, wanted.ifindex))
+        return True
+
+    def remove(self, wanted: Filter) -> None:
+        """Note what goes."""
+        self.done.append(("removed", wanted.ifindex))
+
+
+@pytest.fixture
+def filters(monkeypatch: pytest.MonkeyPatch) -> Filters:
+    """Filters on two devices."""
+    found = Filters(ETH, POD)
+    monkeypatch.setattr(entries, "Clsact", lambda _: found)
+    return found
+
+
+def test_rule_23_filters_are_replaced_in_the_same_order(tmp_path: Path, filters: Filters) -> None:
+    """No pins say which devices have them: the devices do."""
+    new = Device(8, "veth8", True)
+    made = Entries(tmp_path, {Family.IPV4: tmp_path}, tmp_path, tcx=False)
+    assert made.attach([new, ETH, POD, TUN]) == {}
+    assert filters.done == [
+        ("egress", 2), ("egress", 7), ("ingress", 2), ("ingress", 7),
+        ("egress", 8), ("ingress", 8), ("egress_l3", 9), ("ingress_l3", 9),
+    ]  # fmt: skip
+
+
+def test_filters_of_devices_that_are_wanted_no_longer_go(tmp_path: Path, filters: Filters) -> None:
+    """Links go with their pins, filters with nothing else."""
+    made = Entries(tmp_path, {}, tmp_path, tcx=False)
+    made.forget({ETH.ifindex}, [POD])
+    assert filters.done == [("removed", 7)] * 2
 
 
 def test_a_device_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
