@@ -79,9 +79,11 @@ def covering(node: Node, wire: Wire, run_dir: Path, *, tcx: bool) -> Iterator[Co
 
 
 @contextmanager
-def foreign(node: Node, name: str, verdict: int = -1) -> Iterator[Counting]:
+def foreign(
+    node: Node, name: str, verdict: int = -1, *, indexed: bool = False
+) -> Iterator[Counting]:
     """Give somebody else's counting program, pinned."""
-    made = Counting(node.bpffs / name, verdict)
+    made = Counting(node.bpffs / name, verdict, indexed=indexed)
     try:
         yield made
     finally:

@@ -23,10 +23,21 @@ def _instruction(
     return struct.pack("=BBhi", code, src << 4 | dst, offset, immediate)
 
 
-def _counting(map_fd: int, verdict: int) -> bytes:
-    """Return a program that adds 1 to a map's only element and returns `verdict`."""
+TC_INDEX = 44  # offset in struct __sk_buff
+
+
+def _counting(map_fd: int, verdict: int, *, indexed: bool) -> bytes:
+    """Return a program that adds 1 to a map's only element and returns `verdict`.
+
+    If `indexed` says so it adds nothing for packets without a tc_index.
+    """
+    only = (
+        _instruction(0x61, dst=6, src=1, offset=TC_INDEX),  # r6 = *(u32 *)(r1 + TC_INDEX)
+        _instruction(0x15, dst=6, offset=9),  # if it is 0 go to the verdict
+    )
     return b"".join(
         (
+            *(only if indexed else ()),
             _instruction(0x62, dst=10, offset=-4),  # *(u32 *)(fp - 4) = 0
             _instruction(0xBF, dst=2, src=10),  # r2 = fp
             _instruction(0x07, dst=2, immediate=-4),  # r2 += -4
@@ -49,12 +60,15 @@ def _checked(result: int) -> int:
 
 
 class Counting:
-    """A counting program pinned at `pin`; by default it says "next, please"."""
+    """A counting program pinned at `pin`; by default it says "next, please".
 
-    def __init__(self, pin: Path, verdict: int = -1) -> None:
+    `indexed`: it counts only packets with a tc_index.
+    """
+
+    def __init__(self, pin: Path, verdict: int = -1, *, indexed: bool = False) -> None:
         library = ctypes.CDLL("libbpf.so.1")
         self._map = _checked(library.bpf_map_create(MAP_TYPE_ARRAY, b"foreign", 4, 8, 1, None))
-        code = _counting(self._map, verdict)
+        code = _counting(self._map, verdict, indexed=indexed)
         number = ctypes.c_size_t(len(code) // 8)
         load = library.bpf_prog_load
         program = _checked(load(SCHED_CLS, b"foreign", b"GPL", code, number, None))

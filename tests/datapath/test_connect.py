@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 from collections import Counter
 
 import pytest
 
-from pyproxy.model import Protocol
+from pyproxy.model import Family, Protocol
+from pyproxy.tables import Frontend, FrontendKey, Kind
 from tests.datapath.asking import Answer, ask_connected, disconnect, draw, errno_of, open_socket
-from tests.datapath.flavours import OTHER_PORT, PORT, Flavour, named
+from tests.datapath.flavours import OTHER_PORT, PORT, SERVICE_PORT, Flavour, named
 from tests.datapath.node import Node
 from tests.datapath.services import dropping, refusing, service
 from tests.lab.evenness import evenness
@@ -41,6 +43,19 @@ def test_a_service_without_endpoints_refuses(
     node.apply(refusing(flavour.family, 1, protocol))
     with node.counting(flavour.family, refused=1), node.socket(flavour, protocol) as sock:
         assert errno_of(lambda: sock.connect(flavour.service(1))) == "ECONNREFUSED"
+
+
+@pytest.mark.parametrize("text", ["fd00:96::ffff:a60:1", "0:0:0:1:0:ffff:a60:1"])
+def test_addresses_that_only_look_like_mapped_ones(
+    node: Node, protocol: Protocol, text: str
+) -> None:
+    """An address of IPv6 is mapped by its first 96 bits, and by no part of them."""
+    plan = service(Family.IPV6, 1, [3], protocol=protocol)
+    key = FrontendKey(socket.inet_pton(socket.AF_INET6, text), SERVICE_PORT, int(protocol))
+    node.apply(plan._replace(frontends=(Frontend(key, Kind.CLUSTER_IP),)))
+    with node.socket(Flavour.IPV6, protocol) as sock:
+        sock.connect((text, SERVICE_PORT))
+        assert ask_connected(sock)[0] == Answer(3, PORT)
 
 
 def test_a_local_policy_without_local_endpoints_is_left_to_drop(

@@ -68,6 +68,20 @@ def go_on() -> bool:
     return False
 
 
+@pytest.mark.parametrize("byte", [0, 1])
+def test_a_connection_that_begins_during_a_sweep_sets_both_bytes(hooks: Hooks, byte: int) -> None:
+    """One of them stands for the other one, which the sweep has just cleared."""
+    family, marks = hooks.family, marks_of(hooks)
+    hooks.node.apply(plan(family, TCP))
+    f, b = frontend(family), backend(family)
+    places = [endpoint_hash(end.address, end.port) for end in (f, b)]
+    for index in places:
+        marks.write_byte(index, marks.layout["busy"].offset + byte, 1)
+    hooks.ingress(hooks.tcp(client(family), f, SYN))
+    for index in places:
+        assert (plane(marks, 0)[index], plane(marks, 1)[index]) == (1, 1)
+
+
 def marks_of(hooks: Hooks) -> ArrayMap:
     """Return the marks of the hooks' family."""
     return hooks.node.loaded[hooks.family].datapath.marks

@@ -7,19 +7,22 @@ port, too; a bond and its devices share one address.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel import libbpf
 from pyproxy.kernel.devices import devices
-from pyproxy.model import Family
-from tests.datapath.covering import Covering, covering
+from pyproxy.kernel.programs import TCX_EGRESS
+from pyproxy.model import Family, Protocol
+from tests.datapath.covering import Covering, covering, foreign, linked
 from tests.datapath.node import Node, run_ip
 from tests.datapath.services import service
 from tests.datapath.talking import Talking
-from tests.datapath.wire import DEVICE, NEAR, SERVICE_AT, Wire
+from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire
 
 BRIDGE = "bridge"
 
@@ -58,3 +61,43 @@ def test_a_connection_by_a_port_that_has_the_bridges_address(
     assert grown["packet_in"] > 2
     assert grown["packet_clash"] == 0
     assert len(bridged.pins) in (0, 4)
+
+
+def test_a_packet_that_leaves_says_nothing_any_more(node: Node, wire: Wire, tmp_path: Path) -> None:
+    """It may come in on another node whose devices are in the same kernel, as in kind."""
+    if not libbpf.tcx_exists():
+        return  # who comes after ours is told by tcx alone
+    forwarding(wire)
+    flavour = FLAVOURS[Family.IPV4]
+    plan = service(Family.IPV4, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP)
+    (some,) = plan.backends
+    elsewhere = some._replace(address=socket.inet_aton(BEYOND))
+    node.apply(plan._replace(backends=(elsewhere,), members=()))
+    with ExitStack() as undo:
+        node.forget_connections()
+        undo.callback(node.forget_connections)
+        undo.enter_context(covering(node, wire, tmp_path, tcx=True))
+        seen = [undo.enter_context(foreign(node, name, indexed=x)) for name, x in PROGRAMS]
+        for program in seen:
+            undo.enter_context(linked(wire, program, attach_type=TCX_EGRESS))
+        backend = undo.enter_context(wire.socket(FAR, Family.IPV4, Protocol.UDP))
+        client = undo.enter_context(wire.socket(FAR, Family.IPV4, Protocol.UDP))
+        backend.bind((BEYOND, some.port))
+        client.sendto(b"forward", flavour.service(SERVICE_AT[NEAR]))
+        assert backend.recv(64) == b"forward"
+        every, indexed = (program.seen for program in seen)
+    assert every > 0
+    assert indexed == 0
+
+
+BEYOND = "10.2.0.3"
+PROGRAMS = (("every", False), ("indexed", True))
+
+
+def forwarding(wire: Wire) -> None:
+    """Have the near side forward, and the far side take its own packets at a second address."""
+    ipv4 = Path("/proc/sys/net/ipv4")
+    wire.inside(lambda: (ipv4 / "ip_forward").write_text("1", encoding="ascii"))
+    accepts = ipv4 / "conf/all/accept_local"
+    wire.inside(lambda: accepts.write_text("1", encoding="ascii"), FAR)
+    run_ip(wire.paths[FAR], f"addr add {BEYOND}/24 dev {DEVICE}")
