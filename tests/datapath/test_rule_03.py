@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel.connections import Life
+from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, plan
-from tests.datapath.flowtable import Key, Lead, Role, Side
+from tests.datapath.flowtable import Key, Lead, Role, Side, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import ACK, FIN, PEER_MAC, RST, SYN, ether
+from tests.datapath.packets import ACK, FIN, PEER_MAC, RST, SYN, End, ether
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 PASSING = Life.CLAIMED | Life.READY | Life.UDP | Life.PASS
@@ -92,10 +93,24 @@ def test_rule_03_a_fresh_entry_is_not_written_again(hooks: Hooks) -> None:
     question = hooks.udp(frontend(family), client(family))
     hooks.egress(question)
     number = hooks.table.only().number
-    hooks.table.age(number, REFRESH_TICKS - 10)
+    begin_tick()
+    hooks.table.age(number, REFRESH_TICKS)
     old = hooks.table.record(number).seen
     hooks.egress(question)
     assert hooks.table.record(number).seen == old
+
+
+def test_rule_03_what_only_shares_a_mark_is_no_frontend(hooks: Hooks) -> None:
+    """Different ends share a mark: what answers such a one may well be for the service."""
+    family = hooks.family
+    f, c = frontend(family), client(family)
+    wanted = endpoint_hash(f.address, f.port)
+    ends = (End(client(family, n).address, port) for n in range(9, 12) for port in range(1, 65536))
+    other = next(end for end in ends if endpoint_hash(*end) == wanted)
+    packet = hooks.udp(other, c)
+    with hooks.node.counting(family):
+        assert hooks.egress(packet) == passed(packet)
+    assert not hooks.table.claimed()
 
 
 def test_rule_03_a_connection_to_the_service_stays(hooks: Hooks) -> None:
