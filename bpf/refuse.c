@@ -101,7 +101,10 @@ static __always_inline __u32 error_write(struct __sk_buff *skb, const struct pac
 	__u32 length, padded, kept, sum;
 
 	bounded(quoted);
-	if (quoted < sizeof(struct ip_header) || quoted > QUOTE_BYTES ||
+	if (quoted < sizeof(struct ip_header))
+		return 0;
+	bounded(quoted);
+	if (quoted > QUOTE_BYTES ||
 	    bpf_skb_load_bytes(skb, packet->ip, error->bytes + ICMP_HEADER_BYTES, quoted))
 		return 0;
 	length = ICMP_HEADER_BYTES + quoted;
@@ -134,6 +137,7 @@ static __always_inline int refuse_udp(struct __sk_buff *skb, const struct packet
 	bool left = is_checksum_left(skb, packet->transport + UDP_CHECK);
 	__u32 zero = 0;
 	__u64 length;
+	__u16 *field;
 	struct scratch *error = scratch.lookup(&zero);
 	struct ip_header ip;
 
@@ -146,8 +150,9 @@ static __always_inline int refuse_udp(struct __sk_buff *skb, const struct packet
 	 * The device writes a checksum where UDP's was, in a word that nobody reads: with the
 	 * pseudo-header's sum there before, the message's own is right for what the device writes.
 	 */
+	field = (__u16 *)(error->bytes + UDP_CHECK);
 	if (left)
-		*(__u16 *)(error->bytes + UDP_CHECK) = checksum_of(icmp_pseudo_sum(src, dst, length));
+		*field = checksum_of(icmp_pseudo_sum(src, dst, length));
 	bounded(length);
 	if (length > ICMP_BYTES)
 		return TC_DROP;
