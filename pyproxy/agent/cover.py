@@ -40,7 +40,7 @@ class Cover:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._check_at = clock() + CHECK_S
+        self._check_at = clock()
         self._entries = entries
         self._paths = paths
         self._patterns = patterns
@@ -64,21 +64,26 @@ class Cover:
         wanted = set(devices(self._patterns)) if self._patterns else set(everything)
         for family, path in self._paths.items():
             path.write_devices(device_facts(family, everything))
-        failures = self._entries.attach(sorted(wanted - self._believed()))
-        self._entries.forget(
-            {device.ifindex for device in wanted}, sorted(set(everything) - wanted)
-        )
+        believed, others = self._covered, set(everything) - wanted
+        if self._is_due():
+            believed = set()
+        else:
+            # the rest has had no programs when that was due, and nobody has attached any since
+            others &= believed
+        failures = self._entries.attach(sorted(wanted - believed))
+        self._entries.forget({device.ifindex for device in wanted}, sorted(others))
         self._covered = wanted - failures.keys()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
         return RETRY_S if self._failures else CHECK_S
 
-    def _believed(self) -> set[Device]:
-        """Return the devices that count as covered without a look at them."""
-        if self._clock() < self._check_at:
-            return self._covered
-        self._check_at = self._clock() + CHECK_S
-        return set()
+    def _is_due(self) -> bool:
+        """Return whether all devices are to be looked at, those that count as covered too."""
+        now = self._clock()
+        if now < self._check_at:
+            return False
+        self._check_at = now + CHECK_S
+        return True
 
     def _note(self, failures: dict[Device, str]) -> None:
         with self._lock:

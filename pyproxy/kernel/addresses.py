@@ -71,9 +71,9 @@ def _uplinks(hops: Iterable[netlink.Hop]) -> set[int]:
     ways = list(hops)
     found = {hop.ifindex for hop in ways}
     below = {hop.ifindex for hop in ways if hop.is_default}
-    devices = [link for link in netlink.links() if link.kind not in OF_PODS]
     while below:
-        below = {link.ifindex for link in devices if link.master in below} - found
+        ports = [port for master in below for port in netlink.ports(master)]
+        below = {port.ifindex for port in ports if port.kind not in OF_PODS} - found
         found |= below
     return found
 

@@ -29,14 +29,13 @@ _HOP = struct.Struct("=HBBi")  # struct rtnexthop
 _BUFFER_BYTES = 1 << 16
 
 
-class Link(NamedTuple):
-    """A device: that which it is a port or slave of (0: none), and the kernel's word for its kind.
+class Port(NamedTuple):
+    """A device that belongs to another one, and the kernel's word for its kind.
 
     A physical one has no kind.
     """
 
     ifindex: int
-    master: int
     kind: str
 
 
@@ -48,13 +47,19 @@ class Hop(NamedTuple):
     metric: int
 
 
-def links() -> list[Link]:
-    """Return all devices of this network namespace."""
+def ports(master: int) -> list[Port]:
+    """Return the ports of a bridge, or the slaves of a bond, by its ifindex.
+
+    The kernel is asked for them alone: a node has hundreds of devices, which change all the time.
+    """
     found = []
-    for head, attributes in _dump(RTM_GETLINK, _LINK, 0):
+    wanted = _ATTRIBUTE.pack(_ATTRIBUTE.size + 4, IFLA_MASTER) + struct.pack("=i", master)
+    for head, attributes in _dump(RTM_GETLINK, _LINK, 0, wanted):
+        if _number(attributes.get(IFLA_MASTER, b"")) != master:
+            continue
         info = dict(_attributes(attributes.get(IFLA_LINKINFO, b"")))
         kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
-        found.append(Link(head[2], _number(attributes.get(IFLA_MASTER, b"")), kind))
+        found.append(Port(head[2], kind))
     return found
 
 
@@ -77,10 +82,13 @@ def hops(family: Family) -> list[Hop]:
 
 
 def _dump(
-    kind: int, layout: struct.Struct, family: int
+    kind: int, layout: struct.Struct, family: int, wanted: bytes = b""
 ) -> Iterator[tuple[tuple[int, ...], dict[int, bytes]]]:
-    """Give the head and the attributes of each answer; raises OSError."""
-    head = bytes([family]) + bytes(layout.size - 1)
+    """Give the head and the attributes of each answer; raises OSError.
+
+    `wanted` are attributes by which the kernel leaves answers out, if it can.
+    """
+    head = bytes([family]) + bytes(layout.size - 1) + wanted
     flags = NLM_F_REQUEST | NLM_F_DUMP
     request = _HEADER.pack(_HEADER.size + len(head), kind, flags, 1, 0) + head
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:

@@ -42,24 +42,30 @@ def of_sockets(shared: Path) -> Needed:
     return needed
 
 
-def mark(needed: Needed, marks: ArrayMap) -> None:
-    """Set the busy marks of all that is alive, and clear none."""
-    busy = marks.layout[BUSY]
-    _mark(needed, marks, range(busy.offset, busy.offset + busy.size), lambda: False)
+def mark(needed: Needed, marks: ArrayMap, pause: Callable[[], bool] = lambda: False) -> bool:
+    """Set the busy marks of all that is alive, and clear none; `pause` is as in sweep().
+
+    Return whether it was done to the end.
+    """
+    return _mark(needed, marks, _both(marks), pause)
 
 
 def sweep(needed: Needed, marks: ArrayMap, pause: Callable[[], bool]) -> None:
     """Bring the busy marks up to date; `pause` is called after each slice, True ends it."""
-    busy = marks.layout[BUSY]
-    both = range(busy.offset, busy.offset + busy.size)
-    if not _mark(needed, marks, both, pause):
+    if not mark(needed, marks, pause):
         return
-    for offset in both:
+    for offset in _both(marks):
         marks.clear_bytes(offset)
         # a program that set the byte before has written its record once it has ended
         wait_for_readers()
         if not _mark(needed, marks, (offset,), pause):
             return
+
+
+def _both(marks: ArrayMap) -> range:
+    """Return where the busy bytes of a mark are."""
+    busy = marks.layout[BUSY]
+    return range(busy.offset, busy.offset + busy.size)
 
 
 def _mark(

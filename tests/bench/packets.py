@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from itertools import chain
 
 from pyproxy.errors import PyproxyError
-from pyproxy.kernel.programs import SCHED_CLS
 from tests.bench import objects
 from tests.bench.attachment import Switch, switch_of
 from tests.bench.bench import Bench
@@ -35,8 +34,6 @@ from tests.bench.nftables import Nftables, nftables_on
 from tests.lab import foreign
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Pod
-
-TCX_NEXT = -1  # enum tcx_action_base
 
 # Thousands of sockets a second that send once and end without a word would fill the table: two
 # minutes is for how long it holds on to each. What nftables has tracked is forgotten whenever it
@@ -118,7 +115,7 @@ def _hooks_figures(
     if not cases:
         return
     with ExitStack() as undo:
-        program = foreign.returning(SCHED_CLS, 0, TCX_NEXT)
+        program = foreign.passing_on()
         undo.callback(os.close, program)
         empty = switch.of_empty(program)
         undo.callback(empty.turn, False)

@@ -98,14 +98,16 @@ def test_ipv6_addresses_that_are_not_to_be_used(namespace: Path) -> None:
 NETS = {IPV4: ("10.3.0.", "10.4.0.", "10.5.0.0/24"), IPV6: ("fd03::", "fd04::", "fd05::/64")}
 
 
-def with_addresses(namespace: Path, family: Family) -> tuple[str, str, str]:
-    """Give `one` and `two` an address each; return their gateways, and a network elsewhere."""
+def with_addresses(
+    namespace: Path, family: Family, device: str = "one", other: str = "two"
+) -> tuple[str, str, str]:
+    """Give two devices an address each; return their gateways, and a network elsewhere."""
     one, two, elsewhere = NETS[family]
     length, dad = (24, "") if family is IPV4 else (64, " nodad")
     run_ip(
         namespace,
-        f"addr add {one}1/{length} dev one{dad}",
-        f"addr add {two}1/{length} dev two{dad}",
+        f"addr add {one}1/{length} dev {device}{dad}",
+        f"addr add {two}1/{length} dev {other}{dad}",
     )
     return f"{one}2", f"{two}2", elsewhere
 
@@ -162,22 +164,9 @@ def test_a_device_that_comes_and_one_that_goes(namespace: Path, family: Family) 
     assert set(facts(namespace, family)) == {"bare", "end", "late", "latest"}
 
 
-GATEWAYS = {IPV4: ("10.3.0.1/24", "10.3.0.254", "10.4.0.1/24", "10.4.0.254"),
-            IPV6: ("fd00:3::1/64", "fd00:3::fe", "fd00:4::1/64", "fd00:4::fe")}  # fmt: skip
-ELSEWHERE = {IPV4: "10.9.0.0/16", IPV6: "fd00:9::/64"}
-
-
-def addressed(namespace: Path, family: Family, device: str, other: str) -> tuple[str, str]:
-    """Give two devices addresses; return a gateway of each."""
-    first, gateway, second, further = GATEWAYS[family]
-    dad = " nodad" if family is IPV6 else ""
-    run_ip(namespace, f"addr add {first} dev {device}{dad}", f"addr add {second} dev {other}{dad}")
-    return gateway, further
-
-
 def test_every_next_hop_leads_out(namespace: Path, family: Family) -> None:
     """Also of a route that has several, as ECMP fabrics do."""
-    one, two = addressed(namespace, family, "one", "two")
+    one, two, _ = with_addresses(namespace, family)
     way = f"nexthop via {one} dev one nexthop via {two} dev two"
     run_ip(namespace, f"route add default {way}")
     assert uplinks(facts(namespace, family)) == {"one", "two"}
@@ -201,8 +190,8 @@ def test_what_a_default_uplink_is_made_of_leads_out(
         "link set bridge up",
         "link set bare up",
     )
-    gateway, _ = addressed(namespace, family, "bridge", "one")
-    to = "default" if is_default else ELSEWHERE[family]
+    gateway, _, elsewhere = with_addresses(namespace, family, "bridge", "one")
+    to = "default" if is_default else elsewhere
     run_ip(namespace, f"route add {to} via {gateway}")
     expected = {"bridge", "outside"} if is_default else {"bridge"}
     assert uplinks(facts(namespace, family)) == expected

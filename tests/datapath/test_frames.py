@@ -19,6 +19,7 @@ from pyproxy.kernel.devices import devices
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering
 from tests.datapath.flavours import PORT, SERVICE_PORT, backend_address, service_address
+from tests.datapath.hooks import NOPS
 from tests.datapath.node import Node, run_ip
 from tests.datapath.packets import ETH_P, ETH_P_8021Q, ETHERNET_BYTES, PLAIN, End, ether, udp
 from tests.datapath.services import service
@@ -38,7 +39,6 @@ SOL_PACKET, PACKET_VNET_HDR = 263, 15  # include/uapi/linux/if_packet.h
 TUNSETIFF = 0x400454CA  # include/uapi/linux/if_tun.h
 IFF_TAP, IFF_NO_PI, IFF_NAPI, IFF_NAPI_FRAGS = 0x2, 0x1000, 0x10, 0x20
 TAP = "tap"
-NOPS = b"\x01" * 4  # RFC 791 3.1
 MTU = 9000
 TEXT = bytes(range(250)) * 20  # more than a page of 4096 bytes
 

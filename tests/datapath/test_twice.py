@@ -25,6 +25,8 @@ from tests.datapath.talking import Talking
 from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire
 
 BRIDGE = "bridge"
+BEYOND = "10.2.0.3"
+PROGRAMS = (("every", False), ("indexed", True))
 
 
 @pytest.fixture
@@ -88,10 +90,6 @@ def test_a_packet_that_leaves_says_nothing_any_more(node: Node, wire: Wire, tmp_
         every, indexed = (program.seen for program in seen)
     assert every > 0
     assert indexed == 0
-
-
-BEYOND = "10.2.0.3"
-PROGRAMS = (("every", False), ("indexed", True))
 
 
 def forwarding(wire: Wire) -> None:

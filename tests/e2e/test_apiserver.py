@@ -75,6 +75,15 @@ class Followed:
         found = agent.status()["problems"]
         return [each["message"] for each in found if each["code"] == "source-unreadable"]
 
+    def await_away(self, agent: Agent) -> None:
+        """Wait until status says that the API server is away, and since when."""
+        wait_for(lambda: bool(self.problems(agent)), 20, "status to say that the server is away")
+        assert "since 20" in self.problems(agent)[0]
+
+    def await_back(self, agent: Agent) -> None:
+        """Wait until status says so no longer."""
+        wait_for(lambda: not self.problems(agent), 40, "status to say that the server is back")
+
 
 @pytest.fixture(scope="module")
 def followed(own: Scene) -> Iterator[Followed]:
@@ -118,14 +127,13 @@ def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
     followed.api.put(app.service(), *app.slices(pods[:1]))
     scene.await_backends(app, pods[:1])
     followed.api.stop()
-    wait_for(lambda: bool(followed.problems(agent)), 20, "status to say that the server is away")
-    assert "since 20" in followed.problems(agent)[0]
+    followed.await_away(agent)
     assert agent.healthz() == 200
     assert pods[1].prober.once(app.tcp(4)).who == pods[0].name
     followed.api.put(*app.slices(pods[1:2]))
     followed.api.start()
     scene.await_backends(app, pods[1:2])
-    wait_for(lambda: not followed.problems(agent), 40, "status to say that the server is back")
+    followed.await_back(agent)
 
 
 def test_an_agent_that_starts_while_the_server_is_down(followed: Followed) -> None:
@@ -137,15 +145,14 @@ def test_an_agent_that_starts_while_the_server_is_down(followed: Followed) -> No
     followed.api.stop()
     agent.stop()
     agent.launch()
-    wait_for(lambda: bool(followed.problems(agent)), 20, "status to say that the server is away")
+    followed.await_away(agent)
     status = agent.status()
-    assert "since 20" in followed.problems(agent)[0]
     assert status["agent"]["pid"] == agent.pid
     assert {"not-synced", "source-unreadable"} == {each["code"] for each in status["problems"]}
     assert pods[1].prober.once(app.tcp(4)).who == pods[0].name
     followed.api.start()
     agent.await_synced()
-    wait_for(lambda: not followed.problems(agent), 40, "status to say that the server is back")
+    followed.await_back(agent)
 
 
 def test_a_history_that_begins_anew_loses_nothing(followed: Followed) -> None:

@@ -12,6 +12,7 @@ from tests.lab.hosts import Node
 SCHED_CLS = 3  # enum bpf_prog_type
 CGROUP_SOCK_ADDR = 18
 CGROUP_INET4_CONNECT = 10  # enum bpf_attach_type
+TCX_NEXT = -1  # enum tcx_action_base; TC_ACT_UNSPEC
 ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
 LIBBPF = "libbpf.so.1"
 
@@ -26,7 +27,7 @@ class _LoadOptions(ctypes.Structure):
     )
 
 
-def returning(kind: int, attach_type: int, verdict: int) -> int:
+def _returning(kind: int, attach_type: int, verdict: int) -> int:
     """Load `return verdict` and return its descriptor, which is the caller's to close."""
     move = bytes([0xB7, 0, 0, 0]) + verdict.to_bytes(4, "little", signed=True)
     leave = bytes([0x95]) + bytes(7)
@@ -34,6 +35,11 @@ def returning(kind: int, attach_type: int, verdict: int) -> int:
     code = ctypes.create_string_buffer(move + leave, 16)
     load = ctypes.CDLL(LIBBPF).bpf_prog_load
     return _checked(load(kind, b"foreign", b"GPL", code, ctypes.c_size_t(2), ctypes.byref(options)))
+
+
+def passing_on() -> int:
+    """Load a tc program that says "next, please"; return its descriptor, the caller's to close."""
+    return _returning(SCHED_CLS, 0, TCX_NEXT)
 
 
 def _checked(result: int) -> int:
@@ -48,7 +54,7 @@ def _pin(descriptor: int, path: Path) -> None:
 
 def attach_to_cgroup(node: Node) -> None:
     """Leave a program that lets everything pass on connect4 of the node's cgroup root."""
-    program = returning(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT, 1)
+    program = _returning(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT, 1)
     group = os.open(node.root, os.O_RDONLY)
     try:
         attach = ctypes.CDLL(LIBBPF).bpf_prog_attach
@@ -63,7 +69,7 @@ def attach_to_device(node: Node, device: str, pin: Path) -> None:
 
     `pin` is a path on a bpffs where the program stays pinned (tc finds it there).
     """
-    program = returning(SCHED_CLS, 0, -1)
+    program = passing_on()
     try:
         _pin(program, pin)
     finally:

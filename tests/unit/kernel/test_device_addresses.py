@@ -11,7 +11,7 @@ import pytest
 from pyproxy.kernel import addresses, netlink
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
 from pyproxy.kernel.devices import Device
-from pyproxy.kernel.netlink import Hop, Link
+from pyproxy.kernel.netlink import Hop, Port
 from pyproxy.model import Family
 
 # no machine has devices of these names
@@ -26,7 +26,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: s
     """Let /proc/net have these files and no others, and routes these next hops."""
     monkeypatch.setattr(addresses, "PROC_NET", tmp_path)
     monkeypatch.setattr(netlink, "hops", lambda _: list(hops))
-    monkeypatch.setattr(netlink, "links", list[Link])
+    monkeypatch.setattr(netlink, "ports", lambda _: [])
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
 
@@ -110,11 +110,11 @@ def test_uplinks_and_what_the_default_ones_are_made_of(
     devices = [Device(n, f"pyproxy-no{n}", True) for n in (bond, bridge, port, pod, other)]
     hops = [Hop(bond, is_default=True, metric=0), Hop(other, is_default=False, metric=0)]
     proc(tmp_path, monkeypatch, *hops)
-    links = [
-        Link(bond, port, "bond"), Link(bridge, bond, "bridge"), Link(port, bridge, ""),
-        Link(pod, bridge, "veth"), Link(6, other, ""),
-    ]  # fmt: skip
-    monkeypatch.setattr(netlink, "links", lambda: links)
+    ports = {
+        port: [Port(bond, "bond")], bond: [Port(bridge, "bridge")],
+        bridge: [Port(port, ""), Port(pod, "veth")], other: [Port(6, "")],
+    }  # fmt: skip
+    monkeypatch.setattr(netlink, "ports", lambda master: ports.get(master, []))
     found = device_facts(Family.IPV4, devices)
     uplinks = {number for number, facts in found.items() if facts.flags & UPLINK}
     assert uplinks == {bond, bridge, port, other}
