@@ -103,17 +103,6 @@ static __always_inline long entries_insert(struct connection *record, __u32 numb
 	return entry_insert(&key, &to, &other, now);
 }
 
-/* Mark the ends by which packets of a connection are known. */
-static __always_inline void ends_mark(struct connection *record, __u32 flags)
-{
-	struct endpoint client = inner_client(record);
-
-	mark_busy(&record->frontend);
-	mark_busy(&record->backend);
-	if (flags & LIFE_SOURCE_WANTED)
-		mark_busy(&client);
-}
-
 /* Return what happens to a packet whose connection could not be made. */
 static __always_inline int connection_failed(struct __sk_buff *skb, const struct packet *packet,
 					     long failed)

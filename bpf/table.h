@@ -98,11 +98,11 @@ static __always_inline __u32 hand_next(void)
 }
 
 /*
- * Return the number of a record for a new connection, 0 if the table is full. First come those
+ * Return the number of a record for a new connection, 0 if none was found. First come those
  * at the CPU's hand; where many in a row are in use, records are drawn at random. So there is no
  * list of free ones to keep, and what ended without a word is found by and by.
  */
-static __always_inline __u32 connection_claim(__u32 now)
+static __always_inline __u32 connection_search(__u32 now)
 {
 	for (__u32 i = 0; i < CLAIM_TRIES; i++) {
 		__u32 number = i < HAND_TRIES ? hand_next() : 1 + random_below(MAX_CONNECTIONS - 1);
@@ -110,8 +110,17 @@ static __always_inline __u32 connection_claim(__u32 now)
 		if (record_claim(number, i >= CLAIM_TRIES / 2, now))
 			return number;
 	}
-	count_trouble(COUNTER_TABLE_FULL, MOMENT_TABLE_FULL);
 	return 0;
+}
+
+/* Return the number of a record for a new connection; 0, and tell of it, if the table is full. */
+static __always_inline __u32 connection_claim(__u32 now)
+{
+	__u32 number = connection_search(now);
+
+	if (!number)
+		count_trouble(COUNTER_TABLE_FULL, MOMENT_TABLE_FULL);
+	return number;
 }
 
 /* Write a record, which the caller has claimed, but for its life and checks. */
@@ -184,6 +193,17 @@ static __always_inline long entry_insert(struct nat_key *key, struct nat_entry *
 		entry_drop(key, *other);
 	}
 	return nat.insert(key, to);
+}
+
+/* Mark the ends by which packets of a connection are known. */
+static __always_inline void ends_mark(struct connection *record, __u32 flags)
+{
+	struct endpoint client = inner_client(record);
+
+	mark_busy(&record->frontend);
+	mark_busy(&record->backend);
+	if (flags & LIFE_SOURCE_WANTED)
+		mark_busy(&client);
 }
 
 #endif /* PYPROXY_TABLE_H */

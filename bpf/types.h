@@ -260,6 +260,9 @@ enum stage {
 	STAGE_ICMP_OUT, /* an ICMP packet leaves */
 	STAGE_STALE, /* what was found is another connection's */
 	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
+	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
+	STAGE_ADOPT_2,
+	STAGE_ADOPT_3,
 	STAGES,
 };
 

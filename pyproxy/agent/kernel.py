@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.moves import Moves
 from pyproxy.kernel import load, sockets
 from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
@@ -17,6 +18,7 @@ from pyproxy.kernel.features import Features
 from pyproxy.kernel.move import Move
 from pyproxy.kernel.packetpath import PacketPath, local_port_range, source_ports
 from pyproxy.kernel.pins import Pins, remove_tree
+from pyproxy.kernel.programs import FORMER_TABLES
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family
 
@@ -56,9 +58,10 @@ class Loading:
             load.Request(config.bpffs_root, family, features, sizes) for family in families()
         ]
         for request in self._requests:
-            former = _former_tables(request)
-            request.former = former[-1] if former else None
-        self._missing = [each for each in self._requests if each.former or not load.is_loaded(each)]
+            request.formers = _former_tables(request)
+        self._missing = [
+            each for each in self._requests if each.formers or not load.is_loaded(each)
+        ]
         self._child = load.start(self._missing) if self._missing else None
 
     def finish(self, is_wanted: Callable[[], bool] = lambda: True) -> dict[Family, Loaded]:
@@ -72,31 +75,9 @@ class Loading:
             log.info("compiled and loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}
 
-    def adopt_connections(self, loaded: dict[Family, Loaded]) -> list[Move]:
-        """Begin to move connections out of tables of other sizes, before programs are attached.
-
-        Until finish_moves() ends that, once they are, the programs look into the former table
-        themselves for what has not been moved yet.
-        """
-        moves = []
-        for request in self._requests:
-            for table in _former_tables(request):
-                moves.append(Move(table, request.connections))
-                moves[-1].prepare()
-            if request.former:
-                load.look_back(loaded[request.family].programs, begins=True)
-        return moves
-
-    def finish_moves(self, moves: list[Move], loaded: dict[Family, Loaded]) -> None:
-        """Move what is left, and forget the former tables."""
-        for move in moves:
-            move.finish()
-            log.info("moved %d connections to the new table, %d lost", move.moved, len(move.lost))
-        for request in self._requests:
-            if request.former:
-                load.look_back(loaded[request.family].programs, begins=False)
-            for table in _former_tables(request):
-                remove_tree(table)
+    def moves(self) -> Moves:
+        """Return the moves of connections out of tables of other sizes; call it after finish()."""
+        return Moves([Move(request) for request in self._requests if request.formers])
 
     def abandon(self) -> None:
         """End a loader that still runs."""
@@ -132,9 +113,15 @@ class Loading:
         return Loaded(pins, digest, KernelDatapath(pins), path, connections)
 
 
-def _former_tables(request: load.Request) -> list[Path]:
-    """Return where connection tables of other sizes are, the newest last."""
-    return [each for each in request.pins.connection_tables() if each != request.connections]
+def _former_tables(request: load.Request) -> tuple[Path, ...]:
+    """Return where former connection tables are, the newest first."""
+    request.pins.set_aside(request.sizes.max_connections)
+    tables = [each for each in request.pins.connection_tables() if each != request.connections]
+    formers, rest = tables[-FORMER_TABLES:], tables[:-FORMER_TABLES]
+    for table in rest:
+        log.warning("forgot the connections in %s: too many moves were begun and not ended", table)
+        remove_tree(table)
+    return tuple(reversed(formers))
 
 
 def forget_former_programs(loaded: dict[Family, Loaded]) -> None:

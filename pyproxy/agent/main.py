@@ -15,10 +15,11 @@ from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import CHECK_S, Cover
 from pyproxy.agent.kernel import Loading, forget_former_programs
+from pyproxy.agent.moves import Moves
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.errors import ConfigError, PyproxyError
-from pyproxy.kernel import cgroup, features
+from pyproxy.kernel import cgroup, cleanup, features
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
@@ -81,9 +82,7 @@ def _run(
             lambda: messages.put(CoverChanged()),
         )
         watch = Watch(cover.refresh, CHECK_S)
-        moves = loading.adopt_connections(loaded)
-        cover.refresh()
-        loading.finish_moves(moves, loaded)
+        moves = _attach(config, loading, cover)
         watch.start()
         running.callback(watch.stop)
         # a device that still runs former ones needs their stages too
@@ -92,7 +91,7 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, messages)
+        agent = Agent(config, loaded, cover, moves, messages)
         if config.healthz_bind_address:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
@@ -100,6 +99,18 @@ def _run(
         reason = agent.run()
     if reason:
         raise PyproxyError(reason, "start it again, and report what the log says")
+
+
+def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
+    """Attach the packet path to all devices; connections come along from other tables."""
+    moves = loading.moves()
+    moves.begin()
+    cover.refresh()
+    moves.run()
+    # programs of another layout may open some there yet
+    if not cleanup.other_layouts(config.bpffs_root):
+        moves.finish()
+    return moves
 
 
 def _source(config: RunConfig, put: Put) -> Source:

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import time
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import pyproxy
@@ -19,6 +20,7 @@ from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.moves import Moves
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.sync import Syncers
 from pyproxy.kernel import cleanup, sockets, sweep
@@ -55,10 +57,12 @@ class Agent:
         config: RunConfig,
         loaded: dict[Family, Loaded],
         cover: Cover,
+        moves: Moves,
         inbox: queue.SimpleQueue[Message],
     ) -> None:
         self._config = config
         self._cover = cover
+        self._moves = moves
         self._queue = inbox
         options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
         self._inbox = Inbox(options)
@@ -142,8 +146,11 @@ class Agent:
     def _take_over(self) -> None:
         """End what agents of other layouts have left: until now it has served the node."""
         others = cleanup.other_layouts(self._config.bpffs_root)
-        if not others:
-            return
+        if others:
+            self._replace(others)
+        self._moves.finish()
+
+    def _replace(self, others: list[Path]) -> None:
         # connections that are in the table already have not been marked for our programs
         for each in self._loaded:
             sweep.mark(sweep.of_connections(each.connections), each.datapath.marks)
@@ -153,6 +160,8 @@ class Agent:
             log.warning("programs of another layout cannot be detached: %s", error)
         else:
             log.info("took over from an agent of another layout: %d pins removed", gone)
+        # what its programs have opened since in a table of another size
+        self._moves.run()
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from pyproxy.errors import KernelError, MapFullError
 
 BATCH = 8192
-_NOEXIST = 1  # BPF_NOEXIST of linux/bpf.h
 
 _c = ctypes
 
@@ -219,20 +218,9 @@ def program_fd(program_id: int) -> int:
     return _call("BPF_PROG_GET_FD_BY_ID", "bpf_prog_get_fd_by_id", program_id)
 
 
-def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Write one element."""
-    _call("BPF_MAP_UPDATE_ELEM", "bpf_map_update_elem", fd, key, value, _c.c_uint64(flags))
-
-
-def map_insert(fd: int, key: bytes, value: bytes) -> bool:
-    """Write one element unless there is one with this key; return whether there was none."""
-    try:
-        map_update(fd, key, value, _NOEXIST)
-    except KernelError as error:
-        if error.errno == errno.EEXIST:
-            return False
-        raise
-    return True
+    _call("BPF_MAP_UPDATE_ELEM", "bpf_map_update_elem", fd, key, value, _c.c_uint64(0))
 
 
 def map_delete(fd: int, key: bytes) -> bool:

@@ -23,7 +23,16 @@ from pyproxy.kernel import libbpf
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.links import opened
 from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
-from pyproxy.kernel.programs import ADOPT, OTHER_FAMILY_ARRAY, STAGE_ARRAY, STAGES, programs
+from pyproxy.kernel.programs import (
+    ADOPT,
+    FORMER_TABLES,
+    MOVE,
+    OTHER_FAMILY_ARRAY,
+    STAGE_ARRAY,
+    STAGES,
+    Program,
+    programs,
+)
 from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build, build_adoption
 from pyproxy.model import Family
 
@@ -45,8 +54,8 @@ class LoadingEndedError(PyproxyError):
 class Request:
     """What to load: a family's objects below a bpffs root, with maps of these sizes.
 
-    `former` is where a connection table of another size is pinned, whose connections are to come
-    along.
+    `formers` is where connection tables of other sizes are pinned, the newest first, whose
+    connections are to come along; FORMER_TABLES at most.
     """
 
     def __init__(
@@ -55,13 +64,13 @@ class Request:
         family: Family,
         features: Features,
         sizes: Sizes | None = None,
-        former: Path | None = None,
+        formers: Sequence[Path] = (),
     ) -> None:
         self.pins = Pins(root, family)
         self.family = family
         self.features = features
         self.sizes = sizes or Sizes()
-        self.former = former
+        self.formers = tuple(formers)
 
     @property
     def connections(self) -> Path:
@@ -76,7 +85,7 @@ class Request:
 def _to_json(requests: Sequence[Request]) -> str:
     return json.dumps(
         [
-            (str(r.pins.root), r.family.value, r.features, r.sizes, str(r.former or ""))
+            (str(r.pins.root), r.family.value, r.features, r.sizes, list(map(str, r.formers)))
             for r in requests
         ]
     )
@@ -89,9 +98,9 @@ def _from_json(text: str) -> list[Request]:
             Family(family),
             Features(*features),
             Sizes(*sizes),
-            Path(former) if former else None,
+            list(map(Path, formers)),
         )
-        for root, family, features, sizes, former in json.loads(text)
+        for root, family, features, sizes, formers in json.loads(text)
     ]
 
 
@@ -152,8 +161,8 @@ def load(request: Request) -> None:
     """Compile, check and pin what is missing; runs inside the loader."""
     if not is_loaded(request):
         _load_programs(request)
-    if request.former:
-        _load_adoption(request, request.former)
+    for place, former in enumerate(request.formers):
+        _load_adoption(request, place, former)
 
 
 def _compile(wanted: Build) -> Object:
@@ -162,13 +171,19 @@ def _compile(wanted: Build) -> Object:
     return Object(wanted.text, wanted.cflags, bpf_directory() / "include")
 
 
-def _load_adoption(request: Request, former: Path) -> None:
+def _load_adoption(request: Request, place: int, former: Path) -> None:
     programs_of = request.build()
     directory = request.pins.programs(programs_of.digest)
-    compiled = _compile(build_adoption(former, directory, programs_of))
-    pin = directory / ADOPT.name
-    pin.unlink(missing_ok=True)
-    libbpf.obj_pin(compiled.load(ADOPT), str(pin))
+    compiled = _compile(build_adoption(former, len(STAGES) + place, directory, programs_of))
+    for program in (ADOPT, MOVE):
+        pin = directory / of_former(program, place)
+        pin.unlink(missing_ok=True)
+        libbpf.obj_pin(compiled.load(program), str(pin))
+
+
+def of_former(program: Program, place: int) -> str:
+    """Return the pin of a program that was compiled for a former table, by its place among them."""
+    return f"{program.name}_{place}"
 
 
 def _load_programs(request: Request) -> None:
@@ -198,18 +213,18 @@ def make_shared(request: Request) -> None:
     _compile(build(request.pins, request.sizes, request.features, SHARED))
 
 
-def look_back(programs: Path, *, begins: bool) -> None:
-    """Let programs look into the former table for which adoption was loaded, or no longer.
+def look_back(programs: Path, formers: int) -> None:
+    """Let programs look into so many former tables, for which adoption was loaded.
 
-    `programs` is their directory.
+    `programs` is their directory. What was loaded for others is forgotten.
     """
-    adopt, stage = programs / ADOPT.name, len(STAGES)
-    if begins:
-        fill_array(programs / STAGE_ARRAY, [adopt], stage)
-        return
+    pins = [programs / of_former(ADOPT, place) for place in range(formers)]
+    fill_array(programs / STAGE_ARRAY, pins, len(STAGES))
     with opened(programs / STAGE_ARRAY) as fd:
-        libbpf.map_delete(fd, stage.to_bytes(4, sys.byteorder))
-    adopt.unlink(missing_ok=True)
+        for place in range(formers, FORMER_TABLES):
+            libbpf.map_delete(fd, (len(STAGES) + place).to_bytes(4, sys.byteorder))
+            for program in (ADOPT, MOVE):
+                (programs / of_former(program, place)).unlink(missing_ok=True)
 
 
 def fill_array(array: Path, wanted: Sequence[Path], first: int = 0) -> None:

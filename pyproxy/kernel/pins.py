@@ -15,6 +15,7 @@ connection table has a version of its own, so that connections outlive a change 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -62,6 +63,16 @@ class Pins:
     def connection_tables(self) -> list[Path]:
         """Return the directories of connection tables of any size, oldest first."""
         return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []
+
+    def set_aside(self, entries: int) -> None:
+        """Let the connection table of this size be a former one, if there is a newer one.
+
+        Its connections went on in that one: what is in here is not how they are now.
+        """
+        table, tables = self.connections(entries), self.connection_tables()
+        if table in tables[:-1]:
+            free = (table.with_name(f"{entries}-former-{n}") for n in itertools.count(1))
+            table.rename(next(path for path in free if not path.exists()))
 
     def make(self, entries: int) -> None:
         """Make the directories that do not exist yet, for a connection table of this size."""

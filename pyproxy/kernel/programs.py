@@ -62,8 +62,11 @@ STAGES = (
     Program("stale", "tail call", "stale.c", SCHED_CLS),
 )
 
-# the stage after those: an object of its own, there while connections come from a former table
+# an object for each former connection table, there while connections come from it: the stages
+# after those, and what moves connections without a packet
+FORMER_TABLES = 4
 ADOPT = Program("adopt", "tail call", "adopt.c", SCHED_CLS)
+MOVE = Program("move", "BPF_PROG_TEST_RUN", "adopt.c", SCHED_CLS)
 
 # program arrays, pinned beside the programs that are in them
 STAGE_ARRAY = "stages"

@@ -92,13 +92,14 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
 SHARED = ("shared.c",)
 
 
-def build_adoption(former: Path, programs: Path, of: Build) -> Build:
-    """Return what to compile to bring connections along from a former table.
+def build_adoption(former: Path, stage: int, programs: Path, of: Build) -> Build:
+    """Return what to compile to bring connections along from a former table, at a stage.
 
     It is `former` where that is pinned, and `programs` where those are pinned that `of` makes.
     """
     where = (f'-DFORMER_PIN_DIR="{former}"', f'-DSTAGES_PIN="{programs / STAGE_ARRAY}"')
-    return Build(of.family, flatten(bpf_directory(), (ADOPT.source,)), (*of.cflags, *where))
+    flags = (*of.cflags, *where, f"-DADOPT_STAGE={stage}")
+    return Build(of.family, flatten(bpf_directory(), (ADOPT.source,)), flags)
 
 
 def build(

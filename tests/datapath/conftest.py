@@ -14,7 +14,7 @@ from pyproxy.kernel import libbpf
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering, covering
 from tests.datapath.flavours import PROTOCOLS, Flavour
-from tests.datapath.moving import Tables, two_tables, with_few
+from tests.datapath.moving import FEW, Adoption, Tables, hooks_of, with_table
 from tests.datapath.node import Node
 from tests.datapath.wire import Wire
 
@@ -88,8 +88,17 @@ def covered(node: Node, wire: Wire, tmp_path: Path, tcx: bool) -> Iterator[Cover
 @pytest.fixture(scope="module")
 def few(whole_run: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The same node as its programs with a small connection table see it."""
-    with with_few(whole_run, tmp_path_factory.mktemp("few")) as found:
+    with with_table(whole_run, tmp_path_factory.mktemp("few"), FEW) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def adoptions(whole_run: Node, few: Node) -> Iterator[dict[Node, Adoption]]:
+    """What moves connections to the node with either table from the other one."""
+    made = {whole_run: Adoption(whole_run, few), few: Adoption(few, whole_run)}
+    yield made
+    for each in made.values():
+        each.close()
 
 
 @pytest.fixture(params=["larger", "smaller"])
@@ -99,7 +108,17 @@ def nodes(request: pytest.FixtureRequest, node: Node, few: Node) -> tuple[Node, 
 
 
 @pytest.fixture
-def tables(nodes: tuple[Node, Node], family: Family, tmp_path: Path) -> Iterator[Tables]:
-    """Both tables, empty, and a service for each protocol."""
-    with two_tables(nodes, family, tmp_path) as found:
-        yield found
+def adoption(nodes: tuple[Node, Node], adoptions: dict[Node, Adoption]) -> Iterator[Adoption]:
+    """What moves connections from the old table to the new one."""
+    found = adoptions[nodes[1]]
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def tables(
+    nodes: tuple[Node, Node], adoption: Adoption, family: Family, tmp_path: Path
+) -> Iterator[Tables]:
+    """Both tables, empty, a service for each protocol, and the move."""
+    with hooks_of(nodes, family, tmp_path) as (old, new):
+        yield Tables(old, new, adoption.move(family))

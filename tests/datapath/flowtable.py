@@ -7,6 +7,7 @@ import enum
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyproxy.kernel.connections import Life
@@ -112,15 +113,12 @@ def begin_tick() -> int:
     return new
 
 
-class FlowTable:
-    """`nat` and `connections` of one family, and the marks of what is in them."""
+class Flows:
+    """`nat` and `connections`, pinned in a directory."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        directory = loaded.connections
-        self.family: Family = loaded.request.family
+    def __init__(self, directory: Path) -> None:
         self.nat = HashMap(str(directory / "nat"), _KEY, ("connection", "role"))
         self.connections = ArrayMap(str(directory / "connections"), write=True)
-        self._marks = loaded.datapath.marks
         self._codec = self.connections.codec(_RECORD)
 
     def close(self) -> None:
@@ -216,6 +214,15 @@ class FlowTable:
             raw = self.connections.read(first, many)
             if raw != zeros:
                 yield first, raw
+
+
+class FlowTable(Flows):
+    """The connections of one family of a node, and the marks of their ends."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded.connections)
+        self.family: Family = loaded.request.family
+        self._marks = loaded.datapath.marks
 
     def clear(self) -> None:
         """Forget all connections and the marks of their ends."""

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.kernel import load
+from pyproxy.kernel import libbpf, load
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.move import Move
 from pyproxy.kernel.pins import remove_tree
+from pyproxy.kernel.programs import ADOPT, MOVE
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, node_address, plan
@@ -27,9 +29,9 @@ HAIRPIN = 7  # a service whose client is its backend
 
 
 @contextmanager
-def with_few(node: Node, directory: Path) -> Iterator[Node]:
-    """Give the same node as its programs with a small connection table see it."""
-    features, sizes = probe(), Sizes(max_connections=FEW)
+def with_table(node: Node, directory: Path, entries: int) -> Iterator[Node]:
+    """Give the same node as its programs with a connection table of another size see it."""
+    features, sizes = probe(), Sizes(max_connections=entries)
     root = node.bpffs / "pyproxy"
     requests = [load.Request(root, family, features, sizes) for family in Family]
     load.finish(load.start(requests))
@@ -45,30 +47,59 @@ def with_few(node: Node, directory: Path) -> Iterator[Node]:
         remove_tree(each.connections)
 
 
+class Adoption:
+    """Programs that bring connections along from a node's former tables, the newest first."""
+
+    def __init__(self, new: Node, *formers: Node) -> None:
+        self.requests = {family: copy.copy(each.request) for family, each in new.loaded.items()}
+        for family, request in self.requests.items():
+            request.formers = tuple(each.loaded[family].connections for each in formers)
+        load.finish(load.start(list(self.requests.values())))
+        names = [
+            load.of_former(program, n) for program in (ADOPT, MOVE) for n in range(len(formers))
+        ]
+        directories = [each.programs for each in new.loaded.values()]
+        pins = [directory / name for directory in directories for name in names]
+        self._programs = {pin: libbpf.obj_get(str(pin)) for pin in pins}
+
+    def move(self, family: Family) -> Move:
+        """Return the move of one family's connections."""
+        return Move(self.requests[family])
+
+    def end(self) -> None:
+        """Let packets be looked for no more, and have all ready for the next move."""
+        for request in self.requests.values():
+            load.look_back(request.pins.programs(request.build().digest), 0)
+        for pin, fd in self._programs.items():
+            libbpf.obj_pin(fd, str(pin))
+
+    def close(self) -> None:
+        """Forget the programs."""
+        for pin, fd in self._programs.items():
+            pin.unlink(missing_ok=True)
+            os.close(fd)
+
+
 class Tables(NamedTuple):
     """The hooks of the programs with the old table, and of those with the new one."""
 
     old: Hooks
     new: Hooks
-
-    def move(self) -> Move:
-        """Return the move from one to the other."""
-        directories = (each.node.loaded[each.family].connections for each in self)
-        return Move(*directories)
+    move: Move
 
 
 @contextmanager
-def two_tables(nodes: tuple[Node, Node], family: Family, directory: Path) -> Iterator[Tables]:
-    """Give both tables, empty, and a service for each protocol."""
+def hooks_of(nodes: Sequence[Node], family: Family, directory: Path) -> Iterator[list[Hooks]]:
+    """Give the hooks of the same node with other tables, empty, and a service for each protocol."""
     with ExitStack() as undo:
-        old, new = (
+        hooks = [
             undo.enter_context(Hooks(each, family, Wire.ETHERNET, directory)) for each in nodes
-        )
+        ]
         for protocol in (TCP, UDP):
             nodes[0].apply(plan(family, protocol))
             nodes[0].apply(plan(family, protocol, HAIRPIN, [HAIRPIN], local=1))
-        old.write_device(node_address(family))
-        yield Tables(old, new)
+        hooks[0].write_device(node_address(family))
+        yield hooks
 
 
 class Conversation(NamedTuple):

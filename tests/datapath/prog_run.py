@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.testrun import Options
 
 TC_NEXT = -1
 TC_DROP = 2
@@ -28,28 +29,6 @@ CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE of include/uapi/linux/
 GROWTH = 2048  # an answer may be longer than what it answers
 SKB_BYTES = 192  # struct __sk_buff; the kernel takes shorter ones and fills up with zeros
 IFINDEX_AT = 40  # offset of its ifindex
-
-
-class _Options(ctypes.Structure):
-    """struct bpf_test_run_opts of libbpf 1."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
 
 
 class Ran(NamedTuple):
@@ -66,8 +45,8 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
     """
     given = ctypes.create_string_buffer(data, len(data))
     left = ctypes.create_string_buffer(len(data) + GROWTH)
-    options = _Options(
-        sz=ctypes.sizeof(_Options),
+    options = Options(
+        sz=ctypes.sizeof(Options),
         data_in=ctypes.addressof(given),
         data_out=ctypes.addressof(left),
         data_size_in=len(data),
@@ -84,7 +63,7 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
     return Ran(ctypes.c_int32(options.retval).value, left.raw[: options.data_size_out])
 
 
-def _test_run(fd: int, options: _Options) -> None:
+def _test_run(fd: int, options: Options) -> None:
     result = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(fd, ctypes.byref(options))
     if result < 0:
         raise OSError(-result, os.strerror(-result))
@@ -101,8 +80,8 @@ class Tuples:
         self._frame = ctypes.create_string_buffer(data, len(data))
         self._left = ctypes.create_string_buffer(len(data) + GROWTH)
         self._call = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts
-        self._options = _Options(
-            sz=ctypes.sizeof(_Options),
+        self._options = Options(
+            sz=ctypes.sizeof(Options),
             data_in=ctypes.addressof(self._frame),
             data_out=ctypes.addressof(self._left),
             data_size_in=len(data),

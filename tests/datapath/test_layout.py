@@ -88,6 +88,12 @@ def in_order(prefix: str, names: Iterable[str], end: str) -> dict[str, int]:
     return {entry: number for number, entry in enumerate([*entries, end])}
 
 
+def stages() -> list[str]:
+    """Return all stages: a program serves each, and one for each former table."""
+    further = [f"adopt_{n}" for n in range(1, programs.FORMER_TABLES)]
+    return [*map(stage_of, (*programs.STAGES, programs.ADOPT)), *further]
+
+
 def stage_of(program: programs.Program) -> str:
     """Return the stage that a program serves; some cannot be called like theirs."""
     side, _, more = program.name.partition("_")
@@ -103,7 +109,7 @@ def stage_of(program: programs.Program) -> str:
         ("moment", in_order("MOMENT", inspect.MOMENTS, "MOMENT_MAX")),
         ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
         ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
-        ("stage", in_order("STAGE", map(stage_of, (*programs.STAGES, programs.ADOPT)), "STAGES")),
+        ("stage", in_order("STAGE", stages(), "STAGES")),
         ("device_flag", {"DEVICE_UPLINK": UPLINK}),
     ],
 )

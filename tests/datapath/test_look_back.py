@@ -3,52 +3,29 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-
 import pytest
 
-from pyproxy.kernel import libbpf, links, load
 from pyproxy.kernel.connections import Life, timeout_setting
-from pyproxy.kernel.programs import ADOPT
 from pyproxy.model import Protocol
 from tests.datapath.ends import client, frontend
 from tests.datapath.flowtable import Key, Lead, Role, Side
 from tests.datapath.hooks import passed
-from tests.datapath.moving import Tables, by_client, conversation, hairpin, leads, numbers
-from tests.datapath.node import Node
+from tests.datapath.moving import Tables, by_client, conversation, hairpin, leads
 from tests.datapath.packets import ACK
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
 
-@pytest.fixture(scope="module", autouse=True)
-def adopting(whole_run: Node, few: Node) -> None:
-    """Each of both has a program that brings connections along from the other one's table."""
-    for new, old in ((whole_run, few), (few, whole_run)):
-        requests = [copy.copy(each.request) for each in new.loaded.values()]
-        for request in requests:
-            request.former = old.loaded[request.family].connections
-        load.finish(load.start(requests))
-
-
 @pytest.fixture
-def looking_back(tables: Tables) -> Iterator[Tables]:
+def looking_back(tables: Tables) -> Tables:
     """Both tables; the programs of the new one look into the old one."""
-    programs = tables.new.node.loaded[tables.new.family].programs
-    adoption = programs / ADOPT.name
-    with links.opened(adoption) as fd:
-        load.look_back(programs, begins=True)
-        yield tables
-        load.look_back(programs, begins=False)
-        # the next one needs it again
-        assert not adoption.exists()
-        libbpf.obj_pin(fd, str(adoption))
+    tables.move.begin()
+    return tables
 
 
 def test_a_packet_brings_its_connection_along(looking_back: Tables, protocol: Protocol) -> None:
     """A request or an answer whose connection is only in the old table: with state and age."""
-    old, new = looking_back
+    old, new, _ = looking_back
     asked, answered = (conversation(old.family, protocol, port) for port in (40_000, 50_000))
     for each in (asked, answered):
         each.begin(old)
@@ -70,7 +47,7 @@ def test_a_packet_brings_its_source_along(
     looking_back: Tables, protocol: Protocol, chosen: bool
 ) -> None:
     """The node's address that was chosen stays; one that was not is chosen here."""
-    old, new = looking_back
+    old, new, _ = looking_back
     mine = hairpin(old.family, protocol, 40_000)
     first = old.first(protocol, mine.client, mine.backend)
     mine.begin(old)
@@ -91,7 +68,7 @@ def test_a_packet_brings_its_source_along(
 
 def test_a_datagram_that_passes_does_so_here_too(looking_back: Tables) -> None:
     """What a node's own socket has begun from a frontend's address stays its own (rule 3)."""
-    old, new = looking_back
+    old, new, _ = looking_back
     f, peer = frontend(old.family), client(old.family, 9)
     assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
     answer = new.udp(peer, f)
@@ -101,7 +78,7 @@ def test_a_datagram_that_passes_does_so_here_too(looking_back: Tables) -> None:
 
 def test_what_is_nowhere_is_looked_for_once(looking_back: Tables, protocol: Protocol) -> None:
     """Connections begin, and direct traffic passes, as if there were no former table."""
-    old, new = looking_back
+    old, new, _ = looking_back
     fresh = conversation(old.family, protocol, 40_000)
     fresh.talk(new)
     assert by_client(old) == {}
@@ -119,7 +96,7 @@ def test_what_is_over_is_not_brought_along(
     looking_back: Tables, protocol: Protocol, why: str
 ) -> None:
     """A record that is no connection's any more, or not this packet's, stays where it is."""
-    old, new = looking_back
+    old, new, _ = looking_back
     mine = conversation(old.family, protocol, 40_000)
     mine.talk(old)
     record = old.table.only()
@@ -144,7 +121,7 @@ def test_what_leads_to_a_record_of_others_is_not_brought_along(
     looking_back: Tables, protocol: Protocol, whose: str
 ) -> None:
     """However whole the record is: a packet brings its own connection along or none."""
-    old, new = looking_back
+    old, new, _ = looking_back
     mine = conversation(old.family, protocol, 40_000)
     if whose == "the other protocol's":
         other = conversation(old.family, TCP if protocol is UDP else UDP, 40_000)
@@ -158,21 +135,3 @@ def test_what_leads_to_a_record_of_others_is_not_brought_along(
     assert new.egress(answer) == passed(answer)
     assert new.table.entries() == {}
     assert new.table.claimed() == []
-
-
-def test_one_that_came_along_is_not_moved_again(looking_back: Tables, protocol: Protocol) -> None:
-    """The move leaves it as its packets have made it, and keeps no second record of it."""
-    old, new = looking_back
-    before, late = (conversation(old.family, protocol, port) for port in (40_000, 50_000))
-    before.talk(old)
-    move = looking_back.move()
-    move.prepare()
-    late.begin(old)
-    late.answer(new)
-    late.go_on(new)
-    wanted = by_client(new)
-    move.finish()
-    assert by_client(new) == wanted
-    assert new.table.claimed() == numbers(new)
-    assert len(numbers(new)) == 2
-    assert new.table.dangling() == {}

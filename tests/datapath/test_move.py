@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.kernel.connections import Life
-from pyproxy.kernel.move import Move
+from pyproxy.kernel import libbpf
+from pyproxy.kernel.connections import Life, timeout_setting
+from pyproxy.kernel.move import Moved
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering, covering
-from tests.datapath.ends import node_address
-from tests.datapath.flowtable import ANSWERED, ESTABLISHED, FlowTable, Side
+from tests.datapath.ends import client, frontend, node_address
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, OPENED, FlowTable, Side
 from tests.datapath.hooks import passed
 from tests.datapath.moving import (
     FEW,
+    Adoption,
     Tables,
     by_client,
     conversation,
@@ -32,66 +34,66 @@ from tests.datapath.wire import NEAR, SERVICE_AT, Wire
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 ROOM = FEW - 1
+BOTH_FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 
 
 def test_what_is_open_goes_on(tables: Tables, protocol: Protocol) -> None:
-    """Connections from before and from between, whole; no record stays in reserve."""
-    old, new = tables
+    """Whole, with state and age, in as many records; and once more makes no difference."""
+    old, new, move = tables
     before = [conversation(old.family, protocol, 40_000 + n) for n in range(9)]
     for each in before:
         each.talk(old)
-    move = tables.move()
-    move.prepare()
-    between = [conversation(old.family, protocol, 50_000 + n) for n in range(9)]
-    for each in between:
-        each.talk(old)
-    wanted, entries = by_client(old), leads(old)
-    move.finish()
-    assert by_client(new) == wanted
-    assert leads(new) == entries
-    assert (move.moved, move.lost) == (18, set())
-    assert new.table.claimed() == numbers(new)
-    for each in before + between:
+    for _ in range(2):
+        assert move.run() == Moved(9, 0)
+        assert by_client(new) == by_client(old)
+        assert leads(new) == leads(old)
+        assert new.table.claimed() == numbers(new)
+    old.table.delete(old.table.entries())
+    for each in before:
         each.go_on(new)
         each.answer(new)
 
 
-def test_states_that_were_reached_meanwhile_are_taken_over(
-    tables: Tables, protocol: Protocol
-) -> None:
-    """The backend's answer and what follows, while the new table is not used yet."""
-    old, new = tables
-    begun = conversation(old.family, protocol, 40_000)
-    begun.begin(old)
-    move = tables.move()
-    move.prepare()
-    begun.answer(old)
-    begun.go_on(old)
-    move.finish()
-    flags = new.table.only().flags
-    assert flags == old.table.only().flags
-    assert (ESTABLISHED if protocol is TCP else ANSWERED) in flags
-    begun.go_on(new)
+def test_its_packets_are_looked_at(tables: Tables, protocol: Protocol) -> None:
+    """The marks of the ends come along, for the new table may have others."""
+    old, new, move = tables
+    mine = hairpin(old.family, protocol, 40_000)
+    mine.begin(old)
+    old.egress(old.first(protocol, mine.client, mine.backend))
+    entries, records = old.table.entries(), old.table.records()
+    old.table.clear()
+    for record in records:
+        old.table.write(record.number, record)
+    old.table.put(entries)
+    assert move.run() == Moved(1, 0)
+    record = new.table.only()
+    answer = new.answer(protocol, mine.backend, record.source)
+    assert new.ingress(answer) == passed(new.answer(protocol, mine.backend, mine.client))
 
 
-@pytest.mark.parametrize("when", ["before", "between"])
-def test_a_source_goes_with_its_connection(tables: Tables, protocol: Protocol, when: str) -> None:
-    """An address of the node that was chosen before, or only while the table was moved."""
-    old, new = tables
+@pytest.mark.parametrize("chosen", ["before", "on its way", "claimed"])
+def test_a_source_goes_with_its_connection(tables: Tables, protocol: Protocol, chosen: str) -> None:
+    """The node's address that was chosen; one that was not is chosen by the new programs."""
+    old, new, move = tables
     mine = hairpin(old.family, protocol, 40_000)
     first = old.first(protocol, mine.client, mine.backend)
     mine.begin(old)
-    move = tables.move()
-    if when == "before":
-        old.egress(first)
-    move.prepare()
+    if chosen == "claimed":
+        record = old.table.only()
+        old.table.set_life(record.number, record.flags | Life.SOURCE_CLAIMED, 0)
+    if chosen == "on its way":
+        move.begin()
+        mine.begin(new)
     sent = old.egress(first)
-    move.finish()
+    assert move.run() == Moved(1, 0)
+    if chosen == "claimed":
+        sent = new.egress(first)
     record = new.table.only()
-    assert record.flags & Life.SOURCE_READY
-    assert record.source == old.table.only().source
+    assert record.flags & (Life.SOURCE_READY | Life.SOURCE_CLAIMED) == Life.SOURCE_READY
     assert record.source.address == node_address(old.family)
-    assert leads(new) == leads(old)
+    if chosen != "claimed":
+        assert record.source == old.table.only().source
+        assert leads(new) == leads(old)
     assert len(leads(new)) == 4
     # the very same packet gets the very same source, and its answer comes back
     assert new.egress(first) == sent
@@ -99,72 +101,108 @@ def test_a_source_goes_with_its_connection(tables: Tables, protocol: Protocol, w
     assert new.ingress(answer) == passed(new.answer(protocol, mine.backend, mine.client))
 
 
+def test_a_datagram_that_passes_does_so_here_too(tables: Tables) -> None:
+    """What a node's own socket has begun from a frontend's address stays its own (rule 3)."""
+    old, new, move = tables
+    f, peer = frontend(old.family), client(old.family, 9)
+    assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
+    assert move.run() == Moved(1, 0)
+    answer = new.udp(peer, f)
+    assert new.ingress(answer) == passed(answer)
+    assert leads(new) == leads(old)
+
+
 @pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
-def test_what_has_no_room_is_lost_and_told(tables: Tables) -> None:
-    """As many as fit go on; nothing leads to the others."""
-    old, new = tables
-    before = [conversation(old.family, TCP, 40_000 + n) for n in range(ROOM + 20)]
+def test_all_that_fit_are_moved(tables: Tables) -> None:
+    """However long room has to be looked for."""
+    old, new, move = tables
+    before = [conversation(old.family, TCP, 40_000 + n) for n in range(ROOM)]
     for each in before:
         each.talk(old)
-    move = tables.move()
-    move.prepare()
-    late = conversation(old.family, TCP, 50_000)
-    late.talk(old)
-    move.finish()
-    assert move.moved == ROOM
-    assert len(move.lost) == 21
-    kept = by_client(new)
-    gone = {old.table.record(number).client for number, _ in move.lost}
-    assert kept.keys() | gone == {each.client for each in [*before, late]}
-    assert not kept.keys() & gone
-    for each in [*before, late]:
-        if each.client in kept:
-            each.go_on(new)
-        else:
-            packet = new.tcp(each.client, each.frontend, ACK)
-            assert new.ingress(packet) == passed(packet)
+    with new.node.counting(new.family):
+        assert move.run() == Moved(ROOM, 0)
     assert new.table.claimed() == list(range(1, FEW))
 
 
-def test_a_move_that_was_killed_is_made_again(tables: Tables) -> None:
-    """Before anybody used the new table: nothing is lost, and nothing stays in reserve."""
-    old, new = tables
-    first = conversation(old.family, TCP, 40_000)
-    first.talk(old)
-    tables.move().prepare()
-    again = tables.move()
-    again.prepare()
-    second = conversation(old.family, TCP, 50_000)
-    second.talk(old)
-    again.finish()
-    # the first one is there already
-    assert (again.moved, again.lost) == (1, set())
-    assert new.table.claimed() == numbers(new)
-    for each in (first, second):
+@pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
+def test_what_has_no_room_is_lost_and_told(tables: Tables) -> None:
+    """What is established goes on; nothing leads to the others."""
+    old, new, move = tables
+    before = [conversation(old.family, TCP, 40_000 + n) for n in range(ROOM + 20)]
+    for each in before:
+        each.talk(old)
+    over, opened = before[:10], before[10:20]
+    flags = {each.client: ESTABLISHED | BOTH_FIN for each in over}
+    flags |= {each.client: ANSWERED for each in opened}
+    for record in old.table.records():
+        if record.client in flags:
+            old.table.set_life(record.number, flags[record.client], 0)
+    assert move.run() == Moved(ROOM, 20)
+    assert by_client(new).keys() == {each.client for each in before[20:]}
+    for each in before[20:]:
         each.go_on(new)
+    for each in over:
+        packet = new.tcp(each.client, each.frontend, ACK)
+        assert new.ingress(packet) == passed(packet)
+    assert new.table.claimed() == list(range(1, FEW))
 
 
-def test_a_move_that_was_killed_late_is_made_again(tables: Tables) -> None:
-    """The new table is in use by then: what was opened or ended there stays so."""
-    old, new = tables
-    first, later = (conversation(old.family, TCP, port) for port in (40_000, 45_000))
-    first.talk(old)
-    tables.move().prepare()
-    later.talk(new)
-    again = tables.move()
-    again.prepare()
-    again.finish()
-    assert again.lost == set()
-    for each in (first, later):
-        each.go_on(new)
+@pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (ANSWERED, ESTABLISHED | Life.RESET),
+        (ESTABLISHED | Life.FIN_CLIENT, ESTABLISHED | BOTH_FIN),
+        (ESTABLISHED, OPENED),
+    ],
+    ids=["reset", "closed", "half open"],
+)
+def test_what_is_over_or_half_open_is_missed_first(tables: Tables, first: Life, last: Life) -> None:
+    """Where there is room for all but one."""
+    old, new, move = tables
+    before = [conversation(old.family, TCP, 40_000 + n) for n in range(FEW)]
+    for each in before:
+        each.talk(old)
+    chosen, *others = old.table.records()
+    old.table.set_life(chosen.number, last, 0)
+    for other in others:
+        old.table.set_life(other.number, first, 0)
+    assert move.run() == Moved(ROOM, 1)
+    assert chosen.client not in by_client(new)
+
+
+@pytest.mark.parametrize("why", ["expired", "not ready", "torn", "nothing", "another's"])
+def test_what_is_over_stays_behind(tables: Tables, protocol: Protocol, why: str) -> None:
+    """A record that is no connection's any more, or that no entry leads to."""
+    old, new, move = tables
+    mine = conversation(old.family, protocol, 40_000)
+    mine.talk(old)
+    record = old.table.only()
+    if why == "expired":
+        old.table.age(record.number, old.timeout(timeout_setting(record.flags)) + 1)
+    elif why == "not ready":
+        old.table.set_life(record.number, Life.CLAIMED, 0)
+    elif why == "torn":
+        old.table.write(record.number, record._replace(check=record.check ^ 1))
+    else:
+        (request,) = [each for each in old.table.entries() if each.side is Side.INGRESS]
+        lead = old.table.entries()[request]
+        old.table.delete([request])
+        if why == "another's":
+            old.table.put({request: lead._replace(number=lead.number % ROOM + 1)})
+    assert move.run() == Moved()
+    assert new.table.entries() == {}
+    assert new.table.claimed() == []
 
 
 def test_connections_over_a_wire_go_on(
-    nodes: tuple[Node, Node], wire: Wire, family: Family, tmp_path: Path, tcx: bool
+    nodes: tuple[Node, Node], adoption: Adoption, wire: Wire, family: Family, tmp_path: Path
 ) -> None:
-    """Real ones: from before, from between, and from when the new programs are attached."""
+    """Real ones, from before and from when the new programs are attached."""
     before, after = nodes
+    tcx = libbpf.tcx_exists()
     before.apply(service(family, SERVICE_AT[NEAR], [1], local=1))
+    move = adoption.move(family)
     with ExitStack() as undo:
         undo.enter_context(covering(before, wire, tmp_path, tcx=tcx))
         for each in nodes:
@@ -172,14 +210,13 @@ def test_connections_over_a_wire_go_on(
             undo.callback(each.forget_connections)
         talking = Talking(wire, family, undo)
         talking.connect()
-        move = Move(*(each.loaded[family].connections for each in nodes))
-        move.prepare()
         talking.connect()
+        move.begin()
         assert Covering(after, wire, tmp_path, tcx=tcx).attach([wire.device]) == {}
-        move.finish()
+        assert move.run() == Moved(2, 0)
+        adoption.end()
         talking.talk()
         talking.connect()
-        assert (move.moved, move.lost) == (2, set())
         assert len(clients_of(after, family)) == 3
 
 

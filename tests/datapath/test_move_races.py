@@ -1,151 +1,181 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that begin, end or change while a table is moved (rules 7 and 23)."""
+"""What new programs have begun or ended before a move comes there stays so (rules 7 and 23)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
+from pyproxy.kernel import links, load, testrun
 from pyproxy.kernel.connections import Life
-from pyproxy.kernel.move import Move
-from pyproxy.model import Protocol
-from tests.datapath.flowtable import Key, Lead, Record
-from tests.datapath.hooks import Hooks
-from tests.datapath.moving import Conversation, Tables, by_client, conversation, numbers
+from pyproxy.kernel.move import FRAME, Moved
+from pyproxy.kernel.programs import MOVE
+from pyproxy.model import Family, Protocol
+from tests.datapath.ends import backend
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, OPENED, Key, Lead, Role, Side
+from tests.datapath.moving import (
+    Adoption,
+    Tables,
+    by_client,
+    conversation,
+    hairpin,
+    hooks_of,
+    numbers,
+    with_table,
+)
+from tests.datapath.node import Node
+from tests.datapath.packets import End
 
-TCP = Protocol.TCP
-
-
-def test_one_that_begins_while_others_are_copied_is_not_lost(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its entries are seen before there is a record for it; it comes along in the end."""
-    old, new = tables
-    late = conversation(old.family, TCP, 50_000)
-    original = vars(Move)["_copy"]
-
-    def copy_then_talk(self: Move, *known: object) -> None:
-        original(self, *known)
-        if not leads_to(late, old):
-            late.talk(old)
-
-    monkeypatch.setattr(Move, "_copy", copy_then_talk)
-    move = tables.move()
-    move.prepare()
-    move.finish()
-    assert (move.moved, move.lost) == (1, set())
-    late.go_on(new)
+TCP, UDP = Protocol.TCP, Protocol.UDP
+MORE = 128
 
 
-def leads_to(each: Conversation, hooks: Hooks) -> bool:
-    """Return whether a conversation has a connection."""
-    return each.client in by_client(hooks)
-
-
-def take_over(hooks: Hooks, first: Conversation, second: Conversation) -> Record:
-    """Let a connection end, and another one begin in its record; return that."""
-    number = record_of(hooks, first).number
-    hooks.table.delete(leading_to(hooks, number))
-    second.talk(hooks)
-    record = record_of(hooks, second)
-    if record.number != number:
-        hooks.table.write(number, record)
-        leading = leading_to(hooks, record.number)
-        hooks.table.put({key: Lead(number, to.role) for key, to in leading.items()})
-        hooks.table.set_life(record.number, Life(0), 0)
-    return record._replace(number=number)
-
-
-def record_of(hooks: Hooks, each: Conversation) -> Record:
-    """Return the record of a conversation."""
-    (found,) = (record for record in hooks.table.records() if record.client == each.client)
-    return found
-
-
-def leading_to(hooks: Hooks, number: int) -> dict[Key, Lead]:
-    """Return the entries that lead to a record."""
-    return {key: to for key, to in hooks.table.entries().items() if to.number == number}
-
-
-def two_of_one_record(old: Hooks) -> tuple[Conversation, Conversation]:
-    """Return a conversation that has begun, and one that will take its record over."""
-    first, second = (conversation(old.family, TCP, port) for port in (40_000, 50_000))
-    first.talk(old)
-    return first, second
-
-
-def expect_second(new: Hooks, second: Conversation, record: Record) -> None:
-    """The second connection goes on in its record's likeness, and nothing else leads to it."""
-    second.go_on(new)
-    second.answer(new)
-    assert by_client(new)[second.client] == record._replace(number=0)
+def test_a_move_that_was_killed_is_made_again(tables: Tables) -> None:
+    """What has come along by then may have ended, and what was opened since is there."""
+    old, new, move = tables
+    moved, ended, left, fresh = (
+        conversation(old.family, TCP, port) for port in (40_000, 41_000, 42_000, 43_000)
+    )
+    for each in (moved, ended, left):
+        each.talk(old)
+    last = max(record.number for record in old.table.records())
+    programs = new.node.loaded[old.family].programs
+    with links.opened(programs / load.of_former(MOVE, 0)) as fd:
+        testrun.repeat(fd, FRAME.pack(0, 0, 0, 0, 0, 0, 0), last)
+    assert len(by_client(new)) == 2
+    fresh.talk(new)
+    assert move.run() == Moved(3, 0)
+    assert new.table.claimed() == numbers(new)
     assert new.table.dangling() == {}
+    for each in (moved, left, fresh):
+        each.go_on(new)
+        each.answer(new)
 
 
-def test_a_record_that_changed_owners_meanwhile(tables: Tables) -> None:
-    """One ends after it was copied, and another one begins in the same record of the old table."""
-    old, new = tables
-    first, second = two_of_one_record(old)
-    move = tables.move()
-    move.prepare()
-    record = take_over(old, first, second)
-    move.finish()
-    expect_second(new, second, record)
-
-
-@pytest.mark.parametrize("after", ["entries", "_copy"])
-def test_a_record_that_changes_owners_while_it_is_copied(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch, after: str
+@pytest.mark.parametrize(
+    ("then", "now", "wanted"),
+    [
+        (ANSWERED, OPENED, ANSWERED),
+        (ESTABLISHED, OPENED, ESTABLISHED),
+        (OPENED, ESTABLISHED, ESTABLISHED),
+        # what took that back is not to be told from what had not seen it
+        (ESTABLISHED | Life.RESET, ESTABLISHED, ESTABLISHED),
+        (ESTABLISHED | Life.FIN_CLIENT | Life.FIN_BACKEND, OPENED, ESTABLISHED),
+        (ESTABLISHED, Life.CLAIMED, Life.CLAIMED),
+    ],
+)
+def test_states_that_were_reached_over_there_are_taken_over(
+    tables: Tables, then: Life, now: Life, wanted: Life
 ) -> None:
-    """Between the look at the entries and that at the records, or at the first copy and the next.
-
-    What led to the connection that ended must not lead to the one that began: nobody would ever
-    delete it, and answers to a direct connection between the same ends would be dropped.
-    """
-    old, new = tables
-    first, second = two_of_one_record(old)
-    move = tables.move()
-    where = vars(move)["_old"] if after == "entries" else move
-    original, records = getattr(where, after), list[Record]()
-
-    def then_take_over(*arguments: object) -> object:
-        result = original(*arguments)
-        if not records:
-            records.append(take_over(old, first, second))
-        return result
-
-    monkeypatch.setattr(where, after, then_take_over)
-    move.prepare()
-    assert new.table.dangling() == {}
-    move.finish()
-    expect_second(new, second, records[0])
+    """A backend's answer by a device whose programs were former ones yet."""
+    old, new, move = tables
+    mine = conversation(old.family, TCP, 40_000)
+    mine.begin(old)
+    assert move.run() == Moved(1, 0)
+    old.table.set_life(old.table.only().number, then, 0)
+    new.table.set_life(new.table.only().number, now, 0)
+    assert move.run() == Moved(1, 0)
+    assert new.table.only().flags == wanted
 
 
-def test_a_record_that_the_new_programs_have_taken(tables: Tables) -> None:
-    """A connection that was copied is over there, and its record is another one's by now."""
-    old, new = tables
-    first, second = two_of_one_record(old)
-    move = tables.move()
-    move.prepare()
-    record = take_over(new, first, second)
-    move.finish()
-    assert record_of(new, second) == record
-    expect_second(new, second, record)
-    # it had not ended in the old table
-    first.go_on(new)
-    first.answer(new)
+@pytest.mark.parametrize("differs", ["check", "backend", "client", "frontend"])
+def test_states_of_another_connection_are_not_taken_over(tables: Tables, differs: str) -> None:
+    """The new programs have made one of the same client to another backend, for example."""
+    old, new, move = tables
+    mine = conversation(old.family, TCP, 40_000)
+    mine.talk(old)
+    assert move.run() == Moved(1, 0)
+    other = End(backend(old.family, 3).address, 9)
+    record = new.table.only()._replace(flags=OPENED)
+    change = {differs: record.check ^ 1 if differs == "check" else other}
+    new.table.write(record.number, record._replace(**change))  # type: ignore[arg-type]  # one field of two types
+    assert move.run() == Moved(1, 0)
+    assert new.table.only().flags == OPENED
 
 
-def test_what_the_new_programs_have_begun_stays(tables: Tables) -> None:
-    """A client whose first packet came to the old programs, and comes again to the new ones."""
-    old, new = tables
-    late = conversation(old.family, TCP, 40_000)
-    move = tables.move()
-    move.prepare()
-    late.begin(old)
-    late.talk(new)
+@pytest.mark.parametrize("state", [Life.SOURCE_CLAIMED, Life.SOURCE_READY])
+def test_a_source_that_is_being_chosen_stays(tables: Tables, state: Life) -> None:
+    """Whoever chooses it has the last word."""
+    old, new, move = tables
+    mine = hairpin(old.family, TCP, 40_000)
+    mine.begin(old)
+    assert move.run() == Moved(1, 0)
+    old.egress(old.first(TCP, mine.client, mine.backend))
+    record = new.table.only()
+    new.table.set_life(record.number, record.flags | state, 0)
     wanted = new.table.only()
-    move.finish()
-    late.go_on(new)
-    assert by_client(new) == {late.client: wanted._replace(number=0)}
-    assert wanted.number in numbers(new)
-    assert new.table.dangling() == {}
+    assert move.run() == Moved(1, 0)
+    assert new.table.only() == wanted
+
+
+def test_a_source_whose_answers_are_another_ones_is_not_taken_over(tables: Tables) -> None:
+    """It is chosen anew, as by the first packet."""
+    old, new, move = tables
+    mine = hairpin(old.family, TCP, 40_000)
+    mine.begin(old)
+    assert move.run() == Moved(1, 0)
+    old.egress(old.first(TCP, mine.client, mine.backend))
+    key = Key(mine.backend, old.table.only().source, TCP, Side.INGRESS)
+    taken = {key: Lead(new.table.only().number + 1, Role.REPLY)}
+    new.table.put(taken)
+    assert move.run() == Moved(1, 0)
+    record = new.table.records()[0]
+    assert not record.flags & (Life.SOURCE_CLAIMED | Life.SOURCE_READY)
+    assert taken.items() <= new.table.entries().items()
+
+
+def test_answers_that_are_another_ones_are_left_to_it(tables: Tables) -> None:
+    """The new programs talk to the same backend by the same port: this connection is lost."""
+    old, new, move = tables
+    mine, other = (conversation(old.family, TCP, port) for port in (40_000, 50_000))
+    mine.talk(old)
+    other.talk(new)
+    record = new.table.only()
+    key = Key(mine.backend, mine.client, TCP, Side.EGRESS)
+    new.table.put({key: Lead(record.number, Role.REPLY)})
+    wanted = new.table.entries()
+    assert move.run() == Moved(0, 1)
+    assert new.table.entries() == wanted
+    assert new.table.claimed() == [record.number]
+
+
+@contextmanager
+def three(node: Node, few: Node, directory: Path) -> Iterator[tuple[Node, Adoption]]:
+    """Give the same node with a third table, and what moves connections from both to the node."""
+    with with_table(node, directory / "more", MORE) as more:
+        adoption = Adoption(node, more, few)
+        try:
+            yield more, adoption
+            adoption.end()
+        finally:
+            adoption.close()
+
+
+@pytest.mark.parametrize("by", ["packets", "the move"])
+def test_two_former_tables_the_newer_first(
+    node: Node, few: Node, tmp_path: Path, family: Family, by: str
+) -> None:
+    """A move from one to the other was killed, and the next one is to a third size."""
+    with (
+        three(node, few, tmp_path) as (more, adoption),
+        hooks_of((few, more, node), family, tmp_path) as (oldest, older, new),
+    ):
+        first, second, both = (conversation(family, UDP, port) for port in (40_000, 41_000, 42_000))
+        for each in (first, both):
+            each.begin(oldest)
+        for each in (second, both):
+            each.talk(older)
+        move = adoption.move(family)
+        move.begin()
+        if by == "packets":
+            for each in (first, second, both):
+                each.answer(new)
+        else:
+            # both lead there, the older one in vain
+            assert move.run() == Moved(4, 0)
+        assert len(by_client(new)) == 3
+        assert by_client(new)[both.client].flags == by_client(older)[both.client].flags
+        assert new.table.dangling() == {}

@@ -13,9 +13,9 @@ from typing import Any
 from pyproxy.kernel import inspect
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.pins import Pins
-from pyproxy.kernel.table import Entry, Table
 from pyproxy.model import Family, address_text
 from pyproxy.tables import BackendFlag
+from tests.datapath.flowtable import Flows, Key
 from tests.lab import leftovers, manifests
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
@@ -190,12 +190,12 @@ def counters(agent: Agent, family: int) -> Counter[str]:
     return Counter(inspect.counters(Pins(agent.bpffs, Family(family))))
 
 
-def dangling(agent: Agent) -> list[Entry]:
+def dangling(agent: Agent) -> list[Key]:
     """Return the entries of a node's connection tables that lead to records of others."""
-    found: list[Entry] = []
+    found: list[Key] = []
     for family in Family:
         for directory in Pins(agent.bpffs, family).connection_tables():
-            with closing(Table(directory, write=False)) as table:
+            with closing(Flows(directory)) as table:
                 found += table.dangling()
     return found
 

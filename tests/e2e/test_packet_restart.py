@@ -10,7 +10,8 @@ from typing import Self
 
 import pytest
 
-from pyproxy.kernel.pins import LAYOUT, LAYOUT_VERSION
+from pyproxy.kernel.pins import LAYOUT, LAYOUT_VERSION, Pins
+from pyproxy.model import Family
 from tests.e2e.scene import FAMILIES, App, Scene, counters
 from tests.lab import release
 from tests.lab.agent import Agent
@@ -111,10 +112,36 @@ def test_a_table_of_another_size_keeps_its_connections(own: Scene, web: App, age
             traffic.expect_flow()
 
 
+@pytest.mark.parametrize("after", ["compiled and loaded", "moved "])
+def test_moves_that_are_killed_lose_nothing(own: Scene, web: App, agent: Agent, after: str) -> None:
+    """Agents with tables of one size and another, and back, each killed in the midst of it."""
+    client = own.cluster.free(own.cluster.nodes[0].pods[0])
+    file = own.cluster.directory / "pyproxy.yaml"
+    with Traffic(own, web, client) as traffic:
+        for entries in (131072, 8192, 131072):
+            configure(agent, entries, file)
+            agent.stop()
+            said = agent.log.read_text(encoding="utf-8").count(after)
+            agent.launch()
+            wait_for(lambda n=said: agent.log.read_text("utf-8").count(after) > n, 20, after)  # type: ignore[misc]  # mypy can't infer a lambda with defaults
+            agent.kill()
+            traffic.expect_flow()
+        resize(agent, 8192, file)
+        traffic.expect_flow()
+    for family in FAMILIES:
+        (table,) = Pins(agent.bpffs, Family(family)).connection_tables()
+        assert table.name == "8192"
+
+
 def resize(agent: Agent, entries: int, file: Path) -> None:
     """Restart an agent with a connection table of this size."""
+    configure(agent, entries, file)
+    agent.restart()
+
+
+def configure(agent: Agent, entries: int, file: Path) -> None:
+    """Give an agent a connection table of this size, from its next start on."""
     text = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\n"
     file.write_text(text + f"connectionTable: {{maxEntries: {entries}}}\n", encoding="utf-8")
     kept = [each for each in agent.options if not each.startswith("--pyproxy-config")]
     agent.options = (*kept, f"--pyproxy-config={file}")
-    agent.restart()
