@@ -126,6 +126,22 @@ def test_all_that_fit_are_moved(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
+def test_the_last_free_record_is_found(tables: Tables) -> None:
+    """Wherever it is: one look at some of them misses it more often than not."""
+    old, new, move = tables
+    for n in range(ROOM - 1):
+        conversation(new.family, TCP, 30_000 + n).talk(new)
+    for n in range(16):
+        conversation(old.family, TCP, 40_000 + n).talk(old)
+        assert move.run() == Moved(1, 0)
+        gone = new.table.records()[4 * n - n % 3]
+        leading = {key for key, to in new.table.entries().items() if to.number == gone.number}
+        new.table.delete(leading)
+        new.table.set_life(gone.number, Life(0), 0)
+        old.table.clear()
+
+
+@pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
 def test_what_has_no_room_is_lost_and_told(tables: Tables) -> None:
     """What is established goes on; nothing leads to the others."""
     old, new, move = tables
