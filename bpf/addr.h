@@ -54,4 +54,33 @@ static __always_inline __u32 addr_prefix(const struct addr *addr)
 #endif /* FAMILY */
 }
 
+/* Return whether an address is in 127.0.0.0/8, or ::1. */
+static __always_inline bool addr_is_loopback(const struct addr *addr)
+{
+	const __u8 *byte = (const __u8 *)addr;
+
+#if FAMILY == 4
+	return byte[0] == 127;
+#else
+	return !addr->word[0] && !addr->word[1] && !addr->word[2] && !byte[12] && !byte[13] &&
+	       !byte[14] && byte[15] == 1;
+#endif /* FAMILY */
+}
+
+/* Make an address 127.0.0.1 or ::1. Return whether it was another one. */
+static __always_inline bool addr_loopback(struct addr *addr)
+{
+	struct addr loopback = {};
+	__u8 *byte = (__u8 *)&loopback;
+	bool is_other;
+
+#if FAMILY == 4
+	byte[0] = 127;
+#endif /* FAMILY */
+	byte[sizeof(loopback) - 1] = 1;
+	is_other = !addr_equal(addr, &loopback);
+	*addr = loopback;
+	return is_other;
+}
+
 #endif /* PYPROXY_ADDR_H */

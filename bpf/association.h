@@ -16,7 +16,7 @@ static __always_inline struct association association_of(const struct endpoint *
 	struct association made = {
 		.service = *service,
 		.backend = picked->backend,
-		.service_id = picked->service,
+		.service_id = picked->target.service,
 		.generation = picked->generation,
 	};
 

@@ -3,10 +3,7 @@
 #ifndef PYPROXY_BALANCE_H
 #define PYPROXY_BALANCE_H
 
-#include "maps.h"
-
-/* How often a reader starts again when a service was published anew under its eyes. */
-#define PICK_TRIES 3
+#include "frontend.h"
 
 enum verdict {
 	VERDICT_PASS, /* not a service's: leave it alone */
@@ -15,12 +12,21 @@ enum verdict {
 	VERDICT_DROP, /* a Local policy and no local endpoint (A8.2) */
 };
 
-/* What was picked, and for which state of which service. */
+/* Whose a client is, as far as policies and masquerading tell them apart (parity A9.5-A9.8). */
+enum client {
+	CLIENT_OTHER = 0,
+	CLIENT_POD,
+	CLIENT_NODE, /* a process of this node */
+};
+
+/* For whom and what a backend is picked, which one it is, and for which state of the service. */
 struct pick {
-	struct endpoint backend;
+	struct target target;
+	__u32 client; /* enum client */
+	__u32 policies; /* enum service_flag */
 	__u32 flags; /* enum backend_flag */
-	__u32 service;
 	__u32 generation;
+	struct endpoint backend;
 };
 
 /* The set of backends a connection may use, as the header has it now. */
@@ -30,57 +36,6 @@ struct backend_set {
 	__u32 generation;
 	__u32 flags;
 };
-
-/* Return whether two ends are the same. */
-static __always_inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
-{
-	return addr_equal(&a->addr, &b->addr) && a->port == b->port;
-}
-
-/* Return all words of an endpoint XORed. */
-static __always_inline __u32 endpoint_fold(const struct endpoint *end)
-{
-	return addr_fold(&end->addr) ^ end->port;
-}
-
-/*
- * Copy what dst leads to for protocol proto. Return false if it is no frontend. A value that
- * was reused for another key while we looked is looked up again (rule 7).
- */
-static __always_inline bool frontend_find(const struct endpoint *dst, __u8 proto,
-					  struct frontend *copy)
-{
-	struct frontend_key key = { .addr = dst->addr, .port = dst->port, .proto = proto };
-
-#pragma unroll
-	for (int i = 0; i < PICK_TRIES; i++) {
-		struct frontend *found = frontends.lookup(&key);
-
-		if (!found)
-			return false;
-		*copy = *found;
-		if (copy->addr_fold == addr_fold(&key.addr) && copy->port == key.port &&
-		    copy->proto == key.proto)
-			return true;
-	}
-	return false;
-}
-
-/* Return the id of the service that dst belongs to for protocol proto, 0 if none. */
-static __always_inline __u32 frontend_lookup(const struct endpoint *dst, __u8 proto)
-{
-	struct frontend found;
-
-	return frontend_find(dst, proto, &found) ? found.service : 0;
-}
-
-/* Return why dst belongs to a service, 0 if it belongs to none. */
-static __always_inline __u8 frontend_kind(const struct endpoint *dst, __u8 proto)
-{
-	struct frontend found;
-
-	return frontend_find(dst, proto, &found) ? found.kind : 0;
-}
 
 /*
  * Read where service stands into first and generation by one 8-byte load.
@@ -103,12 +58,24 @@ static __always_inline bool service_read(__u32 service, __u32 *first, __u32 *gen
 }
 
 /*
- * Fill set with the backends that in-cluster traffic to service may use.
+ * Return whether a connection may only have backends on this node (parity A4.4, A4.5). Pods and
+ * processes of the node reach all from outside as well (A9.6, A9.7).
+ */
+static __always_inline bool is_local_only(const struct pick *picked, __u32 policies)
+{
+	if (picked->target.kind == KIND_CLUSTER_IP)
+		return policies & SERVICE_INTERNAL_LOCAL;
+	return policies & SERVICE_EXTERNAL_LOCAL &&
+	       (picked->client == CLIENT_OTHER || picked->target.unserved);
+}
+
+/*
+ * Fill set with the backends that the connection may use.
  * Return false when the slots read are not this service's: it changed meanwhile.
  */
-static __always_inline bool set_read(__u32 service, struct backend_set *set)
+static __always_inline bool set_read(const struct pick *picked, struct backend_set *set)
 {
-	__u32 first, generation;
+	__u32 service = picked->target.service, first, generation;
 	struct slot *slot;
 	struct slot copy;
 
@@ -122,7 +89,7 @@ static __always_inline bool set_read(__u32 service, struct backend_set *set)
 		return false;
 	set->generation = generation;
 	set->flags = copy.header.flags;
-	if (copy.header.flags & SERVICE_INTERNAL_LOCAL) {
+	if (is_local_only(picked, copy.header.flags)) {
 		set->first = first + 1;
 		set->count = copy.header.local_count;
 	} else {
@@ -139,7 +106,7 @@ static __always_inline __u32 random_below(__u32 count)
 }
 
 /* Copy backend number index of set to picked. Return false when the slot is not the set's. */
-static __always_inline bool backend_read(__u32 service, const struct backend_set *set, __u32 index,
+static __always_inline bool backend_read(const struct backend_set *set, __u32 index,
 					 struct pick *picked)
 {
 	__u32 number = set->first + index;
@@ -149,13 +116,13 @@ static __always_inline bool backend_read(__u32 service, const struct backend_set
 	if (!slot)
 		return false;
 	copy = *slot;
-	if (copy.service != service || copy.generation != set->generation)
+	if (copy.service != picked->target.service || copy.generation != set->generation)
 		return false;
 	picked->backend.addr = copy.backend.addr;
 	picked->backend.port = copy.backend.port;
 	picked->backend.pad = 0;
 	picked->flags = copy.backend.flags;
-	picked->service = service;
+	picked->policies = set->flags;
 	picked->generation = set->generation;
 	return true;
 }
@@ -167,20 +134,22 @@ static __always_inline enum verdict verdict_of_empty(const struct backend_set *s
 }
 
 /*
- * Choose a backend of service for a new connection, each with equal probability (A4.7).
- * Return VERDICT_FORWARD with picked filled, or what else happens to the connection.
+ * Choose a backend for a new connection, each with equal probability (A4.7), by what picked says
+ * of that. Return VERDICT_FORWARD with the rest of it filled, or what else happens to it.
  */
-static __always_inline enum verdict backend_pick(__u32 service, struct pick *picked)
+static __always_inline enum verdict backend_pick(struct pick *picked)
 {
 #pragma unroll
-	for (int i = 0; i < PICK_TRIES; i++) {
+	for (int i = 0; i < READ_TRIES; i++) {
 		struct backend_set set;
 
-		if (!set_read(service, &set))
+		if (!set_read(picked, &set))
 			continue;
 		if (!set.count)
 			return verdict_of_empty(&set);
-		if (backend_read(service, &set, random_below(set.count), picked))
+		if (picked->target.unserved)
+			return VERDICT_PASS;
+		if (backend_read(&set, random_below(set.count), picked))
 			return VERDICT_FORWARD;
 	}
 	count(COUNTER_STALE);

@@ -40,14 +40,21 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 	return packet_translate(skb, packet, &copy->source, &packet->dst);
 }
 
+/* Return whether a packet goes to a service's ClusterIP and port. */
+static __always_inline bool is_cluster_ip(const struct packet *packet)
+{
+	struct frontend found;
+
+	return frontend_find(&packet->dst, packet->proto, &found) && found.kind == KIND_CLUSTER_IP;
+}
+
 /* A packet that belongs to no connection of ours. */
 static __always_inline int egress_other(struct __sk_buff *skb, const struct packet *packet)
 {
 	/* a bridge forwards what is none of this node's */
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_NEXT;
-	if (is_frontend_marked(&packet->dst) &&
-	    frontend_kind(&packet->dst, packet->proto) == KIND_CLUSTER_IP) {
+	if (is_address_marked(&packet->dst) && is_cluster_ip(packet)) {
 		count(COUNTER_PACKET_LEAK);
 		return TC_DROP;
 	}

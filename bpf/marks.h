@@ -3,7 +3,7 @@
 #ifndef PYPROXY_MARKS_H
 #define PYPROXY_MARKS_H
 
-#include "maps.h"
+#include "frontend.h"
 
 /* Return 16 bits of a hash: the upper half of a product with 2^32 / phi (Knuth). */
 static __always_inline __u32 hash16(__u32 value)
@@ -54,20 +54,38 @@ static __always_inline struct mark *mark_of(const struct endpoint *end)
 	return marks.lookup(&index);
 }
 
+/*
+ * Return whether a port may be a NodePort of some service: their frontends have no address, and
+ * those that packets name differ from node to node.
+ */
+static __always_inline bool is_node_port_marked(__u16 port)
+{
+	struct endpoint any = { .port = port };
+	const struct mark *mark = is_node_port(port) ? mark_of(&any) : NULL;
+
+	return mark && mark->frontend;
+}
+
 /* Return whether an end may be a frontend or a connection's. */
 static __always_inline bool is_marked(const struct endpoint *end)
 {
 	const struct mark *mark = mark_of(end);
 
-	return mark && *(const __u64 *)mark;
+	return (mark && *(const __u64 *)mark) || is_node_port_marked(end->port);
+}
+
+/* Return whether an end may be a frontend's own address and port. */
+static __always_inline bool is_address_marked(const struct endpoint *end)
+{
+	const struct mark *mark = mark_of(end);
+
+	return mark && mark->frontend;
 }
 
 /* Return whether an end may be a frontend. */
 static __always_inline bool is_frontend_marked(const struct endpoint *end)
 {
-	const struct mark *mark = mark_of(end);
-
-	return mark && mark->frontend;
+	return is_address_marked(end) || is_node_port_marked(end->port);
 }
 
 /*

@@ -4,16 +4,18 @@
 
 /* A packet to a frontend. */
 static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
-					__u32 service, bool clash)
+					struct target target, bool clash)
 {
-	struct pick picked = {};
+	struct pick picked = { .target = target, .client = client_of(skb, &packet->src.addr) };
 
-	switch (backend_pick(service, &picked)) {
+	switch (backend_pick(&picked)) {
 	case VERDICT_FORWARD:
 		return connection_open(skb, packet, &picked, clash);
 	case VERDICT_REFUSE:
 		stage_enter(skb, STAGE_REFUSE, packet->ip, SIDE_INGRESS);
 		return TC_DROP;
+	case VERDICT_PASS:
+		return TC_NEXT;
 	default:
 		count(COUNTER_PACKET_DROP);
 		return TC_DROP;
@@ -23,13 +25,13 @@ static __always_inline int open_service(struct __sk_buff *skb, const struct pack
 int open(struct __sk_buff *skb)
 {
 	struct packet packet = {};
-	__u32 service;
+	struct target target;
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
 		return TC_NEXT;
-	service = frontend_lookup(&packet.dst, packet.proto);
-	if (service)
-		return open_service(skb, &packet, service, stage_clash(skb));
+	target = frontend_match(&packet.dst, packet.proto);
+	if (target.service)
+		return open_service(skb, &packet, target, stage_clash(skb));
 	stage_enter(skb, STAGE_DIRECT, packet.ip, SIDE_INGRESS);
 	return TC_NEXT;
 }

@@ -13,30 +13,59 @@
 
 #define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
 
-/* Return whether a client belongs to the cluster, so that its backend may see it (A9.14). */
-static __always_inline bool is_cluster_client(struct __sk_buff *skb, const struct addr *client)
+/* Return enum device_flag of the device that a packet came by. */
+static __always_inline __u32 device_flags(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct device *device = devices.lookup(&ifindex);
+
+	return device ? device->flags : 0;
+}
+
+/* Return whose a client is, by the configured detector (parity A9.14). */
+static __always_inline enum client client_of(const struct __sk_buff *skb, const struct addr *client)
 {
 	struct cidr_key key = { .length = 32 * ADDR_WORDS, .addr = *client };
-	__u32 ifindex = skb->ifindex;
-	struct device *device;
 
-	if (setting(SETTING_HAS_LOCAL_CIDRS))
-		return local_cidrs.lookup(&key);
-	device = devices.lookup(&ifindex);
-	return !device || !(device->flags & DEVICE_UPLINK);
+	switch (setting(SETTING_DETECTOR)) {
+	case DETECTOR_CIDRS:
+		return local_cidrs.lookup(&key) ? CLIENT_POD : CLIENT_OTHER;
+	case DETECTOR_DEVICES:
+		return device_flags(skb) & DEVICE_PODS ? CLIENT_POD : CLIENT_OTHER;
+	default:
+		return CLIENT_OTHER;
+	}
+}
+
+/*
+ * Return whether kube-proxy would masquerade (parity A9.1-A9.8). Without a detector it never does
+ * for a ClusterIP; we do for who comes by an uplink, or no answer would come back.
+ */
+static __always_inline bool is_masqueraded(const struct __sk_buff *skb, const struct pick *picked)
+{
+	if (picked->target.kind != KIND_CLUSTER_IP)
+		return !(picked->policies & SERVICE_EXTERNAL_LOCAL);
+	if (setting(SETTING_POLICY) & POLICY_MASQUERADE_ALL)
+		return true;
+	if (setting(SETTING_DETECTOR))
+		return picked->client != CLIENT_POD;
+	return device_flags(skb) & DEVICE_UPLINK;
 }
 
 /*
  * Return whether the backend must see an address of this node: it is the client itself, which
- * would answer itself, or elsewhere, from where its answers to a stranger would not come back.
+ * would answer itself, or elsewhere, from where its answers to a stranger would not come back. A
+ * backend on this node sees who asks, unless somebody wants it otherwise.
  */
 static __always_inline bool wants_source(struct __sk_buff *skb, const struct packet *packet,
 					 const struct pick *picked)
 {
 	if (addr_equal(&packet->src.addr, &picked->backend.addr))
 		return true;
-	return picked->service && !(picked->flags & BACKEND_LOCAL) &&
-	       !is_cluster_client(skb, &packet->src.addr);
+	if (!picked->target.service || !is_masqueraded(skb, picked))
+		return false;
+	return !(picked->flags & BACKEND_LOCAL) ||
+	       setting(SETTING_POLICY) & (POLICY_MASQUERADE_ALL | POLICY_HIDE_CLIENTS);
 }
 
 /* Return whether another CPU has made a connection between the same client and frontend. */
@@ -63,8 +92,8 @@ static __always_inline long reply_insert(struct connection *record, __u32 number
 	__u32 other = 0;
 
 	for (int i = 0; i < OPEN_TRIES; i++) {
-		if (i == 1 && picked->service && !clash)
-			backend_pick(picked->service, picked);
+		if (i == 1 && picked->target.service && !clash)
+			backend_pick(picked);
 		else if (i || clash)
 			record->client_port = FIRST_FREE_PORT +
 					      random_below(65536 - FIRST_FREE_PORT);

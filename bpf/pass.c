@@ -33,7 +33,7 @@ int pass(struct __sk_buff *skb)
 	struct found found = {};
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
-	    !frontend_lookup(&packet.src, packet.proto))
+	    !frontend_match(&packet.src, packet.proto).service)
 		return TC_NEXT;
 	answer = packet_answer(&packet);
 	switch (connection_find(&answer, SIDE_INGRESS, &found)) {

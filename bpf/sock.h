@@ -55,25 +55,76 @@ static __always_inline bool is_left_to_packets(struct bpf_sock_addr *ctx)
 	return host && bpf_get_netns_cookie(ctx) != host;
 }
 
-/* Return the service that a socket asks for, 0 for what it is to reach as it is. */
-static __always_inline __u32 sock_service(struct bpf_sock_addr *ctx, const struct endpoint *peer,
-					  __u8 proto)
+/* Return whether the socket is in the node's own network namespace. */
+static __always_inline bool is_nodes(struct bpf_sock_addr *ctx)
 {
-	return proto && !is_left_to_packets(ctx) ? frontend_lookup(peer, proto) : 0;
+	return bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS);
+}
+
+/*
+ * Return whose a socket is. It may not have an address yet, so that all in other namespaces are
+ * pods' where pods are recognised at all.
+ */
+static __always_inline enum client sock_client(struct bpf_sock_addr *ctx)
+{
+	if (is_nodes(ctx))
+		return CLIENT_NODE;
+	return setting(SETTING_DETECTOR) ? CLIENT_POD : CLIENT_OTHER;
+}
+
+/* Say what a socket asks for. Return false if that is to be reached as it is. */
+static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct endpoint *peer,
+					__u8 proto, struct pick *picked)
+{
+	struct endpoint asked = *peer;
+	struct addr none = {};
+
+	if (!proto || is_left_to_packets(ctx))
+		return false;
+	/* to no address is to loopback (tcp_v4_connect, tcp_v6_connect) */
+	if (addr_equal(&asked.addr, &none))
+		addr_loopback(&asked.addr);
+	picked->target = frontend_match(&asked, proto);
+	if (!picked->target.service)
+		return false;
+	/* a ClusterIP's policy holds for all (parity A4.4) */
+	if (picked->target.kind != KIND_CLUSTER_IP)
+		picked->client = sock_client(ctx);
+	/* a pod has loopback addresses of its own */
+	return picked->client == CLIENT_NODE || !addr_is_loopback(&asked.addr);
+}
+
+/*
+ * Return whether kube-proxy's rules refuse and drop what a socket sends there: in iptables mode
+ * not what a process of the node sends to an external address elsewhere (parity A8.5).
+ */
+static __always_inline bool is_in_force(const struct pick *picked, const struct endpoint *peer)
+{
+	return picked->target.kind == KIND_CLUSTER_IP || picked->client != CLIENT_NODE ||
+	       setting(SETTING_POLICY) & POLICY_NFTABLES || node_address_find(&peer->addr) >= 0;
+}
+
+/* Pick a backend for what a socket sends to peer. */
+static __always_inline enum verdict sock_pick(const struct endpoint *peer, struct pick *picked)
+{
+	enum verdict verdict = backend_pick(picked);
+
+	if (verdict == VERDICT_FORWARD || is_in_force(picked, peer))
+		return verdict;
+	return VERDICT_PASS;
 }
 
 /* Decide where a socket that connects to *peer really goes; write it to *peer. */
 static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	__u32 service = sock_service(ctx, peer, sock_proto(ctx));
 	struct pick picked = {};
 	enum verdict verdict;
 
-	if (!service) {
+	if (!sock_target(ctx, peer, sock_proto(ctx), &picked)) {
 		connected_forget(ctx);
 		return VERDICT_PASS;
 	}
-	verdict = backend_pick(service, &picked);
+	verdict = sock_pick(peer, &picked);
 	if (verdict != VERDICT_FORWARD) {
 		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
@@ -90,17 +141,17 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
  * Give the service a backend for this socket's datagrams: the one it has (old) while that
  * is a member, else a new one. The backend that counts stands in kept afterwards.
  */
-static __always_inline enum verdict udp_backend(__u32 service, const struct endpoint *peer,
+static __always_inline enum verdict udp_backend(struct pick *picked, const struct endpoint *peer,
 						bool has_old, struct association *kept)
 {
-	struct pick picked = {};
+	__u32 service = picked->target.service;
 	enum verdict verdict;
 
 	if (has_old && backend_is_member(service, &kept->backend, &kept->generation))
 		return VERDICT_FORWARD;
-	verdict = backend_pick(service, &picked);
+	verdict = sock_pick(peer, picked);
 	if (verdict == VERDICT_FORWARD)
-		*kept = association_of(peer, &picked);
+		*kept = association_of(peer, picked);
 	return verdict;
 }
 
@@ -128,10 +179,11 @@ static __always_inline void udp_direct(struct bpf_sock_addr *ctx, const struct e
 
 /* The datagram's service is the socket's first one, or the first is free. */
 static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, struct sock_nat *nat,
-						   __u32 service, struct endpoint *peer)
+						   struct pick *picked, struct endpoint *peer)
 {
 	struct association kept = nat->first;
-	enum verdict verdict = udp_backend(service, peer, kept.service_id == service, &kept);
+	bool has_kept = kept.service_id == picked->target.service;
+	enum verdict verdict = udp_backend(picked, peer, has_kept, &kept);
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;
@@ -145,12 +197,12 @@ static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, st
 
 /* The datagram's service is the socket's second or a further one. */
 static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, struct sock_nat *nat,
-						  __u32 service, struct endpoint *peer)
+						  struct pick *picked, struct endpoint *peer)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct association kept = {};
-	bool has_kept = more_read(cookie, service, &kept);
-	enum verdict verdict = udp_backend(service, peer, has_kept, &kept);
+	bool has_kept = more_read(cookie, picked->target.service, &kept);
+	enum verdict verdict = udp_backend(picked, peer, has_kept, &kept);
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;
@@ -164,12 +216,13 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 /* Decide where a datagram that an unconnected socket sends to *peer really goes. */
 static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	__u32 service = sock_service(ctx, peer, sock_proto(ctx) == IPPROTO_UDP ? IPPROTO_UDP : 0);
+	__u8 proto = sock_proto(ctx) == IPPROTO_UDP ? IPPROTO_UDP : 0;
+	struct pick picked = {};
 	struct endpoint backend;
 	enum verdict verdict;
 	struct sock_nat *nat;
 
-	if (!service) {
+	if (!sock_target(ctx, peer, proto, &picked)) {
 		udp_direct(ctx, peer);
 		return VERDICT_PASS;
 	}
@@ -184,9 +237,9 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 	if (!nat)
 		return VERDICT_REFUSE;
 	if (!nat->first.service_id || endpoint_equal(&nat->first.service, peer))
-		verdict = udp_send_first(ctx, nat, service, peer);
+		verdict = udp_send_first(ctx, nat, &picked, peer);
 	else
-		verdict = udp_send_more(ctx, nat, service, peer);
+		verdict = udp_send_more(ctx, nat, &picked, peer);
 	if (verdict == VERDICT_FORWARD)
 		count(COUNTER_SENDMSG);
 	else if (verdict == VERDICT_DROP)

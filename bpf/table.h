@@ -131,7 +131,7 @@ static __always_inline void record_write(struct connection *record, const struct
 	record->frontend = packet->dst;
 	record->backend = picked->backend;
 	record->proto = packet->proto;
-	record->service = picked->service;
+	record->service = picked->target.service;
 	record->generation = picked->generation;
 	record->client_port = packet->src.port;
 }

@@ -13,6 +13,7 @@
 #define PYPROXY_TYPES_H
 
 #include "addr.h"
+#include "numbers.h"
 
 /* Why an address belongs to a service. Kept equal to pyproxy.tables.Kind by a test. */
 enum frontend_kind {
@@ -246,35 +247,6 @@ enum life {
 	LIFE_SOURCE_READY = 4096, /* `source` is it */
 };
 
-/* stages: index of the program array */
-enum stage {
-	STAGE_INGRESS = 0, /* a packet that is worth a look, or begins again */
-	STAGE_EGRESS,
-	STAGE_OPEN, /* a connection begins */
-	STAGE_REOPEN, /* one begins where another one stands that is over */
-	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
-	STAGE_SOURCE, /* a connection gets an address of this node as source */
-	STAGE_PASS, /* what answers this packet is none of ours */
-	STAGE_REFUSE, /* the service has no endpoints */
-	STAGE_REFRESH, /* a connection was not seen for a second */
-	STAGE_ICMP_OUT, /* an ICMP packet leaves */
-	STAGE_STALE, /* what was found is another connection's */
-	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
-	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
-	STAGE_ADOPT_2,
-	STAGE_ADOPT_3,
-	STAGES,
-};
-
-/* other_family: index of the program array */
-enum entry_point {
-	ENTRY_INGRESS = 0,
-	ENTRY_INGRESS_L3,
-	ENTRY_EGRESS,
-	ENTRY_EGRESS_L3,
-	ENTRIES,
-};
-
 /* Time is counted in ticks of 2^24 ns (16.8 ms) of CLOCK_MONOTONIC_COARSE, modulo 2^32. */
 #define TICK_SHIFT 24
 
@@ -299,6 +271,12 @@ struct connection {
 	__u32 spare[21 - 4 * ADDR_WORDS];
 };
 
+/* node_addresses: the addresses of this node; 127.0.0.1 stands for all of 127.0.0.0/8 */
+enum node_address_flag {
+	NODE_ADDRESS_PORTS = 1, /* NodePorts are served on it (parity A7) */
+	NODE_ADDRESS_NETWORK = 2, /* and on all of 127.0.0.0/8 */
+};
+
 /* devices: [ifindex], what the packet path must know of a device */
 struct device {
 	struct addr source; /* the address that stands for clients who must not be seen, or 0 */
@@ -307,6 +285,7 @@ struct device {
 
 enum device_flag {
 	DEVICE_UPLINK = 1, /* leads to hosts that are no pods of this node */
+	DEVICE_PODS = 2, /* what comes by it comes from pods (parity A9.14, the interface modes) */
 };
 
 /* local_cidrs: which clients are the cluster's own (parity A9.14) */
@@ -318,54 +297,6 @@ struct cidr_key {
 /* scratch: an ICMP error with as much as it may quote (RFC 1812 4.3.2.3, RFC 4443 2.4 c) */
 struct scratch {
 	__u8 bytes[1536];
-};
-
-/* counters: index of the per-CPU array */
-enum counter {
-	COUNTER_CONNECT = 0, /* connect() translated */
-	COUNTER_SENDMSG, /* unconnected UDP datagrams translated */
-	COUNTER_REFUSED, /* refused: the service has no endpoints */
-	COUNTER_LEFT_TO_DROP, /* not translated: a Local policy without local endpoints */
-	COUNTER_STALE, /* an entry was another's even after retries: refused or dropped */
-	COUNTER_PACKET_OPEN, /* connections of the packet path that began */
-	COUNTER_PACKET_IN, /* packets translated at ingress */
-	COUNTER_PACKET_OUT, /* packets translated at egress */
-	COUNTER_PACKET_REFUSED, /* answered with RST or ICMP: the service has no endpoints */
-	COUNTER_PACKET_DROP, /* dropped: a Local policy without local endpoints */
-	COUNTER_PACKET_LEAK, /* dropped: to a ClusterIP and untranslated, about to leave (rule 10) */
-	COUNTER_PACKET_REDIRECT, /* dropped: an ICMP redirect for a translated packet (rule 2) */
-	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */
-	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
-	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */
-	COUNTER_SOURCE_EXHAUSTED, /* packets dropped: no source address or port is free */
-	COUNTER_TABLE_FULL, /* packets dropped: no room for a new connection */
-	COUNTER_TABLE_EVICTED, /* half-open or closed connections that made room for new ones */
-	COUNTER_INSERT_FAILED, /* packets dropped: the kernel had no memory for an entry */
-	COUNTER_MAX,
-};
-
-/* moments: index of the array of __u64; when something last went wrong, in ticks, 0: never */
-enum moment {
-	MOMENT_TABLE_FULL = 0, /* with COUNTER_TABLE_FULL */
-	MOMENT_SOURCE_EXHAUSTED, /* with COUNTER_SOURCE_EXHAUSTED */
-	MOMENT_INSERT_FAILED, /* with COUNTER_INSERT_FAILED */
-	MOMENT_MAX,
-};
-
-/* settings: index of the array of __u64 */
-enum setting {
-	SETTING_HOST_NETNS = 0, /* cookie: only sockets of this network namespace; 0: of all */
-	SETTING_HAS_LOCAL_CIDRS, /* whether local_cidrs says who is a client of the cluster */
-	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
-	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
-	SETTING_TCP_OPENING, /* timeouts, in ticks */
-	SETTING_TCP_ESTABLISHED,
-	SETTING_TCP_CLOSE_WAIT,
-	SETTING_TCP_CLOSED,
-	SETTING_UDP,
-	SETTING_UDP_STREAM,
-	SETTING_PREFIXES, /* bit prefix_hash() of every frontend's address */
-	SETTING_MAX,
 };
 
 _Static_assert(sizeof(struct endpoint) == 4 * ADDR_WORDS + 4, "endpoint: no padding");

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.model import Prefix
+from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTable, SocketTranslation
 
 
@@ -19,8 +19,7 @@ class RunConfig(NamedTuple):
 
     manifests: Path | None
     kubeconfig: Path | None
-    node_name: str
-    cluster_cidrs: tuple[Prefix, ...]
+    options: Options
     healthz_bind_address: tuple[str, int] | None
     metrics_bind_address: tuple[str, int] | None
     cgroup_root: Path

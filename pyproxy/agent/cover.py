@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from pyproxy.kernel.addresses import device_facts
+from pyproxy.kernel.addresses import device_facts, node_addresses
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.model import Family
+from pyproxy.plan.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +36,22 @@ class Cover:
         self,
         entries: Entries,
         paths: Mapping[Family, PacketPath],
+        options: Options,
         patterns: tuple[str, ...],
         changed: Callable[[], None],
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._check_at = clock()
         self._entries = entries
         self._paths = paths
+        self._options = options
         self._patterns = patterns
         self._changed = changed
         self._covered: set[Device] = set()
         self._lock = threading.Lock()
+        self._facts_lock = threading.Lock()
         self._failures: dict[Device, str] = {}
 
     @property
@@ -62,8 +67,7 @@ class Cover:
         """
         everything = devices()
         wanted = set(devices(self._patterns)) if self._patterns else set(everything)
-        for family, path in self._paths.items():
-            path.write_devices(device_facts(family, everything))
+        self._write_facts(everything)
         believed, others = self._covered, set(everything) - wanted
         if self._is_due():
             believed = set()
@@ -76,6 +80,23 @@ class Cover:
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
         return RETRY_S if self._failures else CHECK_S
+
+    def use(self, options: Options) -> None:
+        """Take over other options; called by the thread that knows the Node."""
+        with self._facts_lock:
+            changed = options != self._options
+            self._options = options
+        if changed:
+            for path in self._paths.values():
+                path.write_options(options)
+            self._write_facts(devices())
+
+    def _write_facts(self, everything: list[Device]) -> None:
+        """Say what devices and addresses the node has."""
+        with self._facts_lock:
+            for family, path in self._paths.items():
+                path.write_devices(device_facts(family, everything, self._options))
+                path.write_addresses(node_addresses(family, self._options))
 
     def _is_due(self) -> bool:
         """Return whether all devices are to be looked at, those that count as covered too."""

@@ -100,10 +100,10 @@ class Loading:
         pins, digest = request.pins, request.build().digest
         path = PacketPath(pins)
         path.configure(
+            self._config.options,
             self._config.socket_translation,
             self._config.connections.timeouts,
             source_ports(local_port_range()),
-            self._config.cluster_cidrs,
         )
         changed = sockets.attach(pins, digest, self._config.cgroup_root)
         if changed:

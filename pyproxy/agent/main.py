@@ -78,6 +78,7 @@ def _run(
         cover = Cover(
             loading.entries(loaded),
             {family: each.path for family, each in loaded.items()},
+            config.options,
             config.devices,
             lambda: messages.put(CoverChanged()),
         )
@@ -120,7 +121,7 @@ def _source(config: RunConfig, put: Put) -> Source:
     from pyproxy.kube.api import ApiSource  # noqa: PLC0415
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    return ApiSource(ApiSettings(kubeconfig=config.kubeconfig), config.node_name, put)
+    return ApiSource(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name, put)
 
 
 def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:

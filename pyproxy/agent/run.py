@@ -26,7 +26,6 @@ from pyproxy.agent.sync import Syncers
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.model import Family
-from pyproxy.plan.options import Options
 from pyproxy.serve.health import Health
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ class Agent:
         self._cover = cover
         self._moves = moves
         self._queue = inbox
-        options = Options(node_name=config.node_name, local_cidrs=config.cluster_cidrs)
-        self._inbox = Inbox(options)
+        self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
         self._syncers = Syncers(loaded)
         self._changed = True
@@ -123,6 +121,7 @@ class Agent:
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
+        self._cover.use(self._inbox.world.options)
         retry_at = self._syncers.retry_at
         is_due = retry_at is not None and time.monotonic() >= retry_at
         mended = not all(map(self._inbox.may_lack, self._syncers.kept))
@@ -170,7 +169,7 @@ class Agent:
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,
-            node=self._config.node_name,
+            node=self._config.options.node_name,
             cgroup_root=str(self._config.cgroup_root),
             devices=list(self._config.devices),
             synced=self._synced,

@@ -13,7 +13,7 @@ from pyproxy.errors import KernelError
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.plan.claims import PlanKey
 from pyproxy.sync.syncer import Syncer, nothing
-from pyproxy.tables import Frontend, Kind, PortPlan
+from pyproxy.tables import Frontend, PortPlan
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ RETRY_MOST_S = 30.0  # kube-proxy's syncPeriod, after which it tries again (pari
 
 
 def serves(frontend: Frontend) -> bool:
-    """Return whether the datapath serves a frontend: TCP and UDP on ClusterIPs so far."""
-    return frontend.kind is Kind.CLUSTER_IP and frontend.key.protocol in _SERVED_PROTOCOLS
+    """Return whether the datapath serves a frontend: TCP and UDP so far."""
+    return frontend.key.protocol in _SERVED_PROTOCOLS
 
 
 _SERVED_PROTOCOLS = frozenset({int(Protocol.TCP), int(Protocol.UDP)})

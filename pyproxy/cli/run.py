@@ -23,8 +23,10 @@ from pyproxy.kube.proxyconfig import (
     parse_cluster_cidrs,
     read_config,
 )
+from pyproxy.kube.proxyoptions import parse_node_port_addresses
 from pyproxy.kube.pyproxyconfig import PyproxyConfig, read_pyproxy_config
 from pyproxy.model import Prefix
+from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTable, SocketTranslation
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,9 @@ log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
 # kube-proxy ignores these flags when it has a file (parity A18.1, A18.10)
-RULED_BY_FILE = ("cluster_cidr", "healthz_bind_address", "metrics_bind_address")
+RULED_BY_FILE = (
+    "cluster_cidr", "nodeport_addresses", "healthz_bind_address", "metrics_bind_address",
+)  # fmt: skip
 
 
 def run_agent(flags: dict[str, Any]) -> None:
@@ -56,8 +60,7 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
     return RunConfig(
         manifests=flags["manifests"],
         kubeconfig=_kubeconfig(flags, config),
-        node_name=_node_name(flags["hostname_override"], config),
-        cluster_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
+        options=_options(flags, flagged, config, own),
         healthz_bind_address=_bind(
             flagged.get("healthz_bind_address"), HEALTHZ_PORT, config.healthz_bind_address
         ),
@@ -71,6 +74,25 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
     )
+
+
+def _options(
+    flags: dict[str, Any], flagged: dict[str, Any], config: ProxyConfig, own: PyproxyConfig
+) -> Options:
+    options = config.options._replace(
+        node_name=_node_name(flags["hostname_override"], config),
+        local_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
+        hide_clients=own.hide_clients,
+        ipv6_localhost_node_ports=own.ipv6_localhost_node_ports,
+    )
+    wanted = flagged.get("nodeport_addresses")
+    if wanted is None:
+        return options
+    try:
+        cidrs, primary = parse_node_port_addresses(_list(wanted), options.mode)
+    except ValueError as error:
+        raise ConfigError(f"--nodeport-addresses: {error}", "give CIDRs, or primary") from error
+    return options._replace(node_port_addresses=cidrs, node_ports_on_primary=primary)
 
 
 def _from_file(path: Path, flags: dict[str, Any]) -> ProxyConfig:
@@ -134,7 +156,12 @@ def _devices(flag: str | None, own: PyproxyConfig) -> tuple[str, ...]:
     """Return shell patterns of devices; an empty flag means all devices."""
     if flag is None:
         return own.devices
-    return tuple(filter(None, map(str.strip, flag.split(","))))
+    return tuple(_list(flag))
+
+
+def _list(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return list(filter(None, map(str.strip, text.split(","))))
 
 
 def _socket_translation(flag: str | None, own: PyproxyConfig) -> SocketTranslation:

@@ -6,6 +6,7 @@ Read from /proc, by ioctl and by netlink.py.
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import socket
@@ -17,17 +18,28 @@ from typing import NamedTuple
 from pyproxy.kernel import netlink
 from pyproxy.kernel.devices import Device
 from pyproxy.model import Address, Family
+from pyproxy.plan.local_detector import is_pod_interface
+from pyproxy.plan.options import Options, is_node_port_address
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK = 1  # enum device_flag of bpf/types.h
+UPLINK, PODS = 1, 2  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
+# 127.0.0.1 stands for all of its network in the map
+LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
 NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
 UNUSABLE = 0x01 | 0x08 | 0x20 | 0x40  # temporary, DAD failed, deprecated, tentative
 GLOBAL_SCOPE = 0x00
+
+
+class NodeAddressFlag(enum.IntFlag):
+    """What an address of the node is good for: enum node_address_flag of bpf/types.h."""
+
+    PORTS = 1
+    NETWORK = 2
 
 
 class DeviceFacts(NamedTuple):
@@ -37,7 +49,9 @@ class DeviceFacts(NamedTuple):
     flags: int
 
 
-def device_facts(family: Family, devices: Iterable[Device]) -> dict[int, DeviceFacts]:
+def device_facts(
+    family: Family, devices: Iterable[Device], options: Options
+) -> dict[int, DeviceFacts]:
     """Return what is known of each device by ifindex, and of the node as a whole by NODE.
 
     The node's address is that of the device its default route leads by, else the first one
@@ -50,7 +64,8 @@ def device_facts(family: Family, devices: Iterable[Device]) -> dict[int, DeviceF
     facts = {
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
-            UPLINK if device.ifindex in uplinks else 0,
+            (UPLINK if device.ifindex in uplinks else 0)
+            | (PODS if is_pod_interface(device.name, options) else 0),
         )
         for device in present
     }
@@ -60,6 +75,22 @@ def device_facts(family: Family, devices: Iterable[Device]) -> dict[int, DeviceF
     order = (*(names.get(hop.ifindex, "") for hop in leading), *sources)
     own = next((sources[name] for name in order if name in sources), None)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
+
+
+def node_addresses(family: Family, options: Options) -> dict[Address, NodeAddressFlag]:
+    """Return the node's addresses of a family, and which of them serve NodePorts (parity A7)."""
+    own = netlink.local_addresses(family)
+    options = options._replace(local_addresses=frozenset(own))
+    return {address: _address_flags(address, options) for address in own}
+
+
+def _address_flags(address: Address, options: Options) -> NodeAddressFlag:
+    flags = NodeAddressFlag(0)
+    if is_node_port_address(address, options):
+        flags |= NodeAddressFlag.PORTS
+    if address == LOOPBACK and is_node_port_address(OTHER_LOOPBACK, options):
+        flags |= NodeAddressFlag.NETWORK
+    return flags
 
 
 def _uplinks(hops: Iterable[netlink.Hop]) -> set[int]:

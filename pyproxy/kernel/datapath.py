@@ -55,7 +55,7 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
-        self._marked: set[FrontendKey] = set()
+        self._marked: dict[FrontendKey, Kind] = {}
         self._service = self.services.codec(("first_slot", "generation"))
         self._header = self.slots.codec(_HEADER)
         self._backend = self.slots.codec(_BACKEND)
@@ -86,8 +86,8 @@ class KernelDatapath:
             for key, value in self.frontends.items()
         }
         if self._writes:
-            self._marked = set(frontends)
-            self._frontend_marks.reset((key.address, key.port) for key in frontends)
+            self._marked = {key: to.kind for key, to in frontends.items()}
+            self._frontend_marks.reset((key, to.kind) for key, to in frontends.items())
         names = self.read_names()
         runs = {service: run for service in names if (run := self._run(service))}
         members: dict[int, list[Member]] = {}
@@ -137,10 +137,12 @@ class KernelDatapath:
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends; packets to them are looked at from before that on."""
-        for key, _ in items:
-            if key not in self._marked:
-                self._marked.add(key)
-                self._frontend_marks.add(key.address, key.port)
+        for key, to in items:
+            if self._marked.get(key) is not to.kind:
+                self._frontend_marks.add(key, to.kind)
+                if key in self._marked:
+                    self._frontend_marks.remove(key)
+                self._marked[key] = to.kind
         self.frontends.update(
             [
                 (key, (to.service, addr_fold(key.address), key.port, key.protocol, to.kind))
@@ -152,9 +154,9 @@ class KernelDatapath:
         """Delete frontends."""
         gone = list(keys)
         self.frontends.delete(gone)
-        for key in self._marked.intersection(gone):
-            self._frontend_marks.remove(key.address, key.port)
-        self._marked.difference_update(gone)
+        for key in gone:
+            if self._marked.pop(key, None) is not None:
+                self._frontend_marks.remove(key)
 
     def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
         """Write members."""

@@ -24,7 +24,7 @@ from pyproxy.kernel.pins import UNFINISHED, Pins
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Family
 
-# enum counter of bpf/types.h, in order
+# enum counter of bpf/numbers.h, in order
 COUNTERS = (
     "connect", "sendmsg", "refused", "left_to_drop", "stale", "packet_open", "packet_in",
     "packet_out", "packet_refused", "packet_drop", "packet_leak", "packet_redirect",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The marks of frontends: whether a packet's end is worth a look-up (struct mark of bpf/types.h).
 
-A mark is shared by all frontends whose addresses and ports hash alike, so they are counted.
+A mark is shared by all frontends whose addresses and ports hash alike, so they are counted. That of
+a NodePort, which has no address, is looked at for ports in a range alone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Iterable
 
 from pyproxy.kernel.codec import addr_fold
 from pyproxy.kernel.maps import ArrayMap
-from pyproxy.kernel.packetpath import PREFIXES, SETTINGS
+from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
 from pyproxy.model import Address, Family, family_of
+from pyproxy.tables import FrontendKey, Kind
 
 _GOLDEN = 0x9E3779B1
 
@@ -34,26 +36,27 @@ def prefix_bit(address: Address) -> int:
 
 
 class FrontendMarks:
-    """The frontends' bytes of a pinned map of marks, and their networks in the settings.
+    """The frontends' bytes of a pinned map of marks, and two settings that say "perhaps" first.
 
-    A network's bit is forgotten only by reset(): it says "perhaps", and services have few.
+    Those are the networks of ClusterIPs, and the range of NodePorts. Only reset() narrows them.
     """
 
     def __init__(self, marks: ArrayMap, settings: ArrayMap) -> None:
         self._marks = marks
         self._settings = settings
         self._prefixes = 0
+        self._node_ports = range(0)
         self._offset = marks.layout["frontend"].offset
         self._counts = array("I", bytes(4 * marks.max))
 
-    def reset(self, frontends: Iterable[tuple[Address, int]]) -> None:
+    def reset(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
         """Take over what is in the kernel: mark these frontends and no others."""
         self._counts = array("I", bytes(4 * self._marks.max))
-        prefixes = 0
-        for address, port in frontends:
-            self._counts[endpoint_hash(address, port)] += 1
-            prefixes |= prefix_bit(address)
-        self._set_prefixes(prefixes)
+        self._prefixes, self._node_ports = 0, range(0)
+        for key, kind in frontends:
+            self._counts[endpoint_hash(key.address, key.port)] += 1
+            self._note(key, kind)
+        self._store_settings()
         present = self._marks.read(0, self._marks.max)[self._offset :: self._marks.stride]
         wanted = bytes(map(bool, self._counts))
         if present != wanted:
@@ -61,26 +64,37 @@ class FrontendMarks:
                 if present[index] != wanted[index]:
                     self._store(index)
 
-    def add(self, address: Address, port: int) -> None:
+    def add(self, key: FrontendKey, kind: Kind) -> None:
         """Mark a frontend that is about to be written."""
-        if prefix_bit(address) & ~self._prefixes:
-            self._set_prefixes(self._prefixes | prefix_bit(address))
-        index = endpoint_hash(address, port)
+        if self._note(key, kind):
+            self._store_settings()
+        index = endpoint_hash(key.address, key.port)
         self._counts[index] += 1
         if self._counts[index] == 1:
             self._store(index)
 
-    def remove(self, address: Address, port: int) -> None:
+    def remove(self, key: FrontendKey) -> None:
         """Forget a frontend that was deleted."""
-        index = endpoint_hash(address, port)
+        index = endpoint_hash(key.address, key.port)
         if self._counts[index]:
             self._counts[index] -= 1
             if not self._counts[index]:
                 self._store(index)
 
-    def _set_prefixes(self, prefixes: int) -> None:
-        self._prefixes = prefixes
-        self._settings.store(SETTINGS.index(PREFIXES), prefixes)
+    def _note(self, key: FrontendKey, kind: Kind) -> bool:
+        """Widen what the settings are to say; return whether they say something else now."""
+        before = self._prefixes, self._node_ports
+        if kind is Kind.CLUSTER_IP:
+            self._prefixes |= prefix_bit(key.address)
+        if kind is Kind.NODE_PORT:
+            ports = self._node_ports or range(key.port, key.port + 1)
+            self._node_ports = range(min(ports[0], key.port), max(ports[-1], key.port) + 1)
+        return before != (self._prefixes, self._node_ports)
+
+    def _store_settings(self) -> None:
+        ports = self._node_ports
+        self._settings.store(SETTINGS.index(PREFIXES), self._prefixes)
+        self._settings.store(SETTINGS.index(NODE_PORT_RANGE), ports.start | len(ports) << 32)
 
     def _store(self, index: int) -> None:
         self._marks.write_byte(index, self._offset, int(bool(self._counts[index])))

@@ -12,14 +12,15 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pyproxy.model import Family
+from pyproxy.model import Address, Family
 
 RTM_GETLINK, RTM_GETROUTE = 18, 26  # include/uapi/linux/rtnetlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 10, 18, 1  # include/uapi/linux/if_link.h
-RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_VIA = 4, 5, 6, 9, 18
-RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+RTA_PRIORITY, RTA_MULTIPATH, RTA_VIA = 6, 9, 18
+RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
@@ -79,6 +80,20 @@ def hops(family: Family) -> list[Hop]:
             if not length or RTA_GATEWAY in own or RTA_VIA in own:
                 found.append(Hop(ifindex, not length, metric))
     return found
+
+
+def local_addresses(family: Family) -> set[Address]:
+    """Return the addresses that packets may have which are for this node itself.
+
+    All that the kernel calls local, loopback ones too; not the networks that are so as a whole.
+    """
+    number = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
+    found = set()
+    for head, attributes in _dump(RTM_GETROUTE, _ROUTE, number):
+        _, length, _, _, _, _, _, kind, _ = head
+        if kind == RTN_LOCAL and length == 8 * family.address_bytes:
+            found.add(attributes.get(RTA_DST, b""))
+    return {address for address in found if len(address) == family.address_bytes}
 
 
 def _dump(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import socket
 import sys
 import time
@@ -10,19 +11,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.kernel.addresses import DeviceFacts
+from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.pins import Pins
-from pyproxy.model import Prefix, family_of
+from pyproxy.model import Address, Family, Prefix, family_of
+from pyproxy.plan.local_detector import detects_by_interface, has_detector
+from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import ConnectionTimeouts, SocketTranslation
 
-# a setting that follows the frontends: see kernel/marks.py
+# settings that follow the frontends: see kernel/marks.py
 PREFIXES = "prefixes"
+NODE_PORT_RANGE = "node_ports"
 
-# enum setting of bpf/types.h, in order; the timeouts are named as in tables.ConnectionTimeouts
+# enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
     "host_netns",
-    "has_local_cidrs",
+    "netns",
+    "detector",
+    "policy",
+    NODE_PORT_RANGE,
     "source_port_first",
     "source_port_count",
     *ConnectionTimeouts._fields,
@@ -37,6 +44,22 @@ NODE_PORTS = (30_000, 32_767)  # kube-apiserver's --service-node-port-range
 FIRST_PORT = 1_024
 FEWEST_PORTS = 4_096
 CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
+
+
+class Detector(enum.IntEnum):
+    """How this node's pods are recognised: enum detector of bpf/numbers.h."""
+
+    NONE = 0
+    CIDRS = 1
+    DEVICES = 2
+
+
+class Policy(enum.IntFlag):
+    """What holds for all services: enum policy of bpf/numbers.h."""
+
+    MASQUERADE_ALL = 1
+    HIDE_CLIENTS = 2
+    NFTABLES = 4
 
 
 class PortRange(NamedTuple):
@@ -96,26 +119,27 @@ class PacketPath:
         self._settings = ArrayMap(str(pins.maps / "settings"), write=True)
         self._devices = HashMap(str(pins.maps / "devices"), ("",), ("source", "flags"))
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
+        self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
 
     def close(self) -> None:
         """Close the maps."""
         self._settings.close()
         self._devices.close()
         self._cidrs.close()
+        self._addresses.close()
 
     def configure(
         self,
+        options: Options,
         translation: SocketTranslation,
         timeouts: ConnectionTimeouts,
         ports: PortRange,
-        local_cidrs: Sequence[Prefix],
     ) -> None:
         """Write the settings; call it before any program is attached."""
-        own = [cidr for cidr in local_cidrs if family_of(cidr.address) is self._family]
-        self._write_cidrs(own)
+        self.write_options(options)
         values = {
             "host_netns": netns_cookie() if translation is SocketTranslation.HOST else 0,
-            "has_local_cidrs": int(bool(own)),
+            "netns": netns_cookie(),
             "source_port_first": ports.first,
             "source_port_count": ports.many,
             # a packet is written down only when the one before is REFRESH_TICKS old
@@ -124,12 +148,30 @@ class PacketPath:
             },
         }
         for name, value in values.items():
-            self._settings.store(SETTINGS.index(name), value)
+            self._store(name, value)
+
+    def write_options(self, options: Options) -> None:
+        """Say how pods are recognised, and what holds for all services."""
+        # of several the first counts, as in kube-proxy (parity A9.14)
+        own = [c for c in options.local_cidrs if family_of(c.address) is self._family][:1]
+        self._write_cidrs(own)
+        self._store("detector", _detector(self._family, options))
+        self._store("policy", _policy(options))
+
+    def _store(self, name: str, value: int) -> None:
+        self._settings.store(SETTINGS.index(name), value)
 
     def _write_cidrs(self, wanted: Sequence[Prefix]) -> None:
         keys = {(cidr.length, cidr.address) for cidr in wanted}
         self._cidrs.update([(key, (1,)) for key in sorted(keys)])
         self._cidrs.delete(key for key, _ in self._cidrs.items() if key not in keys)
+
+    def write_addresses(self, wanted: Mapping[Address, NodeAddressFlag]) -> None:
+        """Say which addresses the node has; those that are not named are forgotten."""
+        before = {address: flags for (address,), (flags,) in self._addresses.items()}
+        changed = {a: int(flags) for a, flags in wanted.items() if before.get(a) != flags}
+        self._addresses.update([((address,), (flags,)) for address, flags in changed.items()])
+        self._addresses.delete((address,) for address in before.keys() - wanted.keys())
 
     def write_devices(self, facts: Mapping[int, DeviceFacts]) -> None:
         """Say what the devices are; those that are not named are forgotten."""
@@ -138,3 +180,20 @@ class PacketPath:
         changed = [(key, value) for key, value in wanted.items() if before.get(key) != value]
         self._devices.update(changed)
         self._devices.delete(before.keys() - wanted.keys())
+
+
+def _detector(family: Family, options: Options) -> Detector:
+    if not has_detector(family, options):
+        return Detector.NONE
+    return Detector.DEVICES if detects_by_interface(options) else Detector.CIDRS
+
+
+def _policy(options: Options) -> Policy:
+    found = Policy(0)
+    if options.masquerade_all:
+        found |= Policy.MASQUERADE_ALL
+    if options.hide_clients:
+        found |= Policy.HIDE_CLIENTS
+    if options.mode is Mode.NFTABLES:
+        found |= Policy.NFTABLES
+    return found

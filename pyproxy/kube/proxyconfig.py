@@ -15,7 +15,9 @@ from pyproxy.kube.configfields import FIELDS
 from pyproxy.kube.configtypes import LONGEST_TIMEOUT_S
 from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
 from pyproxy.kube.durations import whole_seconds
+from pyproxy.kube.proxyoptions import proxy_options
 from pyproxy.model import Address, Prefix, address_text, family_of
+from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTimeouts
 
 SCHEMA = Schema("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", FIELDS)
@@ -37,8 +39,9 @@ class ProxyConfig(NamedTuple):
 
     `node_name` is "" where the file has no hostnameOverride. `cluster_cidrs` has at most one
     prefix a family. `kubeconfig` is where the API server is found if no flag says so, None for
-    in-cluster. Of `timeouts` a file gives those that kube-proxy sets in the kernel (A17.2).
-    `warnings` name the fields that were passed over, for the log.
+    in-cluster. `options` has what the file says of traffic, but for name and CIDRs. Of `timeouts` a
+    file gives those that kube-proxy sets in the kernel (A17.2). `warnings` name the fields that
+    were passed over, for the log.
     """
 
     node_name: str = ""
@@ -47,6 +50,7 @@ class ProxyConfig(NamedTuple):
     healthz_bind_address: BindAddress = BindAddress("0.0.0.0", HEALTHZ_PORT)
     metrics_bind_address: BindAddress = BindAddress("127.0.0.1", METRICS_PORT)
     kubeconfig: Path | None = None
+    options: Options = Options("")
     timeouts: ConnectionTimeouts = ConnectionTimeouts()
     warnings: tuple[str, ...] = ()
 
@@ -127,6 +131,7 @@ def _validated(found: Walk) -> ProxyConfig:
             BindAddress(metrics, METRICS_PORT),
         ),
         kubeconfig=found.parsed("clientConnection.kubeconfig", Path, None),
+        options=proxy_options(found),
         timeouts=timeouts,
         warnings=(*found.warnings, *_without_meaning(found)),
     )

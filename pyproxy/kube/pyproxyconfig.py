@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pyproxy.kube.configtypes import (
     ABSOLUTE_PATH,
+    BOOL,
     DEVICE_PATTERNS,
     MAPPING,
     STRING,
@@ -32,6 +33,8 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "kind": STRING,
         "socketTranslation": one_of(*(choice.value for choice in SocketTranslation)),
         "devices": DEVICE_PATTERNS,
+        "hideClients": BOOL,
+        "ipv6LocalhostNodePorts": BOOL,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
         "runDir": ABSOLUTE_PATH,
@@ -64,6 +67,8 @@ class PyproxyConfig(NamedTuple):
     max_entries: int = _DEFAULT.max_entries
     tcp_opening_s: int = _DEFAULT.timeouts.tcp_opening
     tcp_closed_s: int = _DEFAULT.timeouts.tcp_closed
+    hide_clients: bool = False
+    ipv6_localhost_node_ports: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -98,5 +103,7 @@ def _config(found: Walk) -> PyproxyConfig:
             table + "tcpOpeningTimeout", whole_seconds, default.tcp_opening_s
         ),
         tcp_closed_s=found.parsed(table + "tcpClosedTimeout", whole_seconds, default.tcp_closed_s),
+        hide_clients=found.values.get("hideClients") is True,
+        ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         warnings=tuple(found.warnings),
     )

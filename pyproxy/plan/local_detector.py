@@ -11,7 +11,7 @@ from pyproxy.plan.options import DetectLocalMode, Options
 
 def has_detector(family: Family, options: Options) -> bool:
     """Whether traffic of pods can be told from other traffic in a family (parity A9.14)."""
-    if _detects_by_interface(options):
+    if detects_by_interface(options):
         return bool(options.local_interface)
     return any(family_of(cidr.address) is family for cidr in options.local_cidrs)
 
@@ -21,20 +21,21 @@ def is_pod(connection: Connection, options: Options) -> bool:
 
     Of several CIDRs of a family the first counts, as in kube-proxy.
     """
-    if _detects_by_interface(options):
-        return _is_pod_interface(connection.in_interface, options)
+    if detects_by_interface(options):
+        return is_pod_interface(connection.in_interface, options)
     family = family_of(connection.source)
     cidrs = (cidr for cidr in options.local_cidrs if family_of(cidr.address) is family)
     first = next(cidrs, None)
     return first is not None and contains(first, connection.source)
 
 
-def _detects_by_interface(options: Options) -> bool:
+def detects_by_interface(options: Options) -> bool:
+    """Whether pods are recognised by the device that their packets come by."""
     by_interface = (DetectLocalMode.BRIDGE_INTERFACE, DetectLocalMode.INTERFACE_NAME_PREFIX)
     return options.detect_local_mode in by_interface
 
 
-def _is_pod_interface(name: str, options: Options) -> bool:
+def is_pod_interface(name: str, options: Options) -> bool:
     """Whether packets from an interface come from pods; the node's own have none."""
     if not name or not options.local_interface:
         return False

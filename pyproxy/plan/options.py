@@ -27,7 +27,7 @@ class Mode(enum.Enum):
 class DetectLocalMode(enum.Enum):
     """How traffic of this node's pods is recognised (parity A9.14).
 
-    The agent resolves NodeCIDR to the node's podCIDRs: it looks at `local_cidrs` as well.
+    NodeCIDR is by the node's podCIDRs: with_node() puts them into `local_cidrs`.
     """
 
     CLUSTER_CIDR = "ClusterCIDR"
@@ -41,9 +41,12 @@ class Options(NamedTuple):
 
     `node_ips` are this node's own IPs, one a family at most (A16.2); `local_addresses` are all
     addresses of its interfaces, loopback ones excepted. `node_port_addresses` holds CIDRs only:
-    "primary" has become /32 and /128 of the node IPs (A7.2). `local_cidrs` are those of
-    ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface` is the
-    bridge's name or the name prefix of the two interface modes.
+    "primary", which stands for the node IPs, is `node_ports_on_primary` (A7.2). `local_cidrs` are
+    those of ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface`
+    is the bridge's name or the name prefix of the two interface modes.
+
+    Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1, and `hide_clients`:
+    backends of this node see no more of clients than with kube-proxy.
     """
 
     node_name: str
@@ -57,6 +60,9 @@ class Options(NamedTuple):
     local_addresses: frozenset[Address] = frozenset()
     node_port_addresses: tuple[Prefix, ...] = ()
     localhost_node_ports: bool = True
+    ipv6_localhost_node_ports: bool = False
+    node_ports_on_primary: bool = False
+    hide_clients: bool = False
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True
 
@@ -76,6 +82,8 @@ def with_node(options: Options, node: Node | None) -> Options:
     """
     if node is None:
         return options._replace(zone="")
+    if options.detect_local_mode is DetectLocalMode.NODE_CIDR:
+        options = options._replace(local_cidrs=node.pod_cidrs)
     firsts = {family_of(address): address for address in reversed(node.addresses)}
     order = [address for address in node.addresses if firsts[family_of(address)] is address]
     return options._replace(zone=node.zone, node_ips=tuple(order) or options.node_ips)
@@ -112,7 +120,10 @@ def node_port_addresses(family: Family, options: Options) -> tuple[Address, ...]
 
 def _node_port_cidrs(family: Family, options: Options) -> tuple[Prefix, ...]:
     """Return nodePortAddresses of a family, () where every address counts (parity A7.1)."""
-    cidrs = tuple(p for p in options.node_port_addresses if family_of(p.address) is family)
+    wanted = options.node_port_addresses
+    if options.node_ports_on_primary:
+        wanted = tuple(Prefix(ip, 8 * len(ip)) for ip in options.node_ips if not is_loopback(ip))
+    cidrs = tuple(p for p in wanted if family_of(p.address) is family)
     return () if any(cidr.length == 0 for cidr in cidrs) else cidrs
 
 
@@ -121,9 +132,9 @@ def _localhost_is_served(address: Address, options: Options) -> bool:
 
     With CIDRs, kube-proxy matches the addresses that interfaces have, and lo has 127.0.0.1.
     """
-    if options.mode is not Mode.IPTABLES or not options.localhost_node_ports:
-        return False
     if family_of(address) is Family.IPV6:
+        return options.ipv6_localhost_node_ports
+    if options.mode is not Mode.IPTABLES or not options.localhost_node_ports:
         return False
     cidrs = _node_port_cidrs(Family.IPV4, options)
     return not cidrs or (address == b"\x7f\x00\x00\x01" and in_any(address, cidrs))

@@ -22,6 +22,7 @@ from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import SETTINGS, PacketPath, PortRange
 from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.plan.options import Options
 from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import ConnectionTimeouts, FrontendKey, Kind, SocketTranslation
 from tests.datapath import packets, prog_run
@@ -126,9 +127,11 @@ class Hooks:
         self,
         ports: PortRange = SOURCE_PORTS,
         cidrs: tuple[Prefix, ...] = (),
+        options: Options | None = None,
     ) -> None:
         """Write the packet path's settings."""
-        self.path.configure(SocketTranslation.ALL, TIMEOUTS, ports, cidrs)
+        options = (options or Options("here"))._replace(local_cidrs=cidrs)
+        self.path.configure(options, SocketTranslation.ALL, TIMEOUTS, ports)
 
     def timeout(self, name: str) -> int:
         """Return a setting of that name: how many ticks a state lasts at most."""

@@ -23,7 +23,8 @@ from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import PacketPath, PortRange, local_port_range, source_ports
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.source import Sizes
-from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.model import Family, Protocol
+from pyproxy.plan.options import Options
 from pyproxy.sync.syncer import Syncer
 from pyproxy.tables import ConnectionTimeouts, PortPlan, SocketTranslation
 from tests.datapath import children
@@ -145,7 +146,7 @@ class Node:
         translation: SocketTranslation = SocketTranslation.ALL,
         timeouts: ConnectionTimeouts | None = None,
         ports: PortRange | None = None,
-        local_cidrs: Sequence[Prefix] = (),
+        options: Options | None = None,
     ) -> None:
         """Write the packet path's settings: an agent's defaults but for what is given.
 
@@ -156,7 +157,7 @@ class Node:
             free = ports or source_ports(local_port_range())
             kept = timeouts or ConnectionTimeouts()
             for each in self.loaded.values():
-                each.path.configure(translation, kept, free, local_cidrs)
+                each.path.configure(options or Options("here"), translation, kept, free)
 
         netns.inside(self.namespace, work)
 

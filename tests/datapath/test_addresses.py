@@ -13,6 +13,7 @@ import pytest
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
 from pyproxy.kernel.devices import devices
 from pyproxy.model import Family
+from pyproxy.plan.options import Options
 from tests.datapath.node import run_ip
 from tests.lab import netns
 
@@ -43,7 +44,7 @@ def facts(namespace: Path, family: Family) -> dict[str, DeviceFacts]:
 
     def work() -> dict[str, DeviceFacts]:
         present = devices()
-        found = device_facts(family, present)
+        found = device_facts(family, present, Options("here"))
         names = {device.ifindex: device.name for device in present} | {NODE: "node"}
         return {names[index]: each for index, each in found.items()}
 

@@ -17,6 +17,7 @@ from pyproxy.kernel.connections import Connections, Life, timeout_setting
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import REFRESH_TICKS, now_ticks, ticks
 from pyproxy.model import Family, Protocol
+from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTimeouts, SocketTranslation
 from tests.datapath.ends import SOURCE_PORTS, backend, client, frontend, plan
 from tests.datapath.flowtable import ESTABLISHED, Key, Lead, begin_tick
@@ -48,7 +49,7 @@ def told(node: Node, family: Family, tmp_path: Path) -> Iterator[Told]:
     for protocol in (TCP, UDP):
         node.apply(plan(family, protocol))
     with Hooks(node, family, Wire.ETHERNET, tmp_path) as hooks:
-        hooks.path.configure(SocketTranslation.ALL, TIMEOUTS, SOURCE_PORTS, ())
+        hooks.path.configure(Options("here"), SocketTranslation.ALL, TIMEOUTS, SOURCE_PORTS)
         for protocol in (TCP, UDP):
             hooks.ingress(hooks.first(protocol, client(family), frontend(family)))
             hooks.egress(hooks.answer(protocol, backend(family), client(family)))

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyproxy.kernel import inspect, libbpf, links, programs
-from pyproxy.kernel.addresses import UPLINK
+from pyproxy.kernel.addresses import PODS, UPLINK, NodeAddressFlag
 from pyproxy.kernel.btf import Types
 from pyproxy.kernel.connections import Life
-from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS
+from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS, Detector, Policy
 from pyproxy.kernel.pins import CONNECTIONS_VERSION, LAYOUT_VERSION
 from pyproxy.kernel.source import bpf_directory
 from pyproxy.tables import BackendFlag, Kind, ServiceFlag
@@ -48,8 +48,9 @@ def enums(text: str) -> dict[str, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def types() -> dict[str, dict[str, int]]:
-    """The enums of bpf/types.h."""
-    return enums((bpf_directory() / "types.h").read_text())
+    """The enums of bpf/types.h and bpf/numbers.h."""
+    texts = ((bpf_directory() / name).read_text() for name in ("types.h", "numbers.h"))
+    return {name: found for text in texts for name, found in enums(text).items()}
 
 
 def prefixed(prefix: str, members: type[enum.IntEnum | enum.IntFlag]) -> dict[str, int]:
@@ -70,6 +71,9 @@ def test_enums_are_read() -> None:
         ("service_flag", "SERVICE", ServiceFlag),
         ("backend_flag", "BACKEND", BackendFlag),
         ("life", "LIFE", Life),
+        ("node_address_flag", "NODE_ADDRESS", NodeAddressFlag),
+        ("detector", "DETECTOR", Detector),
+        ("policy", "POLICY", Policy),
     ],
 )
 def test_enums_are_the_same_in_c_and_python(
@@ -78,7 +82,7 @@ def test_enums_are_the_same_in_c_and_python(
     prefix: str,
     members: type[enum.IntEnum | enum.IntFlag],
 ) -> None:
-    """Every entry of an enum in bpf/types.h has its twin in Python, and no other."""
+    """Every entry of an enum of bpf/ has its twin in Python, and no other."""
     assert types[name] == prefixed(prefix, members)
 
 
@@ -110,7 +114,7 @@ def stage_of(program: programs.Program) -> str:
         ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
         ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
         ("stage", in_order("STAGE", stages(), "STAGES")),
-        ("device_flag", {"DEVICE_UPLINK": UPLINK}),
+        ("device_flag", {"DEVICE_UPLINK": UPLINK, "DEVICE_PODS": PODS}),
     ],
 )
 def test_names_in_order_are_the_numbers_of_the_enum(
@@ -121,10 +125,11 @@ def test_names_in_order_are_the_numbers_of_the_enum(
 
 
 def test_no_enum_is_forgotten(types: dict[str, dict[str, int]]) -> None:
-    """Each enum of bpf/types.h is compared by a test above, but for those of C alone."""
+    """Each enum of those files is compared by a test above, but for those of C alone."""
     compared = {
         "frontend_kind", "service_flag", "backend_flag", "life", "counter", "moment", "setting",
-        "entry_point", "stage", "device_flag",
+        "entry_point", "stage", "device_flag", "node_address_flag",
+        "detector", "policy",
     }  # fmt: skip
     assert types.keys() == compared | C_ALONE
 

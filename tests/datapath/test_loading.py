@@ -23,6 +23,7 @@ from pyproxy.kernel.pins import Pins, remove_tree
 from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, programs
 from pyproxy.kernel.source import bpf_directory
 from pyproxy.model import Family, Protocol
+from pyproxy.plan.options import Options
 from tests.datapath.asking import Answer, draw, errno_of
 from tests.datapath.flavours import PORT, Flavour
 from tests.datapath.node import Loaded, Node
@@ -63,7 +64,7 @@ def config_of(node: Node) -> RunConfig:
     fields["bpffs_root"] = node.loaded[Family.IPV4].pins.root
     fields["cgroup_root"] = node.cgroup
     fields["run_dir"] = node.directory
-    fields |= {"cluster_cidrs": (), **RunConfig._field_defaults}
+    fields |= {"options": Options("here"), **RunConfig._field_defaults}
     return RunConfig(**fields)
 
 

@@ -13,14 +13,17 @@ from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import (
+    NODE_PORT_RANGE,
     PREFIXES,
     REFRESH_TICKS,
     SETTINGS,
+    Detector,
     PortRange,
     netns_cookie,
     ticks,
 )
 from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTimeouts, FrontendKey, SocketTranslation
 from tests.datapath import children
 from tests.datapath.covering import Covering
@@ -62,7 +65,7 @@ def settings_of(loaded: Loaded) -> dict[str, int]:
     values = memoryview(array.read(0, array.max)).cast("Q").tolist()
     array.close()
     found = dict(zip(SETTINGS, values, strict=True))
-    del found[PREFIXES]  # says which frontends there are
+    del found[PREFIXES], found[NODE_PORT_RANGE]  # say which frontends there are
     return found
 
 
@@ -88,11 +91,13 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         translation=SocketTranslation.HOST,
         timeouts=TIMEOUTS,
         ports=PortRange(2_000, 500),
-        local_cidrs=[prefix("10.0.0.0/8")],
+        options=Options("here", local_cidrs=(prefix("10.0.0.0/8"),)),
     )
     expected = {
         "host_netns": netns.inside(configured.namespace, netns_cookie),
-        "has_local_cidrs": int(family is IPV4),
+        "netns": netns.inside(configured.namespace, netns_cookie),
+        "detector": Detector.CIDRS if family is IPV4 else Detector.NONE,
+        "policy": 0,
         "source_port_first": 2_000,
         "source_port_count": 500,
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},
@@ -105,7 +110,7 @@ def test_all_sockets_are_translated_by_default(configured: Node, family: Family)
     """No namespace is singled out then, and the timeouts are the documented ones."""
     configured.configure()
     found = settings_of(configured.loaded[family])
-    assert (found["host_netns"], found["has_local_cidrs"]) == (0, 0)
+    assert (found["host_netns"], found["detector"]) == (0, Detector.NONE)
     for name, seconds in ConnectionTimeouts()._asdict().items():
         assert found[name] == timeout(seconds)
 
@@ -115,11 +120,12 @@ def test_the_clusters_networks_are_replaced(configured: Node, family: Family) ->
     loaded = configured.loaded[family]
     first = [prefix("10.0.0.0/8"), prefix("fd00::/16"), prefix("10.1.0.0/16"), prefix("::/0")]
     for wanted in (first, first[1:3], [prefix("fd00:1::/64")], []):
-        configured.configure(local_cidrs=wanted)
-        own = {(each.length, each.address) for each in wanted}
-        own = {each for each in own if len(each[1]) == family.address_bytes}
-        assert cidrs_of(loaded) == own
-        assert settings_of(loaded)["has_local_cidrs"] == bool(own)
+        configured.configure(options=Options("here", local_cidrs=tuple(wanted)))
+        own = [(each.length, each.address) for each in wanted]
+        own = [each for each in own if len(each[1]) == family.address_bytes]
+        # the first one counts (parity A9.14)
+        assert cidrs_of(loaded) == set(own[:1])
+        assert settings_of(loaded)["detector"] == (Detector.CIDRS if own else Detector.NONE)
 
 
 def test_what_is_known_of_devices_is_replaced(configured: Node, family: Family) -> None:

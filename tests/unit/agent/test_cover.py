@@ -12,6 +12,7 @@ from pyproxy.agent.cover import Cover
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.devices import Device
 from pyproxy.model import Family
+from pyproxy.plan.options import Options
 
 ETH, POD, OTHER = (Device(n, name, True) for n, name in ((2, "eth0"), (3, "pod3"), (4, "pod4")))
 
@@ -32,9 +33,14 @@ class Node:
         wanted = tuple(pattern.rstrip("*") for pattern in patterns)
         return [each for each in self.devices if not wanted or each.name.startswith(wanted)]
 
-    def facts(self, family: Family, devices: Iterable[Device]) -> dict[int, DeviceFacts]:
+    def facts(
+        self, family: Family, devices: Iterable[Device], _: Options
+    ) -> dict[int, DeviceFacts]:
         """Return nothing but which devices there are."""
         return {each.ifindex: DeviceFacts(bytes(family.address_bytes), 0) for each in devices}
+
+    def write_addresses(self, _: dict[bytes, int]) -> None:
+        """Stand for PacketPath.write_addresses."""
 
     def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
         """Note which devices are described."""
@@ -59,6 +65,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node()
     monkeypatch.setattr(cover, "devices", made.find)
     monkeypatch.setattr(cover, "device_facts", made.facts)
+    monkeypatch.setattr(cover, "node_addresses", lambda *_: {})
     return made
 
 
@@ -68,9 +75,10 @@ def covering(node: Node, *patterns: str) -> Cover:
     made: Cover = Cover(
         node,  # type: ignore[arg-type] # has what Cover uses of Entries
         paths,  # type: ignore[arg-type] # and of PacketPath
+        Options("here"),
         patterns,
         lambda: node.told.append(made.failures),
-        lambda: node.now,
+        clock=lambda: node.now,
     )
     return made
 

@@ -125,11 +125,11 @@ def test_what_did_not_fit_is_placed_in_a_quiet_moment() -> None:
         (Kind.CLUSTER_IP, Protocol.TCP, True),
         (Kind.CLUSTER_IP, Protocol.UDP, True),
         (Kind.CLUSTER_IP, Protocol.SCTP, False),
-        (Kind.NODE_PORT, Protocol.TCP, False),
+        (Kind.NODE_PORT, Protocol.TCP, True),
     ],
 )
 def test_what_is_served(kind: Kind, protocol: Protocol, *, served: bool) -> None:
-    """TCP and UDP on ClusterIPs."""
+    """TCP and UDP, by whatever address."""
     assert serves(Frontend(FrontendKey(bytes(4), 80, int(protocol)), kind)) is served
 
 

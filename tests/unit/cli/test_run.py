@@ -17,6 +17,7 @@ FLAGS: dict[str, Any] = {
     "kubeconfig": None,
     "hostname_override": None,
     "cluster_cidr": None,
+    "nodeport_addresses": None,
     "healthz_bind_address": None,
     "metrics_bind_address": None,
     "devices": None,
@@ -40,7 +41,7 @@ def test_defaults_are_kube_proxys() -> None:
     config = config_from(FLAGS)
     assert config.healthz_bind_address == ("0.0.0.0", 10256)
     assert config.metrics_bind_address == ("127.0.0.1", 10249)
-    assert config.node_name == config.node_name.strip().lower() != ""
+    assert config.options.node_name == config.options.node_name.strip().lower() != ""
 
 
 def test_flags_count_without_a_file() -> None:
@@ -49,11 +50,24 @@ def test_flags_count_without_a_file() -> None:
         "hostname_override": " Node-1 ", "cluster_cidr": "10.0.0.0/8,fd00::/64",
         "healthz_bind_address": "", "metrics_bind_address": "[::1]:9", "devices": "eth*, cni0,",
     })  # fmt: skip
-    assert config.node_name == "node-1"
-    assert [prefix.length for prefix in config.cluster_cidrs] == [8, 64]
+    assert config.options.node_name == "node-1"
+    assert [prefix.length for prefix in config.options.local_cidrs] == [8, 64]
     assert config.healthz_bind_address is None
     assert config.metrics_bind_address == ("::1", 9)
     assert config.devices == ("eth*", "cni0")
+
+
+@pytest.mark.parametrize(
+    ("flag", "lengths", "primary"),
+    [("10.0.0.0/8, fd00::/64", [8, 64], False), ("primary", [], True), ("", [], False)],
+)
+def test_node_ports_are_served_where_a_flag_says(
+    flag: str, lengths: list[int], *, primary: bool
+) -> None:
+    """CIDRs, the Node's own addresses, or all there are (parity A7)."""
+    options = config_from(FLAGS | {"nodeport_addresses": flag}).options
+    assert [prefix.length for prefix in options.node_port_addresses] == lengths
+    assert options.node_ports_on_primary is primary
 
 
 def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,11 +76,11 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
     file.write_text(FILE, encoding="utf-8")
     flags = FLAGS | {"config": file, "cluster_cidr": "192.168.0.0/16"}
     config = config_from(flags)
-    assert config.node_name == "from-file"
-    assert config.cluster_cidrs[0].length == 8
+    assert config.options.node_name == "from-file"
+    assert config.options.local_cidrs[0].length == 8
     assert config.healthz_bind_address == ("127.0.0.1", 1)
     assert "--cluster-cidr is ignored" in caplog.text
-    assert config_from(flags | {"hostname_override": "flag"}).node_name == "flag"
+    assert config_from(flags | {"hostname_override": "flag"}).options.node_name == "flag"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +91,7 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
         ("healthz_bind_address", "0.0.0.0:99999"),
         ("metrics_bind_address", "here"),
         ("hostname_override", ""),
+        ("nodeport_addresses", "primary,10.0.0.0/8"),
         ("config", Path("/nowhere")),
         ("pyproxy_config", Path("/nowhere")),
     ],

@@ -13,6 +13,7 @@ from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.netlink import Hop, Port
 from pyproxy.model import Family
+from pyproxy.plan.options import Options
 
 # no machine has devices of these names
 ONE, TWO, THREE = (Device(n, f"pyproxy-no{n}", True) for n in (1, 2, 3))
@@ -20,6 +21,8 @@ NAMES = {"one": ONE.name, "two": TWO.name, "three": THREE.name}
 
 TEMPORARY, DAD_FAILED, DEPRECATED, TENTATIVE, PERMANENT = 0x01, 0x08, 0x20, 0x40, 0x80
 GLOBAL, LINK, SITE = 0x00, 0x20, 0x40
+
+HERE = Options("here")
 
 
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: str) -> None:
@@ -69,7 +72,7 @@ def test_ipv6_addresses_that_may_stand_for_clients(
         address("fe80::3", "three", scope=LINK),
     ]
     proc(tmp_path, monkeypatch, if_inet6="".join(lines))
-    assert device_facts(Family.IPV6, [ONE, TWO, THREE]) == {
+    assert device_facts(Family.IPV6, [ONE, TWO, THREE], HERE) == {
         1: DeviceFacts(six("2001:db8::a"), 0),
         2: DeviceFacts(six("fd00::1"), 0),
         3: DeviceFacts(bytes(16), 0),
@@ -85,7 +88,7 @@ def test_the_nodes_address_is_where_the_best_default_route_leads(
     text = "".join(address(f"fd00::{n}", name) for n, name in enumerate(NAMES, start=1))
     hops = (default(TWO, metrics[0]), default(THREE, metrics[1]))
     proc(tmp_path, monkeypatch, *hops, if_inet6=text)
-    found = device_facts(Family.IPV6, [ONE, TWO, THREE])
+    found = device_facts(Family.IPV6, [ONE, TWO, THREE], HERE)
     assert [found[n].flags for n in (1, 2, 3)] == [0, UPLINK, UPLINK]
     best = 2 if metrics[0] < metrics[1] else 3
     assert found[NODE].source == found[best].source == six(f"fd00::{best}")
@@ -97,9 +100,9 @@ def test_a_default_route_by_a_device_without_address_is_passed_over(
     """Then devices with other gateway routes, then any device that has an address."""
     text = address("fd00::1", "one") + address("fd00::3", "three")
     proc(tmp_path, monkeypatch, gateway(THREE), default(TWO), if_inet6=text)
-    assert device_facts(Family.IPV6, [ONE, TWO, THREE])[NODE].source == six("fd00::3")
+    assert device_facts(Family.IPV6, [ONE, TWO, THREE], HERE)[NODE].source == six("fd00::3")
     proc(tmp_path, monkeypatch, default(TWO))
-    assert device_facts(Family.IPV6, [ONE, TWO, THREE])[NODE].source == six("fd00::1")
+    assert device_facts(Family.IPV6, [ONE, TWO, THREE], HERE)[NODE].source == six("fd00::1")
 
 
 def test_uplinks_and_what_the_default_ones_are_made_of(
@@ -115,7 +118,7 @@ def test_uplinks_and_what_the_default_ones_are_made_of(
         bridge: [Port(port, ""), Port(pod, "veth")], other: [Port(6, "")],
     }  # fmt: skip
     monkeypatch.setattr(netlink, "ports", lambda master: ports.get(master, []))
-    found = device_facts(Family.IPV4, devices)
+    found = device_facts(Family.IPV4, devices, HERE)
     uplinks = {number for number, facts in found.items() if facts.flags & UPLINK}
     assert uplinks == {bond, bridge, port, other}
 
@@ -126,4 +129,4 @@ def test_a_kernel_without_a_family_has_nothing_to_say(
 ) -> None:
     """Without the files every device is one without address and routes."""
     proc(tmp_path, monkeypatch)
-    assert device_facts(family, [ONE]) == {1: DeviceFacts(bytes(family.address_bytes), 0)}
+    assert device_facts(family, [ONE], HERE) == {1: DeviceFacts(bytes(family.address_bytes), 0)}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pyproxy.kernel.btf import Field
 from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit
-from pyproxy.kernel.packetpath import PREFIXES, SETTINGS
+from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
+from pyproxy.tables import FrontendKey, Kind
 
 STRIDE, OFFSET = 8, 0
 MARKS = 1 << 16
@@ -44,15 +45,30 @@ class Marks:
 
 
 class Settings:
-    """A map of settings, of which one is written."""
+    """A map of settings, of which two are written."""
 
     def __init__(self) -> None:
-        self.prefixes = 0
+        self.values: dict[str, int] = {}
+
+    @property
+    def prefixes(self) -> int:
+        """The networks of frontends."""
+        return self.values[PREFIXES]
+
+    @property
+    def node_ports(self) -> tuple[int, int]:
+        """The first port of the range of NodePorts, and how many there are."""
+        return self.values[NODE_PORT_RANGE] & 0xFFFFFFFF, self.values[NODE_PORT_RANGE] >> 32
 
     def store(self, index: int, word: int) -> None:
         """Write a setting."""
-        assert SETTINGS[index] == PREFIXES
-        self.prefixes = word
+        assert SETTINGS[index] in {PREFIXES, NODE_PORT_RANGE}
+        self.values[SETTINGS[index]] = word
+
+
+def key(one: End) -> FrontendKey:
+    """Return the frontend of an end."""
+    return FrontendKey(*one, 6)
 
 
 def over(marks: Marks, settings: Settings | None = None) -> FrontendMarks:
@@ -100,12 +116,12 @@ def test_a_mark_is_there_as_long_as_one_of_its_frontends() -> None:
     assert endpoint_hash(*TWINS[0]) == endpoint_hash(*TWINS[1])
     marks, (one, two) = Marks(), TWINS
     ours = over(marks)
-    ours.add(*one)
-    ours.add(*two)
+    ours.add(key(one), Kind.CLUSTER_IP)
+    ours.add(key(two), Kind.CLUSTER_IP)
     assert marks.marked() == {endpoint_hash(*one)}
-    ours.remove(*one)
+    ours.remove(key(one))
     assert marks.marked() == {endpoint_hash(*two)}
-    ours.remove(*two)
+    ours.remove(key(two))
     assert marks.marked() == set()
     assert len(marks.stores) == 2
 
@@ -114,8 +130,8 @@ def test_an_unknown_frontend_is_not_missed() -> None:
     """Removing what was never marked changes nothing."""
     marks = Marks()
     ours = over(marks)
-    ours.remove(*end(1))
-    ours.add(*end(1))
+    ours.remove(key(end(1)))
+    ours.add(key(end(1)), Kind.CLUSTER_IP)
     assert marks.marked() == {endpoint_hash(*end(1))}
 
 
@@ -124,15 +140,15 @@ def test_the_networks_of_frontends_are_set() -> None:
     marks, settings = Marks(), Settings()
     ours = over(marks, settings)
     other = bytes((203, 0, 113, 7))
-    ours.add(*end(1))
+    ours.add(key(end(1)), Kind.CLUSTER_IP)
     assert settings.prefixes == prefix_bit(end(1)[0])
-    ours.add(other, 443)
+    ours.add(key((other, 443)), Kind.CLUSTER_IP)
     both = prefix_bit(end(1)[0]) | prefix_bit(other)
     assert settings.prefixes == both
     # "perhaps": forgetting it would need another count
-    ours.remove(other, 443)
+    ours.remove(key((other, 443)))
     assert settings.prefixes & prefix_bit(end(1)[0])
-    over(marks, settings).reset([end(1)])
+    over(marks, settings).reset([(key(end(1)), Kind.CLUSTER_IP)])
     assert settings.prefixes == prefix_bit(end(1)[0])
     over(marks, settings).reset([])
     assert settings.prefixes == 0
@@ -163,10 +179,37 @@ def test_what_an_earlier_agent_left_is_put_right() -> None:
     for index in (kept, stray):
         marks.raw[index * STRIDE] = 1
     marks.raw[stray * STRIDE + 1] = 1
-    over(marks).reset([end(1), end(2)])
+    over(marks).reset([(key(end(n)), Kind.CLUSTER_IP) for n in (1, 2)])
     assert marks.marked() == {kept, missing}
     assert set(marks.stores) == {missing, stray}
     assert marks.raw[stray * STRIDE + 1] == 1
+
+
+def test_the_range_of_node_ports_is_set() -> None:
+    """It widens before a NodePort is marked, and only another agent's start narrows it."""
+    marks, settings = Marks(), Settings()
+    ours = over(marks, settings)
+    anywhere = bytes(4)
+    for port, wanted in ((31_000, (31_000, 1)), (30_500, (30_500, 501)), (31_001, (30_500, 502))):
+        ours.add(key((anywhere, port)), Kind.NODE_PORT)
+        assert settings.node_ports == wanted
+    ours.remove(key((anywhere, 30_500)))
+    assert settings.node_ports == (30_500, 502)
+    assert settings.prefixes == 0
+    ours.reset([(key((anywhere, 31_000)), Kind.NODE_PORT)])
+    assert settings.node_ports == (31_000, 1)
+    ours.reset([])
+    assert settings.node_ports[1] == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.EXTERNAL_IP, Kind.LOAD_BALANCER])
+def test_what_may_leave_the_node_widens_no_setting(kind: Kind) -> None:
+    """Packets to an external address may leave as they are: only ClusterIPs must not."""
+    settings = Settings()
+    ours = over(Marks(), settings)
+    ours.reset([])
+    ours.add(key(end(1)), kind)
+    assert (settings.prefixes, settings.node_ports[1]) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 15))))
@@ -179,9 +222,9 @@ def test_marks_are_those_of_the_frontends_there_are(steps: list[tuple[bool, int]
     for comes, which in steps:
         one = ends[which]
         if comes and one not in there:
-            ours.add(*one)
+            ours.add(key(one), Kind.CLUSTER_IP)
             there.add(one)
         elif not comes and one in there:
-            ours.remove(*one)
+            ours.remove(key(one))
             there.remove(one)
     assert marks.marked() == {endpoint_hash(*one) for one in there}

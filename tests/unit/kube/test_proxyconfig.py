@@ -23,6 +23,7 @@ from pyproxy.kube.proxyconfig import (
     parse_config,
     read_config,
 )
+from pyproxy.plan.options import Mode, Options
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 
@@ -104,6 +105,7 @@ EXPECTED = ProxyConfig(
     healthz_bind_address=BindAddress("0.0.0.0", 10300),
     metrics_bind_address=BindAddress("::1", 10400),
     kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
+    options=Options("", mode=Mode.NFTABLES, node_ports_on_primary=True),
     warnings=(SIZE_LINE,),
 )
 
@@ -170,7 +172,7 @@ def test_an_ipv6_bind_address_changes_the_defaults() -> None:
         ("nonsense: 1", "nonsense is unknown"),
         ("iptables: {masqueradeNone: true}", "iptables.masqueradeNone is unknown"),
         ("ConfigSyncPeriod: 5", "ConfigSyncPeriod is unknown"),
-        ("mode: iptables\nmode: nftables", "mode stands twice"),
+        ("mode: nftables\nmode: iptables", "mode stands twice"),
         ("ipvs: {scheduler: rr, scheduler: lc}", "ipvs.scheduler stands twice"),
         ("logging: {options: {text: {x: 1}}}", "logging.options.text.x is unknown"),
     ],

@@ -31,6 +31,8 @@ devices: [eth*, "cni[0-9]", 7up]
 cgroupRoot: /sys/fs/cgroup/unified
 bpffsRoot: /sys/fs/bpf/other
 runDir: /run/other
+hideClients: true
+ipv6LocalhostNodePorts: true
 connectionTable:
   maxEntries: 100000
   tcpOpeningTimeout: 1m30s
@@ -46,6 +48,8 @@ EXPECTED = PyproxyConfig(
     max_entries=100_000,
     tcp_opening_s=90,
     tcp_closed_s=1,
+    hide_clients=True,
+    ipv6_localhost_node_ports=True,
 )
 
 

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What stands where in the arrays that the agent and the programs share: their order is the
+ * number. pyproxy names the same in the same order; a test compares.
+ */
+#ifndef PYPROXY_NUMBERS_H
+#define PYPROXY_NUMBERS_H
+
+/* stages: index of the program array */
+enum stage {
+	STAGE_INGRESS = 0, /* a packet that is worth a look, or begins again */
+	STAGE_EGRESS,
+	STAGE_OPEN, /* a connection begins */
+	STAGE_REOPEN, /* one begins where another one stands that is over */
+	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
+	STAGE_SOURCE, /* a connection gets an address of this node as source */
+	STAGE_PASS, /* what answers this packet is none of ours */
+	STAGE_REFUSE, /* the service has no endpoints */
+	STAGE_REFRESH, /* a connection was not seen for a second */
+	STAGE_ICMP_OUT, /* an ICMP packet leaves */
+	STAGE_STALE, /* what was found is another connection's */
+	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
+	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
+	STAGE_ADOPT_2,
+	STAGE_ADOPT_3,
+	STAGES,
+};
+
+/* other_family: index of the program array */
+enum entry_point {
+	ENTRY_INGRESS = 0,
+	ENTRY_INGRESS_L3,
+	ENTRY_EGRESS,
+	ENTRY_EGRESS_L3,
+	ENTRIES,
+};
+
+/* counters: index of the per-CPU array */
+enum counter {
+	COUNTER_CONNECT = 0, /* connect() translated */
+	COUNTER_SENDMSG, /* unconnected UDP datagrams translated */
+	COUNTER_REFUSED, /* refused: the service has no endpoints */
+	COUNTER_LEFT_TO_DROP, /* not translated: a Local policy without local endpoints */
+	COUNTER_STALE, /* an entry was another's even after retries: refused or dropped */
+	COUNTER_PACKET_OPEN, /* connections of the packet path that began */
+	COUNTER_PACKET_IN, /* packets translated at ingress */
+	COUNTER_PACKET_OUT, /* packets translated at egress */
+	COUNTER_PACKET_REFUSED, /* answered with RST or ICMP: the service has no endpoints */
+	COUNTER_PACKET_DROP, /* dropped: a Local policy without local endpoints */
+	COUNTER_PACKET_LEAK, /* dropped: to a ClusterIP and untranslated, about to leave (rule 10) */
+	COUNTER_PACKET_REDIRECT, /* dropped: an ICMP redirect for a translated packet (rule 2) */
+	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */
+	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
+	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */
+	COUNTER_SOURCE_EXHAUSTED, /* packets dropped: no source address or port is free */
+	COUNTER_TABLE_FULL, /* packets dropped: no room for a new connection */
+	COUNTER_TABLE_EVICTED, /* half-open or closed connections that made room for new ones */
+	COUNTER_INSERT_FAILED, /* packets dropped: the kernel had no memory for an entry */
+	COUNTER_MAX,
+};
+
+/* moments: index of the array of __u64; when something last went wrong, in ticks, 0: never */
+enum moment {
+	MOMENT_TABLE_FULL = 0, /* with COUNTER_TABLE_FULL */
+	MOMENT_SOURCE_EXHAUSTED, /* with COUNTER_SOURCE_EXHAUSTED */
+	MOMENT_INSERT_FAILED, /* with COUNTER_INSERT_FAILED */
+	MOMENT_MAX,
+};
+
+/* SETTING_DETECTOR: how this node's pods are recognised (parity A9.14) */
+enum detector {
+	DETECTOR_NONE = 0,
+	DETECTOR_CIDRS, /* local_cidrs has their addresses */
+	DETECTOR_DEVICES, /* DEVICE_PODS */
+};
+
+/* SETTING_POLICY */
+enum policy {
+	POLICY_MASQUERADE_ALL = 1, /* masqueradeAll: nobody sees who asks (parity A9.1) */
+	POLICY_HIDE_CLIENTS = 2, /* where kube-proxy hides clients we do, though we need not */
+	POLICY_NFTABLES = 4, /* as that mode of kube-proxy where it differs from iptables */
+};
+
+/* settings: index of the array of __u64 */
+enum setting {
+	SETTING_HOST_NETNS = 0, /* cookie: only sockets of this network namespace; 0: of all */
+	SETTING_NETNS, /* cookie of the node's network namespace */
+	SETTING_DETECTOR, /* enum detector */
+	SETTING_POLICY, /* enum policy */
+	SETTING_NODE_PORTS, /* NodePorts are within: the first one, and in the upper half how many */
+	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
+	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
+	SETTING_TCP_OPENING, /* timeouts, in ticks */
+	SETTING_TCP_ESTABLISHED,
+	SETTING_TCP_CLOSE_WAIT,
+	SETTING_TCP_CLOSED,
+	SETTING_UDP,
+	SETTING_UDP_STREAM,
+	SETTING_PREFIXES, /* bit prefix_hash() of every frontend's address */
+	SETTING_MAX,
+};
+
+#endif /* PYPROXY_NUMBERS_H */

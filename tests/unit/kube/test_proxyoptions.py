@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What KubeProxyConfiguration says of traffic (parity A7, A9.14, A19)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyproxy.errors import ConfigError
+from pyproxy.kube.addresses import parse_prefix
+from pyproxy.kube.proxyconfig import parse_config
+from pyproxy.plan.options import DetectLocalMode, Mode, Options
+
+HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+
+def options(text: str) -> Options:
+    """Return the options of a file with these fields."""
+    return parse_config((HEAD + text).encode()).options
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("", Mode.IPTABLES),
+        ("mode: ''", Mode.IPTABLES),
+        ("mode: iptables", Mode.IPTABLES),
+        ("mode: ipvs", Mode.IPTABLES),
+        ("mode: nftables", Mode.NFTABLES),
+    ],
+)
+def test_the_mode_is_whose_rules_count(text: str, mode: Mode) -> None:
+    """All but nftables have the semantics of iptables; NodePorts differ by default (A7.3)."""
+    found = options(text)
+    assert found.mode is mode
+    assert found.node_ports_on_primary is (mode is Mode.NFTABLES)
+
+
+@pytest.mark.parametrize(
+    ("text", "masquerades"),
+    [
+        ("iptables: {masqueradeAll: true}", True),
+        ("nftables: {masqueradeAll: true}", False),
+        ("mode: nftables\nnftables: {masqueradeAll: true}", True),
+        ("mode: nftables\niptables: {masqueradeAll: true}", False),
+        ("mode: ipvs\niptables: {masqueradeAll: true}", True),
+    ],
+)
+def test_masquerade_all_is_the_modes_own(text: str, *, masquerades: bool) -> None:
+    """The other mode's block is passed over."""
+    assert options(text).masquerade_all is masquerades
+
+
+def test_node_port_addresses() -> None:
+    """CIDRs, or the word primary alone (A7.1, A7.2)."""
+    found = options("nodePortAddresses: [10.0.0.0/8, 'fd00::/64']")
+    assert found.node_port_addresses == (parse_prefix("10.0.0.0/8"), parse_prefix("fd00::/64"))
+    assert not found.node_ports_on_primary
+    assert options("nodePortAddresses: [primary]").node_ports_on_primary
+    assert not options("mode: nftables\nnodePortAddresses: [0.0.0.0/0]").node_ports_on_primary
+
+
+@pytest.mark.parametrize(
+    ("text", "served"),
+    [
+        ("", True),
+        ("iptables: {localhostNodePorts: true}", True),
+        ("iptables: {localhostNodePorts: null}", True),
+        ("iptables: {localhostNodePorts: false}", False),
+    ],
+)
+def test_localhost_node_ports(text: str, *, served: bool) -> None:
+    """On by default (A7.5)."""
+    assert options(text).localhost_node_ports is served
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "interface"),
+    [
+        ("", DetectLocalMode.CLUSTER_CIDR, ""),
+        ("detectLocalMode: NodeCIDR", DetectLocalMode.NODE_CIDR, ""),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+            DetectLocalMode.BRIDGE_INTERFACE,
+            "cni0",
+        ),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}",
+            DetectLocalMode.INTERFACE_NAME_PREFIX,
+            "veth",
+        ),
+        ("detectLocal: {bridgeInterface: cni0}", DetectLocalMode.CLUSTER_CIDR, ""),
+    ],
+)
+def test_how_pods_are_recognised(text: str, mode: DetectLocalMode, interface: str) -> None:
+    """By the mode that is set, with the interface that belongs to it (A9.14)."""
+    found = options(text)
+    assert (found.detect_local_mode, found.local_interface) == (mode, interface)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("mode: userspace", "mode"),
+        ("detectLocalMode: Guess", "detectLocalMode"),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", "nodePortAddresses"),
+        ("nodePortAddresses: [10.0.0.0/33]", "nodePortAddresses"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, path: str) -> None:
+    """With the path of the field."""
+    with pytest.raises(ConfigError) as caught:
+        options(text)
+    assert caught.value.message.startswith(f"{path}: ")
