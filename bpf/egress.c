@@ -40,12 +40,21 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 	return packet_translate(skb, packet, &copy->source, &packet->dst);
 }
 
-/* Return whether a packet goes to a service's ClusterIP and port. */
-static __always_inline bool is_cluster_ip(const struct packet *packet)
+/*
+ * Return the counter of what must not leave the node untranslated, 0 if the packet may. To an
+ * address of a load balancer it may, unless that is not for its source (parity A10.1).
+ */
+static __always_inline __u32 egress_refused(const struct packet *packet)
 {
 	struct frontend found;
 
-	return frontend_find(&packet->dst, packet->proto, &found) && found.kind == KIND_CLUSTER_IP;
+	if (!frontend_find(&packet->dst, packet->proto, &found))
+		return 0;
+	if (found.kind == KIND_CLUSTER_IP)
+		return COUNTER_PACKET_LEAK;
+	if (found.flags & FRONTEND_FILTERED && is_kept_out(found.service, &packet->src.addr))
+		return COUNTER_PACKET_FILTERED;
+	return 0;
 }
 
 /* A packet that belongs to no connection of ours. */
@@ -54,9 +63,13 @@ static __always_inline int egress_other(struct __sk_buff *skb, const struct pack
 	/* a bridge forwards what is none of this node's */
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_NEXT;
-	if (is_address_marked(&packet->dst) && is_cluster_ip(packet)) {
-		count(COUNTER_PACKET_LEAK);
-		return TC_DROP;
+	if (is_address_marked(&packet->dst)) {
+		__u32 counter = egress_refused(packet);
+
+		if (counter) {
+			count(counter);
+			return TC_DROP;
+		}
 	}
 	if (packet->proto == IPPROTO_UDP && is_frontend_marked(&packet->src))
 		stage_enter(skb, STAGE_PASS, packet->ip, SIDE_EGRESS);

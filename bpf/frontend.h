@@ -12,6 +12,7 @@
 struct target {
 	__u32 service; /* 0: nothing */
 	__u8 kind; /* enum frontend_kind */
+	__u8 filtered; /* only for some clients: is_kept_out() */
 	__u8 unserved; /* a NodePort where it is refused at most (parity A7.6) */
 };
 
@@ -108,7 +109,18 @@ static __always_inline struct target frontend_match(const struct endpoint *dst, 
 		return target;
 	target.service = found.service;
 	target.kind = found.kind;
+	target.filtered = found.flags & FRONTEND_FILTERED;
 	return target;
+}
+
+/* Return whether a service's loadBalancerSourceRanges keep a client out (parity A10.1). */
+static __always_inline bool is_kept_out(__u32 service, const struct addr *client)
+{
+	struct source_key key = { .length = 32 + 32 * ADDR_WORDS,
+				  .service = service,
+				  .addr = *client };
+
+	return !sources.lookup(&key);
 }
 
 #endif /* PYPROXY_FRONTEND_H */

@@ -71,6 +71,10 @@ BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat, 4
 BPF_F_TABLE(FLOW_PINNED("array", "connections"), __u32, struct connection, connections,
 	    MAX_CONNECTIONS, BPF_F_MMAPABLE);
 
+/* The agent writes, the programs read: loadBalancerSourceRanges. */
+BPF_F_TABLE(PINNED("lpm_trie", "sources"), struct source_key, __u32, sources, MAX_SOURCES,
+	    BPF_F_NO_PREALLOC);
+
 /* The agent writes, the programs read: which addresses are the node's, enum node_address_flag. */
 BPF_F_TABLE(PINNED("hash", "node_addresses"), struct addr, __u32, node_addresses,
 	    MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);

@@ -47,6 +47,7 @@ enum counter {
 	COUNTER_PACKET_OUT, /* packets translated at egress */
 	COUNTER_PACKET_REFUSED, /* answered with RST or ICMP: the service has no endpoints */
 	COUNTER_PACKET_DROP, /* dropped: a Local policy without local endpoints */
+	COUNTER_PACKET_FILTERED, /* dropped: a source that loadBalancerSourceRanges do not have */
 	COUNTER_PACKET_LEAK, /* dropped: to a ClusterIP and untranslated, about to leave (rule 10) */
 	COUNTER_PACKET_REDIRECT, /* dropped: an ICMP redirect for a translated packet (rule 2) */
 	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */

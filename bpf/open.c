@@ -8,6 +8,10 @@ static __always_inline int open_service(struct __sk_buff *skb, const struct pack
 {
 	struct pick picked = { .target = target, .client = client_of(skb, &packet->src.addr) };
 
+	if (target.filtered && is_kept_out(target.service, &packet->src.addr)) {
+		count(COUNTER_PACKET_FILTERED);
+		return TC_DROP;
+	}
 	switch (backend_pick(&picked)) {
 	case VERDICT_FORWARD:
 		return connection_open(skb, packet, &picked, clash);

@@ -72,6 +72,24 @@ static __always_inline enum client sock_client(struct bpf_sock_addr *ctx)
 	return setting(SETTING_DETECTOR) ? CLIENT_POD : CLIENT_OTHER;
 }
 
+/*
+ * Return whether packets say better than their socket who asks for a filtered address: a pod's
+ * socket has no address yet, and what a process of the node may not ask is dropped where it would
+ * leave. That has the address that the kernel chooses for it.
+ */
+static __always_inline bool is_left_to_filter(const struct pick *picked, const struct addr *asked)
+{
+	__u32 node = 0;
+	const struct device *device = devices.lookup(&node);
+
+	if (!picked->target.filtered)
+		return false;
+	if (picked->client != CLIENT_NODE || !device)
+		return true;
+	return is_kept_out(picked->target.service,
+			   node_address_find(asked) < 0 ? &device->source : asked);
+}
+
 /* Say what a socket asks for. Return false if that is to be reached as it is. */
 static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct endpoint *peer,
 					__u8 proto, struct pick *picked)
@@ -91,7 +109,9 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct 
 	if (picked->target.kind != KIND_CLUSTER_IP)
 		picked->client = sock_client(ctx);
 	/* a pod has loopback addresses of its own */
-	return picked->client == CLIENT_NODE || !addr_is_loopback(&asked.addr);
+	if (picked->client != CLIENT_NODE && addr_is_loopback(&asked.addr))
+		return false;
+	return !is_left_to_filter(picked, &asked.addr);
 }
 
 /*

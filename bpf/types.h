@@ -63,7 +63,11 @@ struct frontend {
 	__u16 port;
 	__u8 proto;
 	__u8 kind; /* enum frontend_kind */
-	__u32 flags; /* none yet */
+	__u32 flags; /* enum frontend_flag */
+};
+
+enum frontend_flag {
+	FRONTEND_FILTERED = 1, /* only for clients in `sources` (parity A10.1) */
 };
 
 /* services: [service id]; both words change in one aligned 8-byte store */
@@ -291,6 +295,13 @@ enum device_flag {
 /* local_cidrs: which clients are the cluster's own (parity A9.14) */
 struct cidr_key {
 	__u32 length;
+	struct addr addr;
+};
+
+/* sources: who may ask a service whose frontend is filtered */
+struct source_key {
+	__u32 length; /* of the network, and 32 */
+	__u32 service;
 	struct addr addr;
 };
 

@@ -111,7 +111,7 @@ class PortPlan(NamedTuple):
     `backends` are in the order local-only, both, cluster-only: the Local set is the first
     `local_count` of them, the Cluster set is `cluster_count` of them from `cluster_offset` on
     (datapath rule 16). `members` are all ready or serving endpoints, sorted (rule 18).
-    `source_ranges` is empty where nothing is filtered (parity A10.2).
+    `source_ranges` are who may ask a load balancer's address, empty where all may (parity A10).
     """
 
     name: ServicePortName

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,12 +13,15 @@ from pyproxy.kernel.codec import addr_fold, text
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.pins import Pins
-from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.model import Family, Prefix, Protocol, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
 from pyproxy.tables import BackendFlag, FrontendKey, Kind, Member
 
 _FRONTEND_KEY = ("addr", "port", "proto")
-_FRONTEND = ("service", "addr_fold", "port", "proto", "kind")
+_FRONTEND = ("service", "addr_fold", "port", "proto", "kind", "flags")
+_SOURCE_KEY = ("length", "service", "addr")
+_SERVICE_BITS = 32  # of a key of sources, before the address
+
 _HEADER = (
     "service",
     "generation",
@@ -39,6 +43,12 @@ _MEMBER_KEY = ("service", "endpoint.addr", "endpoint.port")
 _NAME = ("namespace", "name", "port", "created", "proto")
 
 
+class FrontendFlag(enum.IntFlag):
+    """What holds for a frontend alone: enum frontend_flag of bpf/types.h."""
+
+    FILTERED = 1
+
+
 class KernelDatapath:
     """The pinned maps of one family."""
 
@@ -48,6 +58,7 @@ class KernelDatapath:
         self.family: Family = pins.family
         self.frontends = HashMap(str(maps / "frontends"), _FRONTEND_KEY, _FRONTEND)
         self.members = HashMap(str(maps / "members"), _MEMBER_KEY, ("flags",))
+        self.sources = HashMap(str(maps / "sources"), _SOURCE_KEY, ("",))
         self.names = HashMap(str(maps / "service_names"), ("",), _NAME)
         self.nodes = HashMap(str(maps / "node_names"), ("",), ("",))
         self.services = ArrayMap(str(maps / "services"), write=write)
@@ -55,7 +66,7 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
-        self._marked: dict[FrontendKey, Kind] = {}
+        self._marked: dict[FrontendKey, FrontendValue] = {}
         self._service = self.services.codec(("first_slot", "generation"))
         self._header = self.slots.codec(_HEADER)
         self._backend = self.slots.codec(_BACKEND)
@@ -69,12 +80,13 @@ class KernelDatapath:
             self.slots.max,
             self.members.info.max_entries,
             self.nodes.info.max_entries,
+            self.sources.info.max_entries,
         )
 
     def close(self) -> None:
         """Close all maps."""
         for each in (
-            self.frontends, self.members, self.names, self.nodes,
+            self.frontends, self.members, self.sources, self.names, self.nodes,
             self.services, self.slots, self.marks, self.settings,
         ):  # fmt: skip
             each.close()
@@ -82,12 +94,12 @@ class KernelDatapath:
     def read(self) -> Snapshot:
         """Return everything that is in the maps; runs whose slots are not theirs are left out."""
         frontends = {
-            FrontendKey(*key): _frontend_value(value[0], value[4])
+            FrontendKey(*key): _frontend_value(value[0], value[4], value[5])
             for key, value in self.frontends.items()
         }
         if self._writes:
-            self._marked = {key: to.kind for key, to in frontends.items()}
-            self._frontend_marks.reset((key, to.kind) for key, to in frontends.items())
+            self._marked = {key: to._replace(service=0) for key, to in frontends.items()}
+            self._frontend_marks.reset(self._marked.items())
         names = self.read_names()
         runs = {service: run for service in names if (run := self._run(service))}
         members: dict[int, list[Member]] = {}
@@ -99,7 +111,14 @@ class KernelDatapath:
             names,
             {service: tuple(found) for service, found in members.items()},
             {number: text(name) for (number,), (name,) in self.nodes.items()},
+            self._read_sources(),
         )
+
+    def _read_sources(self) -> dict[int, tuple[Prefix, ...]]:
+        found: dict[int, list[Prefix]] = {}
+        for length, service, address in (key for key, _ in self.sources.items()):
+            found.setdefault(service, []).append(Prefix(address, length - _SERVICE_BITS))
+        return {service: tuple(sources) for service, sources in found.items()}
 
     def read_names(self) -> dict[int, NamedService]:
         """Return who the service ids are."""
@@ -138,14 +157,15 @@ class KernelDatapath:
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends; packets to them are looked at from before that on."""
         for key, to in items:
-            if self._marked.get(key) is not to.kind:
-                self._frontend_marks.add(key, to.kind)
+            shape = to._replace(service=0)
+            if self._marked.get(key) != shape:
+                self._frontend_marks.add(key, shape)
                 if key in self._marked:
                     self._frontend_marks.remove(key)
-                self._marked[key] = to.kind
+                self._marked[key] = shape
         self.frontends.update(
             [
-                (key, (to.service, addr_fold(key.address), key.port, key.protocol, to.kind))
+                (key, (to.service, addr_fold(key.address), *key[1:], to.kind, int(to.filtered)))
                 for key, to in items
             ]
         )
@@ -165,6 +185,14 @@ class KernelDatapath:
     def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
         """Delete members."""
         self.members.delete((service, m.address, m.port) for service, m in items)
+
+    def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
+        """Write who may ask services."""
+        self.sources.update([(_source_key(*item), (1,)) for item in items])
+
+    def delete_sources(self, items: Iterable[tuple[int, Prefix]]) -> None:
+        """Delete who may ask services."""
+        self.sources.delete(_source_key(*item) for item in items)
 
     def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
         """Write who service ids are."""
@@ -205,10 +233,14 @@ class KernelDatapath:
         wait_for_readers()
 
 
-def _frontend_value(service: int, kind: int) -> FrontendValue:
+def _source_key(service: int, source: Prefix) -> tuple[int, int, bytes]:
+    return source.length + _SERVICE_BITS, service, source.address
+
+
+def _frontend_value(service: int, kind: int, flags: int) -> FrontendValue:
     """Return a frontend's value; a kind that only a later version knows leads to no service."""
     try:
-        return FrontendValue(service, Kind(kind))
+        return FrontendValue(service, Kind(kind), bool(flags & FrontendFlag.FILTERED))
     except ValueError:
         return FrontendValue(0, Kind.CLUSTER_IP)
 

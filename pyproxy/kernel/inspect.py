@@ -27,9 +27,9 @@ from pyproxy.model import Family
 # enum counter of bpf/numbers.h, in order
 COUNTERS = (
     "connect", "sendmsg", "refused", "left_to_drop", "stale", "packet_open", "packet_in",
-    "packet_out", "packet_refused", "packet_drop", "packet_leak", "packet_redirect",
-    "packet_clash", "packet_pass", "packet_source", "source_exhausted", "table_full",
-    "table_evicted", "insert_failed",
+    "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
+    "packet_redirect", "packet_clash", "packet_pass", "packet_source", "source_exhausted",
+    "table_full", "table_evicted", "insert_failed",
 )  # fmt: skip
 # enum moment, in order; each has a counter of its name
 MOMENTS = ("table_full", "source_exhausted", "insert_failed")

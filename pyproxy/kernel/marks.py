@@ -14,6 +14,7 @@ from pyproxy.kernel.codec import addr_fold
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
 from pyproxy.model import Address, Family, family_of
+from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
 _GOLDEN = 0x9E3779B1
@@ -38,7 +39,8 @@ def prefix_bit(address: Address) -> int:
 class FrontendMarks:
     """The frontends' bytes of a pinned map of marks, and two settings that say "perhaps" first.
 
-    Those are the networks of ClusterIPs, and the range of NodePorts. Only reset() narrows them.
+    Those are the networks of what must not leave the node, and the range of NodePorts. Only reset()
+    narrows them.
     """
 
     def __init__(self, marks: ArrayMap, settings: ArrayMap) -> None:
@@ -49,13 +51,13 @@ class FrontendMarks:
         self._offset = marks.layout["frontend"].offset
         self._counts = array("I", bytes(4 * marks.max))
 
-    def reset(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
+    def reset(self, frontends: Iterable[tuple[FrontendKey, FrontendValue]]) -> None:
         """Take over what is in the kernel: mark these frontends and no others."""
         self._counts = array("I", bytes(4 * self._marks.max))
         self._prefixes, self._node_ports = 0, range(0)
-        for key, kind in frontends:
+        for key, to in frontends:
             self._counts[endpoint_hash(key.address, key.port)] += 1
-            self._note(key, kind)
+            self._note(key, to)
         self._store_settings()
         present = self._marks.read(0, self._marks.max)[self._offset :: self._marks.stride]
         wanted = bytes(map(bool, self._counts))
@@ -64,9 +66,9 @@ class FrontendMarks:
                 if present[index] != wanted[index]:
                     self._store(index)
 
-    def add(self, key: FrontendKey, kind: Kind) -> None:
+    def add(self, key: FrontendKey, to: FrontendValue) -> None:
         """Mark a frontend that is about to be written."""
-        if self._note(key, kind):
+        if self._note(key, to):
             self._store_settings()
         index = endpoint_hash(key.address, key.port)
         self._counts[index] += 1
@@ -81,12 +83,12 @@ class FrontendMarks:
             if not self._counts[index]:
                 self._store(index)
 
-    def _note(self, key: FrontendKey, kind: Kind) -> bool:
+    def _note(self, key: FrontendKey, to: FrontendValue) -> bool:
         """Widen what the settings are to say; return whether they say something else now."""
         before = self._prefixes, self._node_ports
-        if kind is Kind.CLUSTER_IP:
+        if to.kind is Kind.CLUSTER_IP or to.filtered:
             self._prefixes |= prefix_bit(key.address)
-        if kind is Kind.NODE_PORT:
+        if to.kind is Kind.NODE_PORT:
             ports = self._node_ports or range(key.port, key.port + 1)
             self._node_ports = range(min(ports[0], key.port), max(ports[-1], key.port) + 1)
         return before != (self._prefixes, self._node_ports)

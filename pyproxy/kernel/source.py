@@ -42,6 +42,7 @@ class Sizes(NamedTuple):
     max_devices: int = 16_384
     max_cidrs: int = 256
     max_node_addresses: int = 4_096
+    max_sources: int = 16_384
 
 
 class Build(NamedTuple):

@@ -9,6 +9,7 @@ from pyproxy.model import (
     EndpointSlice,
     Family,
     Packed,
+    Prefix,
     Service,
     ServicePort,
     ServicePortName,
@@ -16,7 +17,7 @@ from pyproxy.model import (
 )
 from pyproxy.plan.endpoints import Candidate, Categories, categorize_endpoints, merge_endpoints
 from pyproxy.plan.frontends import frontends_for, is_externally_accessible, source_ranges_for
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import Backend, Member, PortPlan, ServiceFlag
 
 _FLAGS = tuple(ServiceFlag(value) for value in range(8))
@@ -71,8 +72,17 @@ def _plan_port(
         ],
         affinity_timeout_s=service.affinity_timeout_s,
         members=_members(candidates),
-        source_ranges=source_ranges_for(service, family),
+        source_ranges=_source_ranges(service, family, options, categories),
     )
+
+
+def _source_ranges(
+    service: Service, family: Family, options: Options, categories: Categories
+) -> tuple[Prefix, ...]:
+    """Return who may ask; iptables mode refuses all without endpoints, before it asks (A8.8)."""
+    if options.mode is Mode.IPTABLES and not categories.has_endpoints:
+        return ()
+    return source_ranges_for(service, family, options)
 
 
 def _ordered(categories: Categories) -> tuple[tuple[Backend, ...], int]:

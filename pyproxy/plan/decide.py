@@ -75,7 +75,7 @@ def decide(connection: Connection, tables: Tables, options: Options) -> Decision
     match = _find(connection, tables, options)
     if match is None:
         return Decision(_verdict_without_match(connection, tables, options))
-    if _is_filtered_by_source(connection, match, options):
+    if _is_filtered_by_source(connection, match):
         return Decision(Verdict.DROP)
     refusal = _refusal(connection, match, options)
     if refusal is not None:
@@ -152,23 +152,12 @@ def _check_cluster_ips(connection: Connection, tables: Tables, options: Options)
     return Verdict.PASS
 
 
-def _is_filtered_by_source(connection: Connection, match: Match, options: Options) -> bool:
+def _is_filtered_by_source(connection: Connection, match: Match) -> bool:
     """Whether loadBalancerSourceRanges keep a source out (parity A10.1, A10.2, A8.8)."""
     plan = match.plan
     if match.kind is not Kind.LOAD_BALANCER or not plan.source_ranges:
         return False
-    if options.mode is Mode.IPTABLES and not plan.flags & ServiceFlag.HAS_ENDPOINTS:
-        return False
-    if in_any(connection.source, plan.source_ranges):
-        return False
-    return not _is_node_through_own_vip(connection, plan, options)
-
-
-def _is_node_through_own_vip(connection: Connection, plan: PortPlan, options: Options) -> bool:
-    """Whether an admitted node speaks with a load balancer address of its own (A10.3)."""
-    node_ip = options.node_ip(plan.family)
-    vips = (f.key.address for f in plan.frontends if f.kind is Kind.LOAD_BALANCER)
-    return in_any(node_ip, plan.source_ranges) and connection.source in vips
+    return not in_any(connection.source, plan.source_ranges)
 
 
 def _refusal(connection: Connection, match: Match, options: Options) -> Verdict | None:

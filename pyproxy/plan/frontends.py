@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyproxy.model import Address, Family, Prefix, Service, ServicePort, family_of
+from pyproxy.plan.cidr import in_any
 from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import Frontend, FrontendKey, Kind
 
@@ -64,12 +65,21 @@ def is_externally_accessible(service: Service, port: ServicePort, family: Family
     return bool(port.node_port or of_family(addresses, family))
 
 
-def source_ranges_for(service: Service, family: Family) -> tuple[Prefix, ...]:
-    """Return the loadBalancerSourceRanges that filter in a family, () for no filter (A10.2)."""
-    if not of_family(service.load_balancer_ips, family):
+def source_ranges_for(service: Service, family: Family, options: Options) -> tuple[Prefix, ...]:
+    """Return what loadBalancerSourceRanges let in in a family, () for no filter (A10.2).
+
+    If they admit the node, they admit who has a load balancer's address of the service as well:
+    that is the node, speaking with an address of its own (A10.3).
+    """
+    addresses = of_family(service.load_balancer_ips, family)
+    if not addresses:
         return ()
     ranges = tuple(r for r in service.source_ranges if family_of(r.address) is family)
-    return () if any(r.length == 0 for r in ranges) else ranges
+    if any(r.length == 0 for r in ranges):
+        return ()
+    if in_any(options.node_ip(family), ranges):
+        ranges += tuple(Prefix(address, 8 * len(address)) for address in addresses)
+    return tuple(sorted(set(ranges)))
 
 
 def health_check_node_port(service: Service) -> int:

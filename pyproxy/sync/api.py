@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from pyproxy.model import Address, Family, Records, ServicePortName
+from pyproxy.model import Address, Family, Prefix, Records, ServicePortName
 from pyproxy.tables import FrontendKey, Kind, Member
 
 
@@ -19,6 +19,7 @@ class FrontendValue(NamedTuple):
 
     service: int
     kind: Kind
+    filtered: bool = False  # only for those in `sources` (parity A10.1)
 
 
 class SlotBackend(NamedTuple):
@@ -69,6 +70,7 @@ class Snapshot(NamedTuple):
     names: dict[int, NamedService]
     members: dict[int, tuple[Member, ...]]
     nodes: dict[int, str]
+    sources: dict[int, tuple[Prefix, ...]]
 
 
 class Room(NamedTuple):
@@ -79,6 +81,7 @@ class Room(NamedTuple):
     slots: int
     members: int
     nodes: int
+    sources: int
 
 
 class Datapath(Protocol):
@@ -112,6 +115,14 @@ class Datapath(Protocol):
 
     def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
         """Delete members of services."""
+        ...
+
+    def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
+        """Write who may ask services whose frontends are filtered."""
+        ...
+
+    def delete_sources(self, items: Iterable[tuple[int, Prefix]]) -> None:
+        """Delete who may ask services."""
         ...
 
     def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:

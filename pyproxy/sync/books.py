@@ -31,6 +31,7 @@ class Books:
         self.nodes = NodeNumbers(room.nodes)
         self.slots = Slots(room.slots)
         self.member_count = 0
+        self.source_count = 0
         # what no reader may use any more, but may still be reading
         self.limbo_runs: list[tuple[int, int]] = []
         self.limbo_ids: list[int] = []
@@ -45,11 +46,13 @@ class Books:
             self.strike(name)
         self.programmed[name] = entry
         self.member_count += len(entry.state.members)
+        self.source_count += len(entry.state.sources)
 
     def strike(self, name: ServicePortName) -> None:
         """Note that a service port has nothing in the kernel any more."""
         entry = self.programmed.pop(name)
         self.member_count -= len(entry.state.members)
+        self.source_count -= len(entry.state.sources)
 
     def close_round(self, work: Work) -> None:
         """Note that a round of writes was made in full."""
@@ -97,6 +100,7 @@ def _entry(snapshot: Snapshot, service: int, run: Run, frontends: set[Frontend])
         run.header,
         Packed(Backend, (_backend(slot, snapshot.nodes) for slot in run.backends)),
         Packed(Member, sorted(snapshot.members.get(service, ()))),
+        tuple(sorted(snapshot.sources.get(service, ()))),
     )
     return Programmed(service, run._replace(backends=Packed(SlotBackend, run.backends)), state)
 
@@ -124,7 +128,8 @@ def _leftovers(snapshot: Snapshot, known: set[int], books: Books) -> Work:
         del books.frontends[key]
     gone_nodes = [number for number in snapshot.nodes if number not in used]
     led_to = {value.service for value in snapshot.frontends.values()}
-    ids = (snapshot.names.keys() | snapshot.runs.keys() | snapshot.members.keys() | led_to) - known
+    named = snapshot.names.keys() | snapshot.runs.keys() | snapshot.members.keys()
+    ids = (named | snapshot.sources.keys() | led_to) - known
     ids.discard(0)  # "no service": it is nobody's, and never handed out
     # nobody gets these numbers while what they stood for is still being removed
     for service in ids:
@@ -134,6 +139,12 @@ def _leftovers(snapshot: Snapshot, known: set[int], books: Books) -> Work:
         gone_frontends=gone_frontends,
         gone_services=[(s, snapshot.runs[s].generation) for s in snapshot.runs if s not in known],
         gone_members=gone,
+        gone_sources=[
+            (service, source)
+            for service, sources in snapshot.sources.items()
+            if service not in known
+            for source in sources
+        ],
         gone_names=[s for s in snapshot.names if s not in known],
         gone_nodes=gone_nodes,
         limbo_ids=list(ids),

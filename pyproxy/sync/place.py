@@ -11,7 +11,7 @@ from pyproxy.sync.api import FrontendValue, NamedService, Run, SlotBackend
 from pyproxy.sync.books import Books
 from pyproxy.sync.state import Programmed, State
 from pyproxy.sync.work import Work
-from pyproxy.tables import Backend, Frontend, Member
+from pyproxy.tables import Backend, Frontend, Kind, Member
 
 
 class _MemberChanges(NamedTuple):
@@ -45,6 +45,7 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     if members.new:
         work.members.append((service, members.new))
     work.gone_members += [(service, member) for member in members.gone]
+    _sources(work, service, entry, state)
     _frontends(books, work, service, entry, state)
     books.enter(name, Programmed(service, run, state))
     return ""
@@ -57,6 +58,7 @@ def remove(books: Books, work: Work, name: ServicePortName) -> None:
     _leave_frontends(books, work, entry.service, entry.state.frontends)
     work.gone_services.append((entry.service, entry.run.generation))
     work.gone_members += [(entry.service, member) for member in entry.state.members]
+    work.gone_sources += [(entry.service, source) for source in entry.state.sources]
     work.gone_names.append(entry.service)
     work.gone_nodes += books.nodes.release(b.node for b in entry.state.backends)
     work.limbo_runs.append((entry.run.first, entry.slots))
@@ -74,7 +76,15 @@ def _shortage(books: Books, work: Work, members: _MemberChanges, state: State) -
     # old members stay until the new ones are published
     if books.member_count + len(work.gone_members) + len(members.new) > books.room.members:
         return _full("members", books.member_count, books.room.members)
+    if books.source_count + len(work.gone_sources) + len(state.sources) > books.room.sources:
+        return _full("sources", books.source_count, books.room.sources)
     return ""
+
+
+def _sources(work: Work, service: int, entry: Programmed | None, state: State) -> None:
+    before, now = set(entry.state.sources if entry else ()), set(state.sources)
+    work.sources += [(service, source) for source in sorted(now - before)]
+    work.gone_sources += [(service, source) for source in sorted(before - now)]
 
 
 def _run(
@@ -127,7 +137,8 @@ def _frontends(
 ) -> None:
     old = entry.state.frontends if entry else ()
     for frontend in state.frontends:
-        value = FrontendValue(service, frontend.kind)
+        filtered = frontend.kind is Kind.LOAD_BALANCER and bool(state.sources)
+        value = FrontendValue(service, frontend.kind, filtered)
         if books.frontends.get(frontend.key) != value:
             books.frontends[frontend.key] = value
             work.frontends[frontend.key] = value

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from pyproxy.model import Records
+from pyproxy.model import Prefix, Records
 from pyproxy.sync.api import Header, Run
 from pyproxy.tables import Backend, Frontend, Member, PortPlan
 
@@ -15,7 +15,7 @@ from pyproxy.tables import Backend, Frontend, Member, PortPlan
 class State(NamedTuple):
     """A service port's entries in all maps, without the numbers that sync gives.
 
-    `frontends` and `members` are sorted.
+    `frontends`, `members` and `sources` are sorted.
     """
 
     created: str
@@ -23,6 +23,7 @@ class State(NamedTuple):
     header: Header
     backends: Records[Backend]
     members: Records[Member]
+    sources: tuple[Prefix, ...] = ()
 
 
 class Programmed(NamedTuple):
@@ -53,7 +54,7 @@ def state_of(plan: PortPlan | None, serves: Callable[[Frontend], bool]) -> State
         plan.affinity_timeout_s,
         int(plan.flags),
     )
-    return State(plan.created, frontends, header, plan.backends, plan.members)
+    return State(plan.created, frontends, header, plan.backends, plan.members, plan.source_ranges)
 
 
 @lru_cache(maxsize=1024)

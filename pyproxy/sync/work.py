@@ -4,11 +4,11 @@
 A reader never meets a frontend whose service is missing, a service whose slots are missing,
 or slots that change under its eyes:
 
-1. names, members and slots that nothing leads to yet; members that go: nobody asks for them
-   before the service's generation has changed, and whoever asks then must not find them
+1. names, members, sources and slots that nothing leads to yet; members that go: nobody asks for
+   them before the service's generation has changed, and whoever asks then must not find them
 2. services: each one store, from the old backends to the new (here a change takes effect)
 3. frontends that lead to published services, then those that go away
-4. services withdrawn, names nobody can ask for any more
+4. services withdrawn, sources and names nobody can ask for any more
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
-from pyproxy.model import Records
+from pyproxy.model import Prefix, Records
 from pyproxy.sync.api import Datapath, FrontendValue, NamedService, Run
 from pyproxy.tables import FrontendKey, Member
 
@@ -35,11 +35,13 @@ class Work:
     names: list[tuple[int, NamedService]] = field(default_factory=list)
     nodes: list[tuple[int, str]] = field(default_factory=list)
     members: list[tuple[int, Records[Member]]] = field(default_factory=list)
+    sources: list[tuple[int, Prefix]] = field(default_factory=list)
     runs: list[tuple[int, Run]] = field(default_factory=list)
     frontends: dict[FrontendKey, FrontendValue] = field(default_factory=dict)
     gone_frontends: set[FrontendKey] = field(default_factory=set)
     gone_services: list[tuple[int, int]] = field(default_factory=list)
     gone_members: list[tuple[int, Member]] = field(default_factory=list)
+    gone_sources: list[tuple[int, Prefix]] = field(default_factory=list)
     gone_names: list[int] = field(default_factory=list)
     gone_nodes: list[int] = field(default_factory=list)
     # what readers may still be using when all is written: runs as (first slot, slots), ids
@@ -53,7 +55,8 @@ class Work:
         puts = len(self.names) + len(self.nodes) + members + len(self.runs)
         gone = len(self.gone_services) + len(self.gone_members) + len(self.gone_names)
         frontends = len(self.frontends) + len(self.gone_frontends)
-        return puts + gone + frontends + len(self.gone_nodes)
+        sources = len(self.sources) + len(self.gone_sources)
+        return puts + gone + frontends + sources + len(self.gone_nodes)
 
     def write(self, datapath: Datapath) -> None:
         """Make the writes; raises KernelError and leaves the rest undone at the first failure."""
@@ -72,6 +75,8 @@ class Work:
             datapath.delete_members(self.gone_members)
         for members in _parts((service, one) for service, found in self.members for one in found):
             datapath.put_members(members)
+        for sources in _parts(self.sources):
+            datapath.put_sources(sources)
         for service, run in self.runs:
             datapath.write_run(service, run)
 
@@ -84,6 +89,8 @@ class Work:
     def _clear(self, datapath: Datapath) -> None:
         for service, generation in self.gone_services:
             datapath.publish(service, 0, generation)
+        if self.gone_sources:
+            datapath.delete_sources(self.gone_sources)
         if self.gone_names:
             datapath.delete_names(self.gone_names)
         if self.gone_nodes:

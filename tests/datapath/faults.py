@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel.datapath import KernelDatapath
-from pyproxy.model import Family, Records, ServicePortName
+from pyproxy.model import Family, Prefix, Records, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, Snapshot
 from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Member, PortPlan
 
@@ -71,6 +71,18 @@ class FaultyDatapath:
         for item in items:
             self._write()
             self._real.delete_members([item])
+
+    def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
+        """Write sources."""
+        for item in items:
+            self._write()
+            self._real.put_sources([item])
+
+    def delete_sources(self, items: Iterable[tuple[int, Prefix]]) -> None:
+        """Delete sources."""
+        for item in items:
+            self._write()
+            self._real.delete_sources([item])
 
     def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
         """Write names."""

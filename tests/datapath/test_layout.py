@@ -16,6 +16,7 @@ from pyproxy.kernel import inspect, libbpf, links, programs
 from pyproxy.kernel.addresses import PODS, UPLINK, NodeAddressFlag
 from pyproxy.kernel.btf import Types
 from pyproxy.kernel.connections import Life
+from pyproxy.kernel.datapath import FrontendFlag
 from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS, Detector, Policy
 from pyproxy.kernel.pins import CONNECTIONS_VERSION, LAYOUT_VERSION
 from pyproxy.kernel.source import bpf_directory
@@ -72,6 +73,7 @@ def test_enums_are_read() -> None:
         ("backend_flag", "BACKEND", BackendFlag),
         ("life", "LIFE", Life),
         ("node_address_flag", "NODE_ADDRESS", NodeAddressFlag),
+        ("frontend_flag", "FRONTEND", FrontendFlag),
         ("detector", "DETECTOR", Detector),
         ("policy", "POLICY", Policy),
     ],
@@ -128,7 +130,7 @@ def test_no_enum_is_forgotten(types: dict[str, dict[str, int]]) -> None:
     """Each enum of those files is compared by a test above, but for those of C alone."""
     compared = {
         "frontend_kind", "service_flag", "backend_flag", "life", "counter", "moment", "setting",
-        "entry_point", "stage", "device_flag", "node_address_flag",
+        "entry_point", "stage", "device_flag", "node_address_flag", "frontend_flag",
         "detector", "policy",
     }  # fmt: skip
     assert types.keys() == compared | C_ALONE

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyproxy.kernel.btf import Field
 from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit
 from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
+from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
 STRIDE, OFFSET = 8, 0
@@ -66,6 +67,9 @@ class Settings:
         self.values[SETTINGS[index]] = word
 
 
+INSIDE, NODE_PORT = FrontendValue(1, Kind.CLUSTER_IP), FrontendValue(1, Kind.NODE_PORT)
+
+
 def key(one: End) -> FrontendKey:
     """Return the frontend of an end."""
     return FrontendKey(*one, 6)
@@ -116,8 +120,8 @@ def test_a_mark_is_there_as_long_as_one_of_its_frontends() -> None:
     assert endpoint_hash(*TWINS[0]) == endpoint_hash(*TWINS[1])
     marks, (one, two) = Marks(), TWINS
     ours = over(marks)
-    ours.add(key(one), Kind.CLUSTER_IP)
-    ours.add(key(two), Kind.CLUSTER_IP)
+    ours.add(key(one), INSIDE)
+    ours.add(key(two), INSIDE)
     assert marks.marked() == {endpoint_hash(*one)}
     ours.remove(key(one))
     assert marks.marked() == {endpoint_hash(*two)}
@@ -131,7 +135,7 @@ def test_an_unknown_frontend_is_not_missed() -> None:
     marks = Marks()
     ours = over(marks)
     ours.remove(key(end(1)))
-    ours.add(key(end(1)), Kind.CLUSTER_IP)
+    ours.add(key(end(1)), INSIDE)
     assert marks.marked() == {endpoint_hash(*end(1))}
 
 
@@ -140,15 +144,15 @@ def test_the_networks_of_frontends_are_set() -> None:
     marks, settings = Marks(), Settings()
     ours = over(marks, settings)
     other = bytes((203, 0, 113, 7))
-    ours.add(key(end(1)), Kind.CLUSTER_IP)
+    ours.add(key(end(1)), INSIDE)
     assert settings.prefixes == prefix_bit(end(1)[0])
-    ours.add(key((other, 443)), Kind.CLUSTER_IP)
+    ours.add(key((other, 443)), INSIDE)
     both = prefix_bit(end(1)[0]) | prefix_bit(other)
     assert settings.prefixes == both
     # "perhaps": forgetting it would need another count
     ours.remove(key((other, 443)))
     assert settings.prefixes & prefix_bit(end(1)[0])
-    over(marks, settings).reset([(key(end(1)), Kind.CLUSTER_IP)])
+    over(marks, settings).reset([(key(end(1)), INSIDE)])
     assert settings.prefixes == prefix_bit(end(1)[0])
     over(marks, settings).reset([])
     assert settings.prefixes == 0
@@ -179,7 +183,7 @@ def test_what_an_earlier_agent_left_is_put_right() -> None:
     for index in (kept, stray):
         marks.raw[index * STRIDE] = 1
     marks.raw[stray * STRIDE + 1] = 1
-    over(marks).reset([(key(end(n)), Kind.CLUSTER_IP) for n in (1, 2)])
+    over(marks).reset([(key(end(n)), INSIDE) for n in (1, 2)])
     assert marks.marked() == {kept, missing}
     assert set(marks.stores) == {missing, stray}
     assert marks.raw[stray * STRIDE + 1] == 1
@@ -191,12 +195,12 @@ def test_the_range_of_node_ports_is_set() -> None:
     ours = over(marks, settings)
     anywhere = bytes(4)
     for port, wanted in ((31_000, (31_000, 1)), (30_500, (30_500, 501)), (31_001, (30_500, 502))):
-        ours.add(key((anywhere, port)), Kind.NODE_PORT)
+        ours.add(key((anywhere, port)), NODE_PORT)
         assert settings.node_ports == wanted
     ours.remove(key((anywhere, 30_500)))
     assert settings.node_ports == (30_500, 502)
     assert settings.prefixes == 0
-    ours.reset([(key((anywhere, 31_000)), Kind.NODE_PORT)])
+    ours.reset([(key((anywhere, 31_000)), NODE_PORT)])
     assert settings.node_ports == (31_000, 1)
     ours.reset([])
     assert settings.node_ports[1] == 0
@@ -208,8 +212,11 @@ def test_what_may_leave_the_node_widens_no_setting(kind: Kind) -> None:
     settings = Settings()
     ours = over(Marks(), settings)
     ours.reset([])
-    ours.add(key(end(1)), kind)
+    ours.add(key(end(1)), FrontendValue(1, kind))
     assert (settings.prefixes, settings.node_ports[1]) == (0, 0)
+    # but for those that not everybody may ask (A10.1)
+    ours.add(key(end(2)), FrontendValue(1, kind, filtered=True))
+    assert settings.prefixes == prefix_bit(end(2)[0])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 15))))
@@ -222,7 +229,7 @@ def test_marks_are_those_of_the_frontends_there_are(steps: list[tuple[bool, int]
     for comes, which in steps:
         one = ends[which]
         if comes and one not in there:
-            ours.add(key(one), Kind.CLUSTER_IP)
+            ours.add(key(one), INSIDE)
             there.add(one)
         elif not comes and one in there:
             ours.remove(key(one))

@@ -152,9 +152,30 @@ def test_source_ranges_are_of_the_family() -> None:
         four + cidrs("0.0.0.0/0"): (),
         four + cidrs("::/0"): four,
     }
+    ready = piece(endpoint("10.0.0.1"))
     for given, kept in ranges.items():
-        assert only_plan(service(balanced=["1.2.3.4"], source_ranges=given)).source_ranges == kept
-    assert only_plan(service(source_ranges=four)).source_ranges == ()
+        asked = service(balanced=["1.2.3.4"], source_ranges=given)
+        assert only_plan(asked, ready).source_ranges == kept
+    assert only_plan(service(source_ranges=four), ready).source_ranges == ()
+
+
+def test_a_node_that_is_let_in_is_so_by_an_address_of_the_balancer() -> None:
+    """A10.3: it speaks with that when it has the address itself."""
+    asked = service(balanced=["1.2.3.4"], source_ranges=cidrs("203.0.113.0/25"))
+    ready = piece(endpoint("10.0.0.1"))
+    for node_ip, more in (("203.0.113.9", cidrs("1.2.3.4/32")), ("203.0.113.200", ())):
+        (own,) = cidrs(f"{node_ip}/32")
+        here = options(node_ips=(own.address,))
+        (plan,) = plan_service(asked, (ready,), here)
+        assert set(plan.source_ranges) == {*cidrs("203.0.113.0/25"), *more}
+
+
+def test_without_endpoints_sources_are_asked_for_in_nftables_mode_alone() -> None:
+    """A8.8: iptables mode refuses everybody then."""
+    asked = service(balanced=["1.2.3.4"], source_ranges=cidrs("203.0.113.0/25"))
+    for mode in Mode:
+        (plan,) = plan_service(asked, (), options(mode=mode))
+        assert bool(plan.source_ranges) is (mode is Mode.NFTABLES)
 
 
 def test_health_check_needs_balancer_and_local_policy() -> None:

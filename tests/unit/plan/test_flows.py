@@ -70,8 +70,6 @@ def test_wrong_expectations_are_noticed() -> None:
         ("_check_cluster_ips", Verdict.PASS),
         ("_is_filtered_by_source", False),
         ("_is_filtered_by_source", True),
-        ("_is_node_through_own_vip", False),
-        ("_is_node_through_own_vip", True),
         ("_refusal", None),
         ("_refusal", Verdict.DROP),
         ("_lacks_endpoints", False),

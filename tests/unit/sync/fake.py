@@ -11,11 +11,11 @@ import errno
 from collections.abc import Callable, Iterable, Sequence
 
 from pyproxy.errors import KernelError, MapFullError
-from pyproxy.model import Family
+from pyproxy.model import Family, Prefix
 from pyproxy.sync.api import FrontendValue, NamedService, Room, Run, Snapshot
 from pyproxy.tables import FrontendKey, Member
 
-ROOM = Room(frontends=64, services=64, slots=256, members=256, nodes=16)
+ROOM = Room(frontends=64, services=64, slots=256, members=256, nodes=16, sources=32)
 
 
 class FakeDatapath:
@@ -29,6 +29,7 @@ class FakeDatapath:
         self.services: dict[int, tuple[int, int]] = {}
         self.runs: dict[int, tuple[int, Run]] = {}  # by first slot: service and run
         self.members: dict[tuple[int, bytes, int], Member] = {}
+        self.sources: set[tuple[int, Prefix]] = set()
         self.names: dict[int, NamedService] = {}
         self.nodes: dict[int, str] = {}
         self.writes = 0
@@ -61,12 +62,16 @@ class FakeDatapath:
             dict(self.names),
             {service: tuple(found) for service, found in members.items()},
             dict(self.nodes),
+            {
+                service: tuple(prefix for mine, prefix in self.sources if mine == service)
+                for service, _ in self.sources
+            },
         )
 
     def is_empty(self) -> bool:
         """Whether nothing of any service is left but generations."""
         published = any(first for first, _ in self.services.values())
-        kept = (self.frontends, self.members, self.names, self.nodes)
+        kept = (self.frontends, self.members, self.names, self.nodes, self.sources)
         return not published and not any(kept)
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
@@ -99,6 +104,22 @@ class FakeDatapath:
         for service, member in items:
             self._write("-member")
             self.members.pop((service, member.address, member.port), None)
+
+    def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
+        """Write sources."""
+        for item in items:
+            self._write("source")
+            self.sources.add(item)
+            if len(self.sources) > self.room.sources:
+                raise MapFullError("sources", errno=errno.E2BIG)
+            self.check()
+
+    def delete_sources(self, items: Iterable[tuple[int, Prefix]]) -> None:
+        """Delete sources."""
+        for item in items:
+            self._write("-source")
+            self.sources.discard(item)
+            self.check()
 
     def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
         """Write names."""

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.model import Family, Prefix, Protocol, ServicePortName
 from pyproxy.tables import (
     Backend,
     BackendFlag,
@@ -38,18 +38,25 @@ def plan(
     flags: ServiceFlag = ServiceFlag.HAS_ENDPOINTS,
     created: str = "",
     leaving: Sequence[Backend] = (),
+    balanced: Sequence[int] = (),
+    sources: Iterable[int] = (),
 ) -> PortPlan:
     """Return a plan whose ClusterIPs are 10.96.0.<vip>:80, all backends usable cluster-wide.
 
-    Those `leaving` are members that get no new connections.
+    Those `leaving` are members that get no new connections. The load balancer's addresses are
+    10.97.0.<balanced>:80, only for `sources`, if there are any.
     """
     port = ServicePortName("default", name, "http", Protocol.TCP)
-    keys = [FrontendKey(bytes((10, 96, 0, vip)), 80, 6) for vip in vips]
+    kinds = {Kind.CLUSTER_IP: (96, vips), Kind.LOAD_BALANCER: (97, balanced)}
     return PortPlan(
         port,
         Family.IPV4,
         created,
-        tuple(Frontend(key, Kind.CLUSTER_IP) for key in keys),
+        tuple(
+            Frontend(FrontendKey(bytes((10, net, 0, number)), 80, 6), kind)
+            for kind, (net, numbers) in kinds.items()
+            for number in numbers
+        ),
         tuple(backends),
         0,
         0,
@@ -57,4 +64,5 @@ def plan(
         flags,
         0,
         tuple(sorted(Member(b.address, b.port, b.flags) for b in (*backends, *leaving))),
+        tuple(Prefix(address(number), 32) for number in sorted(sources)),
     )

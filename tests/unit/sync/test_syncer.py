@@ -19,8 +19,8 @@ Plans = dict[ServicePortName, PortPlan | None]
 
 
 def serves(frontend: Frontend) -> bool:
-    """Serve ClusterIPs."""
-    return frontend.kind is Kind.CLUSTER_IP
+    """Serve all but NodePorts."""
+    return frontend.kind is not Kind.NODE_PORT
 
 
 def plans(*wanted: PortPlan) -> Plans:
@@ -33,7 +33,12 @@ def contents(datapath: FakeDatapath) -> dict[ServicePortName, object]:
     snapshot: Snapshot = datapath.read()
     return {
         named.name: (
-            {key for key, value in snapshot.frontends.items() if value.service == service},
+            {
+                (key, value.kind, value.filtered)
+                for key, value in snapshot.frontends.items()
+                if value.service == service
+            },
+            set(snapshot.sources.get(service, ())),
             snapshot.runs[service].header,
             [
                 (b.address, b.port, b.flags, snapshot.nodes.get(b.node))
@@ -205,6 +210,18 @@ def test_a_service_that_grows_too_large_keeps_what_it_had() -> None:
     assert contents(datapath) == before
 
 
+def test_too_many_sources_are_refused_by_name() -> None:
+    """A service keeps those it had; nobody else goes without."""
+    datapath = FakeDatapath(ROOM._replace(sources=3))
+    syncer = Syncer(datapath, serves)
+    first = plan("a", balanced=(1,), sources=(1, 2))
+    syncer.apply(plans(first))
+    before = contents(datapath)
+    syncer.apply(plans(plan("a", balanced=(1,), sources=(1, 2, 3, 4))))
+    assert syncer.refused == {first.name: "the map sources is full (2 of 3 used)"}
+    assert contents(datapath) == before
+
+
 names = st.sampled_from("abcd")
 backends = st.lists(
     st.builds(backend, st.integers(1, 6), node=st.sampled_from(["", "node1", "node2"])),
@@ -227,6 +244,8 @@ def steps(draw: st.DrawFn) -> list[Plans]:
                 vips=draw(st.sampled_from([(vip,), (vip, vip + 1)])),
                 backends=draw(backends),
                 flags=draw(flags),
+                balanced=draw(st.sampled_from([(), (vip,)])),
+                sources=draw(st.sets(st.integers(1, 4), max_size=3)),
             )
             changes[made.name] = draw(st.sampled_from([made, None]))
         rounds.append(changes)
@@ -284,6 +303,8 @@ def test_a_reader_never_meets_anything_half_done(rounds: list[Plans]) -> None:
             first, generation = datapath.services[value.service]
             owner, run = datapath.runs[first]
             assert (owner, run.generation) == (value.service, generation)
+            # nor one that is to be asked by some, and by nobody for now
+            assert not value.filtered or any(s == value.service for s, _ in datapath.sources)
 
     datapath.check = reader
     for changes in rounds:

@@ -10,7 +10,7 @@ from tests.unit.sync.fake import FakeDatapath
 from tests.unit.sync.plans import address, backend, plan
 
 MANY = 2500
-BIG = Room(frontends=4096, services=4096, slots=16384, members=4096, nodes=4096)
+BIG = Room(frontends=4096, services=4096, slots=16384, members=4096, nodes=4096, sources=4096)
 
 
 def test_all_of_a_long_round_is_written_and_counted() -> None:

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""loadBalancerSourceRanges: who may ask a load balancer's address (parity A10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
+from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan, ServiceFlag
+from tests.datapath.asking import errno_of, open_socket
+from tests.datapath.ends import backend, client, node_address, packed, plan
+from tests.datapath.flavours import Flavour, backend_address, service_address
+from tests.datapath.hooks import Hooks, Wire, dropped, passed
+from tests.datapath.node import Node
+from tests.datapath.packets import ACK, End
+from tests.datapath.services import service
+from tests.datapath.test_socket_node_ports import configure
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+INSIDE, NEIGHBOUR, OUTSIDE = 0x21, 0x22, 0x41  # clients
+
+
+@pytest.fixture
+def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
+    """The hooks of a device."""
+    with Hooks(node, family, Wire.ETHERNET, tmp_path) as found:
+        found.write_device(node_address(family))
+        yield found
+
+
+def balanced(family: Family, number: int = 1) -> End:
+    """Return a load balancer's address."""
+    return End(packed(family, f"203.0.113.{number}", f"2001:db8::{number:x}"), 443)
+
+
+def network(family: Family, number: int, free: int) -> Prefix:
+    """Return the network of a client, with so many bits that are left open."""
+    return Prefix(client(family, number & ~0 << free).address, 8 * family.address_bytes - free)
+
+
+def planned(
+    family: Family, protocol: Protocol, ranges: Sequence[Prefix], number: int = 1
+) -> PortPlan:
+    """Return a service by a load balancer's address, and by an external one that is no such."""
+    ends = [balanced(family, number)]
+    made = plan(family, protocol, number, [number], frontends=ends, kind=Kind.LOAD_BALANCER)
+    other = End(balanced(family, number).address, 444)
+    frontends = (*made.frontends, Frontend(FrontendKey(*other, int(protocol)), Kind.EXTERNAL_IP))
+    return made._replace(frontends=frontends, source_ranges=tuple(sorted(ranges)))
+
+
+@pytest.mark.parametrize("free", [0, 2])
+def test_only_those_in_a_range_are_let_in(hooks: Hooks, protocol: Protocol, free: int) -> None:
+    """Several ranges are one set; whoever is in none is dropped without a word (A10.1)."""
+    family = hooks.family
+    ranges = [network(family, INSIDE, free), network(family, 0x7F, 0)]
+    hooks.node.apply(planned(family, protocol, ranges))
+    for number, let_in in ((INSIDE, True), (0x7F, True), (NEIGHBOUR, free > 0), (OUTSIDE, False)):
+        c = client(family, number)
+        packet = hooks.first(protocol, c, balanced(family))
+        if let_in:
+            there = hooks.first(protocol, c, backend(family))
+            assert hooks.ingress(packet) == passed(there)
+        else:
+            with hooks.node.counting(family, packet_filtered=1):
+                assert hooks.ingress(packet) == dropped(packet)
+
+
+def test_other_kinds_of_frontends_are_for_everybody(hooks: Hooks, protocol: Protocol) -> None:
+    """Also of the same service (A7.7)."""
+    family = hooks.family
+    hooks.node.apply(planned(family, protocol, [network(family, INSIDE, 0)]))
+    c, to = client(family, OUTSIDE), End(balanced(family).address, 444)
+    there = hooks.first(protocol, c, backend(family))
+    assert hooks.ingress(hooks.first(protocol, c, to)) == passed(there)
+
+
+def test_each_service_has_its_own_ranges(hooks: Hooks, protocol: Protocol) -> None:
+    """What another one lets in does not count."""
+    family = hooks.family
+    hooks.node.apply(
+        planned(family, protocol, [network(family, INSIDE, 0)]),
+        planned(family, protocol, [network(family, OUTSIDE, 0)], 2),
+    )
+    for number, frontend in ((INSIDE, 2), (OUTSIDE, 1)):
+        packet = hooks.first(protocol, client(family, number), balanced(family, frontend))
+        assert hooks.ingress(packet) == dropped(packet)
+
+
+def test_connections_that_exist_go_on(hooks: Hooks, protocol: Protocol) -> None:
+    """Only new ones are asked who they are (A8.4); ranges that change count at once for those."""
+    family = hooks.family
+    hooks.node.apply(planned(family, protocol, [network(family, INSIDE, 0)]))
+    c, f, b = client(family, INSIDE), balanced(family), backend(family)
+    hooks.ingress(hooks.first(protocol, c, f))
+    hooks.egress(hooks.answer(protocol, b, c))
+    hooks.node.apply(planned(family, protocol, [network(family, OUTSIDE, 0)]))
+    before, after = (
+        hooks.udp(c, to) if protocol is UDP else hooks.tcp(c, to, ACK) for to in (f, b)
+    )
+    assert hooks.ingress(before) == passed(after)
+    another = hooks.first(protocol, client(family, INSIDE, 50_000), f)
+    assert hooks.ingress(another) == dropped(another)
+    hooks.node.apply(planned(family, protocol, []))
+    assert hooks.ingress(another).verdict == passed(another).verdict
+
+
+def test_what_leaves_the_node_is_asked_as_well(hooks: Hooks, protocol: Protocol) -> None:
+    """A process of the node that may not ask gets no answer from the real balancer either."""
+    family = hooks.family
+    hooks.node.apply(planned(family, protocol, [network(family, INSIDE, 0)]))
+    let_in, kept_out = (
+        hooks.first(protocol, client(family, number), balanced(family))
+        for number in (INSIDE, OUTSIDE)
+    )
+    assert hooks.egress(let_in) == passed(let_in)
+    with hooks.node.counting(family, packet_filtered=1):
+        assert hooks.egress(kept_out) == dropped(kept_out)
+
+
+@pytest.mark.parametrize(
+    ("whose", "admitted", "translated"),
+    [
+        ("node", True, True),
+        ("node", False, False),
+        # its packets say who it is
+        ("pod", True, False),
+        ("other", True, False),
+    ],
+)
+def test_sockets(
+    node: Node, flavour: Flavour, whose: str, admitted: bool, translated: bool
+) -> None:
+    """A process of the node asks with the node's address, which may be let in or not."""
+    family = flavour.family
+    own = backend_address(family, 5)
+    allowed = own if admitted else backend_address(family, 6)
+    made = service(family, 1, [3], flags=ServiceFlag.HAS_ENDPOINTS)
+    key = FrontendKey(service_address(family, 9), 80, int(TCP))
+    configure(node, whose)
+    path = node.loaded[family].path
+    path.write_devices({NODE: DeviceFacts(own, 0)})
+    node.apply(
+        made._replace(
+            frontends=(Frontend(key, Kind.LOAD_BALANCER),),
+            source_ranges=(Prefix(allowed, 8 * len(allowed)),),
+        )
+    )
+    try:
+        with (
+            node.counting(family, **({"connect": 1} if translated else {})),
+            open_socket(flavour, TCP, node.make_socket) as sock,
+        ):
+            errno_of(lambda: sock.connect(flavour.service(9)))
+    finally:
+        path.write_devices({})
+        node.configure()
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+def test_a_node_that_has_the_address_asks_with_it(
+    node: Node, flavour: Flavour, admitted: bool
+) -> None:
+    """As the kernel chooses for an address of its own (A10.3)."""
+    family = flavour.family
+    vip = service_address(family, 9)
+    made = service(family, 1, [3])
+    allowed = vip if admitted else backend_address(family, 6)
+    path = node.loaded[family].path
+    node.configure()
+    path.write_devices({NODE: DeviceFacts(backend_address(family, 6), 0)})
+    path.write_addresses({vip: NodeAddressFlag(0)})
+    node.apply(
+        made._replace(
+            frontends=(Frontend(FrontendKey(vip, 80, int(TCP)), Kind.LOAD_BALANCER),),
+            source_ranges=(Prefix(allowed, 8 * len(allowed)),),
+        )
+    )
+    try:
+        with (
+            node.counting(family, **({"connect": 1} if admitted else {})),
+            open_socket(flavour, TCP, node.make_socket) as sock,
+        ):
+            errno_of(lambda: sock.connect(flavour.service(9)))
+    finally:
+        path.write_devices({})
+        path.write_addresses({})
