@@ -79,9 +79,13 @@ def device_facts(
 
 def node_addresses(family: Family, options: Options) -> dict[Address, NodeAddressFlag]:
     """Return the node's addresses of a family, and which of them serve NodePorts (parity A7)."""
-    own = netlink.local_addresses(family)
+    return address_flags(netlink.local_addresses(family), options)
+
+
+def address_flags(own: Iterable[Address], options: Options) -> dict[Address, NodeAddressFlag]:
+    """Return which of the node's own addresses serve NodePorts."""
     options = options._replace(local_addresses=frozenset(own))
-    return {address: _address_flags(address, options) for address in own}
+    return {address: _address_flags(address, options) for address in options.local_addresses}
 
 
 def _address_flags(address: Address, options: Options) -> NodeAddressFlag:

@@ -28,12 +28,16 @@ class FlowFileError(Exception):
 
 
 class Flow(NamedTuple):
-    """One connection and what kube-proxy does with it: backends as "ip:port", or a verdict."""
+    """One connection and what kube-proxy does with it: backends as "ip:port", or a verdict.
+
+    `role` is whose the source is: pod, node, localhost or external.
+    """
 
     name: str
     connection: Connection
     expect: frozenset[str] | str
     masquerade: bool
+    role: str
 
 
 class Case(NamedTuple):
@@ -154,6 +158,7 @@ def _flows_of(shorts: list[Json], mode: Mode) -> Iterator[Flow]:
                 connection=_connection(short),
                 expect=expect if isinstance(expect, str) else frozenset(expect),
                 masquerade=short["masq"],
+                role=short["srcRole"],
             )
 
 
