@@ -3,7 +3,7 @@
 #ifndef PYPROXY_BALANCE_H
 #define PYPROXY_BALANCE_H
 
-#include "frontend.h"
+#include "affinity.h"
 
 enum verdict {
 	VERDICT_PASS, /* not a service's: leave it alone */
@@ -23,6 +23,7 @@ enum client {
 struct pick {
 	struct target target;
 	__u32 client; /* enum client */
+	bool is_affine; /* the service has sessionAffinity */
 	__u32 policies; /* enum service_flag */
 	__u32 flags; /* enum backend_flag */
 	__u32 generation;
@@ -35,6 +36,8 @@ struct backend_set {
 	__u32 count;
 	__u32 generation;
 	__u32 flags;
+	__u32 affinity_s;
+	bool is_local; /* only backends on this node */
 };
 
 /*
@@ -89,7 +92,9 @@ static __always_inline bool set_read(const struct pick *picked, struct backend_s
 		return false;
 	set->generation = generation;
 	set->flags = copy.header.flags;
-	if (is_local_only(picked, copy.header.flags)) {
+	set->affinity_s = copy.header.affinity_s;
+	set->is_local = is_local_only(picked, copy.header.flags);
+	if (set->is_local) {
 		set->first = first + 1;
 		set->count = copy.header.local_count;
 	} else {
@@ -127,6 +132,32 @@ static __always_inline bool backend_read(const struct backend_set *set, __u32 in
 	return true;
 }
 
+/*
+ * Take the backend that the client had, if it is in the set. One that is not stays remembered
+ * nowhere: another one is picked and takes its place (parity A6.3).
+ */
+static __always_inline bool backend_remembered(const struct backend_set *set,
+					       struct affinity_key *who, struct pick *picked)
+{
+	struct member_key key = { .service = picked->target.service };
+	const struct member *member;
+	__u32 flags;
+
+	if (!affinity_read(who, set->affinity_s, &key.endpoint))
+		return false;
+	member = members.lookup(&key);
+	if (!member)
+		return false;
+	flags = member->flags;
+	if (!(flags & (set->is_local ? BACKEND_IN_LOCAL : BACKEND_IN_CLUSTER)))
+		return false;
+	picked->backend = key.endpoint;
+	picked->flags = flags;
+	picked->policies = set->flags;
+	picked->generation = set->generation;
+	return true;
+}
+
 /* Return what happens to a connection when the set that it may use is empty. */
 static __always_inline enum verdict verdict_of_empty(const struct backend_set *set)
 {
@@ -134,10 +165,11 @@ static __always_inline enum verdict verdict_of_empty(const struct backend_set *s
 }
 
 /*
- * Choose a backend for a new connection, each with equal probability (A4.7), by what picked says
- * of that. Return VERDICT_FORWARD with the rest of it filled, or what else happens to it.
+ * Choose a backend for a new connection, by what picked says of it: each with equal probability
+ * (A4.7), or the one that this client had (A6). Without a client, each in any case. Return
+ * VERDICT_FORWARD with the rest of picked filled, or what else happens to the connection.
  */
-static __always_inline enum verdict backend_pick(struct pick *picked)
+static __always_inline enum verdict backend_pick(struct pick *picked, struct affinity_key *who)
 {
 #pragma unroll
 	for (int i = 0; i < READ_TRIES; i++) {
@@ -149,8 +181,13 @@ static __always_inline enum verdict backend_pick(struct pick *picked)
 			return verdict_of_empty(&set);
 		if (picked->target.unserved)
 			return VERDICT_PASS;
-		if (backend_read(&set, random_below(set.count), picked))
-			return VERDICT_FORWARD;
+		picked->is_affine = set.affinity_s;
+		if (!(who && set.affinity_s && backend_remembered(&set, who, picked)) &&
+		    !backend_read(&set, random_below(set.count), picked))
+			continue;
+		if (who && set.affinity_s)
+			affinity_write(who, &picked->backend);
+		return VERDICT_FORWARD;
 	}
 	count(COUNTER_STALE);
 	return VERDICT_REFUSE;

@@ -7,6 +7,7 @@
 #define PYPROXY_CONNECTION_H
 
 #include "balance.h"
+#include "clock.h"
 #include "marks.h"
 #include "packet.h"
 
@@ -27,12 +28,6 @@ struct found {
 	__u32 role;
 	struct connection copy;
 };
-
-/* Return the present time in ticks. */
-static __always_inline __u32 now_ticks(void)
-{
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
-}
 
 /* Count an event that an operator has to hear of, and note when it was. */
 static __always_inline void count_trouble(__u32 counter, __u32 moment)

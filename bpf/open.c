@@ -2,6 +2,17 @@
 /* A stage: a connection to a service begins. */
 #include "open.h"
 
+/* Pick a backend; what is needed only for that takes no stack afterwards. */
+static __always_inline enum verdict open_pick(const struct packet *packet, struct pick *picked)
+{
+	struct affinity_key who = {
+		.service = picked->target.service,
+		.addr = packet->src.addr,
+	};
+
+	return backend_pick(picked, &who);
+}
+
 /* A packet to a frontend. */
 static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
 					struct target target, bool clash)
@@ -12,7 +23,7 @@ static __always_inline int open_service(struct __sk_buff *skb, const struct pack
 		count(COUNTER_PACKET_FILTERED);
 		return TC_DROP;
 	}
-	switch (backend_pick(&picked)) {
+	switch (open_pick(packet, &picked)) {
 	case VERDICT_FORWARD:
 		return connection_open(skb, packet, &picked, clash);
 	case VERDICT_REFUSE:

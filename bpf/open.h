@@ -92,8 +92,8 @@ static __always_inline long reply_insert(struct connection *record, __u32 number
 	__u32 other = 0;
 
 	for (int i = 0; i < OPEN_TRIES; i++) {
-		if (i == 1 && picked->target.service && !clash)
-			backend_pick(picked);
+		if (i == 1 && picked->target.service && !picked->is_affine && !clash)
+			backend_pick(picked, NULL);
 		else if (i || clash)
 			record->client_port = FIRST_FREE_PORT +
 					      random_below(65536 - FIRST_FREE_PORT);

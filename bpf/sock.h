@@ -55,19 +55,13 @@ static __always_inline bool is_left_to_packets(struct bpf_sock_addr *ctx)
 	return host && bpf_get_netns_cookie(ctx) != host;
 }
 
-/* Return whether the socket is in the node's own network namespace. */
-static __always_inline bool is_nodes(struct bpf_sock_addr *ctx)
-{
-	return bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS);
-}
-
 /*
- * Return whose a socket is. It may not have an address yet, so that all in other namespaces are
- * pods' where pods are recognised at all.
+ * Return whose a socket is, by the cookie of its network namespace. It may not have an address
+ * yet, so that all in other ones are pods' where pods are recognised at all.
  */
-static __always_inline enum client sock_client(struct bpf_sock_addr *ctx)
+static __always_inline enum client sock_client(__u64 netns)
 {
-	if (is_nodes(ctx))
+	if (netns == setting(SETTING_NETNS))
 		return CLIENT_NODE;
 	return setting(SETTING_DETECTOR) ? CLIENT_POD : CLIENT_OTHER;
 }
@@ -105,9 +99,7 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct 
 	picked->target = frontend_match(&asked, proto);
 	if (!picked->target.service)
 		return false;
-	/* a ClusterIP's policy holds for all (parity A4.4) */
-	if (picked->target.kind != KIND_CLUSTER_IP)
-		picked->client = sock_client(ctx);
+	picked->client = sock_client(bpf_get_netns_cookie(ctx));
 	/* a pod has loopback addresses of its own */
 	if (picked->client != CLIENT_NODE && addr_is_loopback(&asked.addr))
 		return false;
@@ -125,9 +117,15 @@ static __always_inline bool is_in_force(const struct pick *picked, const struct 
 }
 
 /* Pick a backend for what a socket sends to peer. */
-static __always_inline enum verdict sock_pick(const struct endpoint *peer, struct pick *picked)
+static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
+					      const struct endpoint *peer, struct pick *picked)
 {
-	enum verdict verdict = backend_pick(picked);
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	struct affinity_key who = {
+		.service = picked->target.service,
+		.netns = { netns, netns >> 32 },
+	};
+	enum verdict verdict = backend_pick(picked, &who);
 
 	if (verdict == VERDICT_FORWARD || is_in_force(picked, peer))
 		return verdict;
@@ -144,7 +142,7 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 		connected_forget(ctx);
 		return VERDICT_PASS;
 	}
-	verdict = sock_pick(peer, &picked);
+	verdict = sock_pick(ctx, peer, &picked);
 	if (verdict != VERDICT_FORWARD) {
 		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
@@ -161,15 +159,16 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
  * Give the service a backend for this socket's datagrams: the one it has (old) while that
  * is a member, else a new one. The backend that counts stands in kept afterwards.
  */
-static __always_inline enum verdict udp_backend(struct pick *picked, const struct endpoint *peer,
-						bool has_old, struct association *kept)
+static __always_inline enum verdict udp_backend(struct bpf_sock_addr *ctx, struct pick *picked,
+						const struct endpoint *peer, bool has_old,
+						struct association *kept)
 {
 	__u32 service = picked->target.service;
 	enum verdict verdict;
 
 	if (has_old && backend_is_member(service, &kept->backend, &kept->generation))
 		return VERDICT_FORWARD;
-	verdict = sock_pick(peer, picked);
+	verdict = sock_pick(ctx, peer, picked);
 	if (verdict == VERDICT_FORWARD)
 		*kept = association_of(peer, picked);
 	return verdict;
@@ -203,7 +202,7 @@ static __always_inline enum verdict udp_send_first(struct bpf_sock_addr *ctx, st
 {
 	struct association kept = nat->first;
 	bool has_kept = kept.service_id == picked->target.service;
-	enum verdict verdict = udp_backend(picked, peer, has_kept, &kept);
+	enum verdict verdict = udp_backend(ctx, picked, peer, has_kept, &kept);
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;
@@ -222,7 +221,7 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct association kept = {};
 	bool has_kept = more_read(cookie, picked->target.service, &kept);
-	enum verdict verdict = udp_backend(picked, peer, has_kept, &kept);
+	enum verdict verdict = udp_backend(ctx, picked, peer, has_kept, &kept);
 
 	if (verdict != VERDICT_FORWARD)
 		return verdict;

@@ -36,6 +36,8 @@ enum backend_flag {
 	BACKEND_READY = 2,
 	BACKEND_SERVING = 4,
 	BACKEND_TERMINATING = 8,
+	BACKEND_IN_LOCAL = 16, /* members: one that a Local policy may use, ... */
+	BACKEND_IN_CLUSTER = 32, /* ... and a Cluster policy (parity A6.3) */
 };
 
 /* An address and a port: one end of a connection. */
@@ -296,6 +298,22 @@ enum device_flag {
 struct cidr_key {
 	__u32 length;
 	struct addr addr;
+};
+
+/*
+ * affinity: which backend a client of a service had last (parity A6). A packet's client is its
+ * source address; a socket's, which may have none yet, its network namespace.
+ */
+struct affinity_key {
+	__u32 service;
+	__u32 netns[2]; /* cookie; 0 for packets */
+	struct addr addr; /* 0 for sockets */
+};
+
+struct affinity {
+	struct endpoint backend;
+	__u32 seen; /* when its last connection began, in ticks */
+	__u32 check; /* all words of this and the key XORed (rule 7) */
 };
 
 /* sources: who may ask a service whose frontend is filtered */

@@ -23,12 +23,17 @@ class Kind(enum.IntEnum):
 
 
 class BackendFlag(enum.IntFlag):
-    """What is known of a backend: `enum backend_flag` of bpf/types.h."""
+    """What is known of a backend: `enum backend_flag` of bpf/types.h.
+
+    Members alone say which sets they are in.
+    """
 
     LOCAL = 1
     READY = 2
     SERVING = 4
     TERMINATING = 8
+    IN_LOCAL = 16
+    IN_CLUSTER = 32
 
 
 class ServiceFlag(enum.IntFlag):

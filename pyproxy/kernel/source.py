@@ -43,6 +43,7 @@ class Sizes(NamedTuple):
     max_cidrs: int = 256
     max_node_addresses: int = 4_096
     max_sources: int = 16_384
+    max_affinity: int = 65_536
 
 
 class Build(NamedTuple):

@@ -18,8 +18,10 @@ from pyproxy.model import (
 from pyproxy.plan.endpoints import Candidate, Categories, categorize_endpoints, merge_endpoints
 from pyproxy.plan.frontends import frontends_for, is_externally_accessible, source_ranges_for
 from pyproxy.plan.options import Mode, Options
-from pyproxy.tables import Backend, Member, PortPlan, ServiceFlag
+from pyproxy.tables import Backend, BackendFlag, Member, PortPlan, ServiceFlag
 
+# operators of IntFlag cost a microsecond each
+MEMBER_FLAGS = tuple(BackendFlag(value) for value in range(64))
 _FLAGS = tuple(ServiceFlag(value) for value in range(8))
 
 
@@ -71,7 +73,7 @@ def _plan_port(
             service.internal_policy_local | external_local << 1 | categories.has_endpoints << 2
         ],
         affinity_timeout_s=service.affinity_timeout_s,
-        members=_members(candidates),
+        members=_members(candidates, categories),
         source_ranges=_source_ranges(service, family, options, categories),
     )
 
@@ -101,10 +103,19 @@ def _ordered(categories: Categories) -> tuple[tuple[Backend, ...], int]:
     return (*local_only, *both, *cluster_only), len(local_only)
 
 
-def _members(candidates: list[Candidate]) -> Packed[Member]:
-    """Return the endpoints that established traffic may stay with, sorted (datapath rule 18)."""
+def _members(candidates: list[Candidate], categories: Categories) -> Packed[Member]:
+    """Return the endpoints that established traffic may stay with, sorted (datapath rule 18).
+
+    They say which sets they are in, for who comes again (A6.3).
+    """
+    local = {each.backend for each in categories.local}
+    cluster = {each.backend for each in categories.cluster}
     found = (
-        Member(backend.address, backend.port, backend.flags)
+        Member(
+            backend.address,
+            backend.port,
+            MEMBER_FLAGS[backend.flags | (backend in local) << 4 | (backend in cluster) << 5],
+        )
         for backend, endpoint in candidates
         if endpoint.ready or endpoint.serving
     )

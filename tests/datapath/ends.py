@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Protocol
-from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Kind, Member, PortPlan
+from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Kind, PortPlan
 from pyproxy.tables import ServiceFlag as Flag
 from tests.datapath.flavours import PORT, SERVICE_PORT, service_address
 from tests.datapath.packets import End
-from tests.datapath.services import USABLE, service_name
+from tests.datapath.services import USABLE, members_of, service_name
 
 CLIENT_PORT = 40_000
 SOURCE_PORTS = PortRange(2_000, 1_000)
@@ -84,7 +84,7 @@ def plan(
         cluster_count=count,
         flags=flags,
         affinity_timeout_s=0,
-        members=tuple(sorted(Member(b.address, b.port, b.flags) for b in found)),
+        members=tuple(sorted(members_of(found, local, offset, count))),
     )
 
 

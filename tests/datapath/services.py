@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.tables import (
@@ -47,7 +47,7 @@ def service(
     found = tuple(
         Backend(backend_address(family, n), port, USABLE, f"node-{n % 2}") for n in backends
     )
-    members = [Member(b.address, b.port, b.flags) for b in found]
+    members = list(members_of(found, local, 0, len(found)))
     members += [Member(backend_address(family, n), port, LEAVING) for n in leaving]
     key = FrontendKey(service_address(family, number), SERVICE_PORT, int(protocol))
     return PortPlan(
@@ -63,6 +63,19 @@ def service(
         affinity_timeout_s=0,
         members=tuple(sorted(members)),
     )
+
+
+def members_of(
+    backends: Sequence[Backend], local: int, offset: int, count: int
+) -> Iterator[Member]:
+    """Give the members that backends are, with the sets that they are in."""
+    for n, each in enumerate(backends):
+        flags = each.flags
+        if n < local:
+            flags |= BackendFlag.IN_LOCAL
+        if offset <= n < offset + count:
+            flags |= BackendFlag.IN_CLUSTER
+        yield Member(each.address, each.port, flags)
 
 
 def refusing(family: Family, number: int = 1, protocol: Protocol = Protocol.TCP) -> PortPlan:

@@ -7,9 +7,7 @@ which nobody answers, so that a connection attempt lasts as long as it is looked
 
 from __future__ import annotations
 
-import os
 import socket
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +17,6 @@ from random import Random
 
 import pytest
 
-from pyproxy.kernel import libbpf
 from pyproxy.kernel.addresses import NODE, DeviceFacts
 from pyproxy.model import Address, Family, Protocol, address_text, endpoint_text, family_of
 from pyproxy.plan.connection import Connection
@@ -27,6 +24,7 @@ from pyproxy.plan.options import Options
 from tests.datapath.hooks import Hooks, Wire
 from tests.datapath.node import Node, run_ip
 from tests.datapath.packets import End
+from tests.datapath.peers import Peers
 from tests.datapath.prog_run import TC_DROP
 from tests.datapath.staging import (
     ON_THE_NODE,
@@ -42,12 +40,10 @@ from tests.lab.evenness import evenness
 
 DRAWS = 200  # for each endpoint
 IMPROBABLE = 1e-7  # there are hundreds of flows
-SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
 KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 EVERYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
 DEVICE = "away0"
-CONNECTED_BYTES, SERVICE_AT = 56, 12  # struct connected of bpf/types.h
 
 
 class Stage:
@@ -57,15 +53,14 @@ class Stage:
         self._node = node
         self._directory = directory
         self._addresses: set[Address] = set()
-        shared = node.loaded[Family.IPV4].pins.shared
-        self._connected = libbpf.obj_get(str(shared / "connected"))
+        self._peers = Peers(node)
         run_ip(node.namespace, f"link add {DEVICE} type veth peer name {DEVICE}-peer",
                f"link set {DEVICE} up", f"link set {DEVICE}-peer up")  # fmt: skip
 
     def close(self) -> None:
         """Leave nothing of a case."""
         self._give(set())
-        os.close(self._connected)
+        self._peers.close()
         run_ip(self._node.namespace, f"link del {DEVICE}")
         forget_case(self._node)
 
@@ -121,7 +116,8 @@ class Stage:
         with self._node.make_socket(DOMAINS[family], kind) as sock:
             sock.setblocking(False)
             sock.connect_ex((address_text(asked.destination), asked.port))
-            return self._backend_of(sock, family), sock.getsockname()[0]
+            backend = self._peers.of(sock, family)
+            return endpoint_text(*backend) if backend else "", sock.getsockname()[0]
 
     def _verdict(self, asked: Connection) -> str:
         """Return what becomes of a new socket that gets no backend."""
@@ -138,17 +134,6 @@ class Stage:
             ends = End(asked.source, 40_000), End(asked.destination, asked.port)
             packet = hooks.first(Protocol(asked.protocol), *ends)
             return "DROP" if hooks.egress(packet).verdict == TC_DROP else "PASS"
-
-    def _backend_of(self, sock: socket.socket, family: Family) -> str:
-        """Return what a connected socket really talks to, "" if that is what it asked for."""
-        cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
-        value = libbpf.map_lookup(self._connected, cookie, CONNECTED_BYTES)
-        if value is None:
-            return ""
-        size = family.address_bytes
-        at = SERVICE_AT + size + 4
-        (port,) = struct.unpack_from("=H", value, at + size)
-        return endpoint_text(value[at : at + size], port)
 
 
 def _host(address: Address) -> str:

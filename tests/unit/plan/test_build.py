@@ -7,7 +7,7 @@ from pyproxy.model import EndpointSlice, Family, Protocol, Service, ServicePort
 from pyproxy.plan.build import plan_service
 from pyproxy.plan.frontends import health_check_node_port
 from pyproxy.plan.options import Mode
-from pyproxy.tables import Kind, PortPlan, ServiceFlag
+from pyproxy.tables import BackendFlag, Kind, PortPlan, ServiceFlag
 from tests.unit.plan.records import HTTP, NODE, cidrs, endpoint, options, piece, service, texts
 
 NODE_PORT = ServicePort("http", Protocol.TCP, 80, 30080)
@@ -141,6 +141,20 @@ def test_members_are_ready_or_serving() -> None:
     )
     assert [member.address[3] for member in plan.members] == [1, 2, 3]
     assert texts(plan.backends) == ["10.0.0.1"]
+
+
+def test_members_say_which_sets_they_are_in() -> None:
+    """A6.3: what a client had is used again only if it is in the set that applies."""
+    plan = only_plan(
+        service(external=["1.2.3.4"], external_policy_local=True),
+        piece(
+            endpoint("10.0.0.1", node=NODE),
+            endpoint("10.0.0.2", node="other"),
+            endpoint("10.0.0.3", "terminating", node=NODE),
+        ),
+    )
+    both = BackendFlag.IN_LOCAL | BackendFlag.IN_CLUSTER
+    assert [member.flags & both for member in plan.members] == [both, BackendFlag.IN_CLUSTER, 0]
 
 
 def test_source_ranges_are_of_the_family() -> None:
