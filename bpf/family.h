@@ -104,6 +104,27 @@ static __always_inline void mapped_store(struct bpf_sock_addr *ctx, const struct
 	ctx->user_port = be16(peer->port);
 }
 
+/* Return the address and port that a socket has bound. */
+static __always_inline struct endpoint bound_end(const struct bpf_sock *ctx)
+{
+	struct endpoint own = { .port = ctx->src_port };
+
+	own.addr.word[0] = ctx->src_ip4;
+	return own;
+}
+
+/* Read what an IPv6 socket has bound of IPv4. Return false if that is nothing. */
+static __always_inline bool bound_mapped(const struct bpf_sock *ctx, struct endpoint *own)
+{
+	__u32 third = ctx->src_ip6[2], fourth = ctx->src_ip6[3];
+
+	if (ctx->src_ip6[0] || ctx->src_ip6[1] || (third ? third != MAPPED_PREFIX : fourth))
+		return false;
+	own->addr.word[0] = fourth;
+	own->port = ctx->src_port;
+	return true;
+}
+
 #define ETH_P_FAMILY be16(0x0800)
 #define IP_PLAIN 0x45 /* version and length of a header without options: its first byte */
 #define IPPROTO_ICMP_FAMILY 1
@@ -216,6 +237,18 @@ static __always_inline int hand_over(struct __sk_buff *skb, __u32 entry)
 }
 
 #else
+
+/* Return the address and port that a socket has bound. */
+static __always_inline struct endpoint bound_end(const struct bpf_sock *ctx)
+{
+	struct endpoint own = { .port = ctx->src_port };
+
+	own.addr.word[0] = ctx->src_ip6[0];
+	own.addr.word[1] = ctx->src_ip6[1];
+	own.addr.word[2] = ctx->src_ip6[2];
+	own.addr.word[3] = ctx->src_ip6[3];
+	return own;
+}
 
 /* Read the address that the hook is about. Return false if it is an IPv4-mapped one. */
 static __always_inline bool peer_load(const struct bpf_sock_addr *ctx, struct endpoint *peer)

@@ -40,6 +40,7 @@ enum counter {
 	COUNTER_CONNECT = 0, /* connect() translated */
 	COUNTER_SENDMSG, /* unconnected UDP datagrams translated */
 	COUNTER_REFUSED, /* refused: the service has no endpoints */
+	COUNTER_BIND_REFUSED, /* bind() to a NodePort */
 	COUNTER_LEFT_TO_DROP, /* not translated: a Local policy without local endpoints */
 	COUNTER_STALE, /* an entry was another's even after retries: refused or dropped */
 	COUNTER_PACKET_OPEN, /* connections of the packet path that began */
@@ -80,6 +81,7 @@ enum policy {
 	POLICY_MASQUERADE_ALL = 1, /* masqueradeAll: nobody sees who asks (parity A9.1) */
 	POLICY_HIDE_CLIENTS = 2, /* where kube-proxy hides clients we do, though we need not */
 	POLICY_NFTABLES = 4, /* as that mode of kube-proxy where it differs from iptables */
+	POLICY_PROTECT_PORTS = 8, /* no socket of the node may bind a NodePort */
 };
 
 /* settings: index of the array of __u64 */

@@ -84,6 +84,7 @@ def _options(
         local_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
         hide_clients=own.hide_clients,
         ipv6_localhost_node_ports=own.ipv6_localhost_node_ports,
+        protect_node_ports=own.protect_node_ports,
     )
     wanted = flagged.get("nodeport_addresses")
     if wanted is None:

@@ -83,9 +83,14 @@ def node_addresses(family: Family, options: Options) -> dict[Address, NodeAddres
 
 
 def address_flags(own: Iterable[Address], options: Options) -> dict[Address, NodeAddressFlag]:
-    """Return which of the node's own addresses serve NodePorts."""
+    """Return which of the node's own addresses serve NodePorts; no address stands for any."""
     options = options._replace(local_addresses=frozenset(own))
-    return {address: _address_flags(address, options) for address in options.local_addresses}
+    found = {address: _address_flags(address, options) for address in options.local_addresses}
+    # who binds none in particular binds those on which NodePorts are served, if there are any
+    for address, flags in list(found.items()):
+        if flags & NodeAddressFlag.PORTS:
+            found[bytes(len(address))] = NodeAddressFlag.PORTS
+    return found
 
 
 def _address_flags(address: Address, options: Options) -> NodeAddressFlag:

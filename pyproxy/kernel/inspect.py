@@ -26,8 +26,8 @@ from pyproxy.model import Family
 
 # enum counter of bpf/numbers.h, in order
 COUNTERS = (
-    "connect", "sendmsg", "refused", "left_to_drop", "stale", "packet_open", "packet_in",
-    "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
+    "connect", "sendmsg", "refused", "bind_refused", "left_to_drop", "stale", "packet_open",
+    "packet_in", "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
     "packet_redirect", "packet_clash", "packet_pass", "packet_source", "source_exhausted",
     "table_full", "table_evicted", "insert_failed",
 )  # fmt: skip

@@ -60,6 +60,7 @@ class Policy(enum.IntFlag):
     MASQUERADE_ALL = 1
     HIDE_CLIENTS = 2
     NFTABLES = 4
+    PROTECT_PORTS = 8
 
 
 class PortRange(NamedTuple):
@@ -196,4 +197,6 @@ def _policy(options: Options) -> Policy:
         found |= Policy.HIDE_CLIENTS
     if options.mode is Mode.NFTABLES:
         found |= Policy.NFTABLES
+    if options.protect_node_ports:
+        found |= Policy.PROTECT_PORTS
     return found

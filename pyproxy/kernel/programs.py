@@ -37,6 +37,15 @@ _SOCKET_HOOKS = {
     "getpeername": (29, 30),
 }
 
+# IPv6 sockets may bind IPv4-mapped addresses, and all of both families at once
+_POST_BIND = {
+    Family.IPV4: (
+        Program("post_bind", "post_bind4", "bind.c", CGROUP_SOCK, 12),
+        Program("post_bind_mapped", "post_bind6", "bindmapped.c", CGROUP_SOCK, 13),
+    ),
+    Family.IPV6: (Program("post_bind", "post_bind6", "bind.c", CGROUP_SOCK, 13),),
+}
+
 SOCK_RELEASE = Program("sock_release", "sock_release", "release.c", CGROUP_SOCK, 34)
 
 # where packets enter, in the order of `enum entry_point` of bpf/types.h
@@ -81,13 +90,13 @@ def socket_programs(family: Family) -> tuple[Program, ...]:
         for name, types in _SOCKET_HOOKS.items()
     ]
     if family is Family.IPV6:
-        return tuple(native)
+        return (*native, *_POST_BIND[family])
     mapped = [
         Program(f"{name}_mapped", f"{name}6", "mapped.c", CGROUP_SOCK_ADDR, types[1])
         for name, types in _SOCKET_HOOKS.items()
     ]
     # what it empties is shared by both families
-    return (*native, *mapped, SOCK_RELEASE)
+    return (*native, *mapped, *_POST_BIND[family], SOCK_RELEASE)
 
 
 def programs(family: Family) -> tuple[Program, ...]:

@@ -13,7 +13,7 @@ from pyproxy.kernel.programs import Program, socket_programs
 
 # what forgets comes before what remembers, and names are put right before addresses are
 # changed: a connection made in between shows the backend's name, never the reverse
-_ORDER = ("sock_release", "recvmsg", "getpeername", "sendmsg", "connect")
+_ORDER = ("sock_release", "post_bind", "recvmsg", "getpeername", "sendmsg", "connect")
 
 
 def attach(pins: Pins, digest: str, cgroup: Path) -> int:

@@ -35,6 +35,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "devices": DEVICE_PATTERNS,
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
+        "protectNodePorts": BOOL,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
         "runDir": ABSOLUTE_PATH,
@@ -69,6 +70,7 @@ class PyproxyConfig(NamedTuple):
     tcp_closed_s: int = _DEFAULT.timeouts.tcp_closed
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
+    protect_node_ports: bool = True
     warnings: tuple[str, ...] = ()
 
 
@@ -105,5 +107,6 @@ def _config(found: Walk) -> PyproxyConfig:
         tcp_closed_s=found.parsed(table + "tcpClosedTimeout", whole_seconds, default.tcp_closed_s),
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
+        protect_node_ports=found.values.get("protectNodePorts") is not False,
         warnings=tuple(found.warnings),
     )

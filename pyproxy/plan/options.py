@@ -45,8 +45,9 @@ class Options(NamedTuple):
     those of ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface`
     is the bridge's name or the name prefix of the two interface modes.
 
-    Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1, and `hide_clients`:
-    backends of this node see no more of clients than with kube-proxy.
+    Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1; `hide_clients`:
+    backends of this node see no more of clients than with kube-proxy; and `protect_node_ports`:
+    no process of the node can bind a NodePort that is served.
     """
 
     node_name: str
@@ -63,6 +64,7 @@ class Options(NamedTuple):
     ipv6_localhost_node_ports: bool = False
     node_ports_on_primary: bool = False
     hide_clients: bool = False
+    protect_node_ports: bool = True
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True
 

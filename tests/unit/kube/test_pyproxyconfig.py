@@ -33,6 +33,7 @@ bpffsRoot: /sys/fs/bpf/other
 runDir: /run/other
 hideClients: true
 ipv6LocalhostNodePorts: true
+protectNodePorts: false
 connectionTable:
   maxEntries: 100000
   tcpOpeningTimeout: 1m30s
@@ -50,6 +51,7 @@ EXPECTED = PyproxyConfig(
     tcp_closed_s=1,
     hide_clients=True,
     ipv6_localhost_node_ports=True,
+    protect_node_ports=False,
 )
 
 

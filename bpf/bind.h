@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * No socket of the node gets a port that is served there as a NodePort: it would hear nothing from
+ * outside, and nobody would know why. kube-proxy protects nothing.
+ */
+#ifndef PYPROXY_BIND_H
+#define PYPROXY_BIND_H
+
+#include "sock.h"
+
+#define EADDRINUSE 98
+
+/* Return whether a socket's own address and port are a NodePort that is served. */
+static __always_inline bool is_taken(struct bpf_sock *ctx, const struct endpoint *own)
+{
+	__u8 proto = ctx->protocol == IPPROTO_MPTCP ? IPPROTO_TCP : ctx->protocol;
+	struct target target;
+
+	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS))
+		return false;
+	target = node_port_match(own, proto);
+	return target.service && !target.unserved &&
+	       bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS);
+}
+
+/* Return what the hook returns. Where no error can be given, a bare EPERM would tell nobody. */
+static __always_inline int bind_return(struct bpf_sock *ctx, const struct endpoint *own)
+{
+#if HAVE_SET_RETVAL
+	if (is_taken(ctx, own)) {
+		count(COUNTER_BIND_REFUSED);
+		bpf_set_retval(-EADDRINUSE);
+		return DENY;
+	}
+#endif /* HAVE_SET_RETVAL */
+	return ALLOW;
+}
+
+#endif /* PYPROXY_BIND_H */
