@@ -63,6 +63,7 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     counters: dict[str, dict[str, int]] = {}
     services: set[tuple[str, str]] = set()
     troubled: list[Problem] = []
+    taken: set[str] = set()
     endpoints = 0
     families = inspect.loaded_families(bpffs_root)
     for pins in families:
@@ -77,12 +78,14 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
         names = [named.name for named in datapath.read_names().values()]
         services |= {(name.namespace, name.name) for name in names}
         endpoints += datapath.slots_used() - len(names)
+        taken |= set(inspect.node_ports_in_use(datapath))
         datapath.close()
     problems = _problems(agent, state, programs, maps)
     # a full one is no problem: what does not fit is remembered elsewhere
     maps += inspect.shared_maps(families[0])
     uncovered = inspect.uncovered(families[0], state.devices if state else ())
     problems += [_before(text) for text in inspect.foreign_before(families[0], run_dir)]
+    problems += [_taken(text) for text in sorted(taken)]
     problems += troubled + [_uncovered(name) for name in uncovered]
     return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
 
@@ -98,6 +101,15 @@ def _before(text: str) -> Problem:
         "foreign-program-first",
         f"{text} runs before ours: what it accepts or drops never reaches the packet path",
         "have it return TC_ACT_UNSPEC (TCX_NEXT), or attach it after ours",
+    )
+
+
+def _taken(text: str) -> Problem:
+    return Problem(
+        "node-port-in-use",
+        f"a process of this node listens on NodePort {text}: what comes from outside is the "
+        "service's",
+        "give one of both another port",
     )
 
 

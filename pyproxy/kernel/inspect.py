@@ -18,11 +18,13 @@ from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
+from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import now_ticks, ticks
 from pyproxy.kernel.pins import UNFINISHED, Pins
 from pyproxy.kernel.programs import Program, socket_programs
-from pyproxy.model import Family
+from pyproxy.model import Family, Protocol
+from pyproxy.tables import Kind
 
 # enum counter of bpf/numbers.h, in order
 COUNTERS = (
@@ -205,6 +207,17 @@ def connections(pins: Pins) -> list[MapStatus]:
     used = MapStatus(f"{pins.family.label} connections", found.used(now_ticks()), found.max)
     found.close()
     return [used]
+
+
+def node_ports_in_use(datapath: KernelDatapath) -> list[str]:
+    """Return the service ports on whose NodePort a process of this node listens, with that."""
+    names = datapath.read_names()
+    waiting = {protocol: listening(protocol) for protocol in (Protocol.TCP, Protocol.UDP)}
+    found = []
+    for (_, port, protocol), (service, _, _, _, kind, _) in datapath.frontends.items():
+        if kind == Kind.NODE_PORT and service in names and port in waiting[Protocol(protocol)]:
+            found.append(f"{port}/{Protocol(protocol).name} of {names[service].name}")
+    return sorted(found)
 
 
 def troubles(pins: Pins, within_s: int) -> list[str]:

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from tests.e2e.scene import FAMILIES, App, Scene
+from tests.lab import netns
+from tests.lab.agent import Agent
 from tests.lab.hosts import Host
 from tests.lab.manifests import Object, service
 from tests.lab.prober import Target, answered, tcp, udp
@@ -20,6 +26,7 @@ NUMBERS = {"TCP": 80, "UDP": 53}
 EXTERNAL = {4: "10.96.0.240", 6: "fd00:10:96::f0"}
 BALANCED = {4: "10.96.0.241", 6: "fd00:10:96::f1"}
 PROTOCOLS = ("TCP", "UDP")
+BIND = "import socket; socket.create_server(('', {port}))"
 
 
 def outside(app: App, **spec: object) -> Object:
@@ -146,3 +153,33 @@ def test_node_ports_from_pods(scene: Scene, policy: str, protocol: str, family: 
     for node in scene.cluster.nodes:
         wanted = pods_of(scene, node if policy == "Local" else None)
         assert draw(client, node_port(protocol, node, family), wanted) == wanted
+
+
+def test_a_node_port_cannot_be_bound(scene: Scene) -> None:
+    """By no process of the node; a pod's ports are its own."""
+    node = scene.cluster.nodes[0]
+    code = BIND.format(port=NODE_PORTS["TCP"])
+    for host, refused in ((node, True), (node.pods[0], False)):
+        process = host.popen(sys.executable, "-c", code, stderr=subprocess.PIPE, text=True)
+        _, said = process.communicate(timeout=10)
+        assert ("Address already in use" in said) is refused
+        assert bool(process.returncode) is refused
+
+
+def test_who_listened_before_is_named(scene: Scene) -> None:
+    """It goes on, and status says that what comes from outside is not its own."""
+    node, agent = scene.cluster.nodes[0], scene.agents[0]
+    own = scene.app("taken")
+    ports = [{"name": "web", "port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": 31099}]
+    with closing(netns.inside(node.netns, lambda: socket.create_server(("", 31099)))):
+        scene.put("taken.json", service(own.name, own.addresses, ports, type="NodePort"))
+        wait_for(lambda: "node-port-in-use" in codes(agent), 5, "status to name it")
+        (said,) = (p for p in agent.status()["problems"] if p["code"] == "node-port-in-use")
+        assert f"31099/TCP of default/{own.name}:web" in said["message"]
+    assert "node-port-in-use" not in codes(agent)
+    scene.drop("taken.json")
+
+
+def codes(agent: Agent) -> set[str]:
+    """Return the codes of what is wrong on a node."""
+    return {str(problem["code"]) for problem in agent.status()["problems"]}
