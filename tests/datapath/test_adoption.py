@@ -218,7 +218,7 @@ def test_a_frontend_of_a_kind_that_only_a_later_version_knows_is_mended(
     node.syncers[family].apply(plans)
     datapath = node.loaded[family].datapath
     (key, value), *_ = datapath.frontends.items()
-    datapath.frontends.update([(key, (*value[:4], 99))])
+    datapath.frontends.update([(key, (*value[:4], 99, *value[5:]))])
     node.make_syncers()
     syncer = node.syncers[family]
     assert syncer.apply(plans) > 0

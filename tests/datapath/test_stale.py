@@ -136,10 +136,10 @@ def test_rule_07_a_count_beyond_the_array_is_never_used(
 
 
 REUSED = {
-    "address": lambda service, fold, port, proto, kind: (service, fold ^ 1, port, proto, kind),
-    "port": lambda service, fold, port, proto, kind: (service, fold, port + 1, proto, kind),
-    "protocol": lambda service, fold, port, _, kind: (service, fold, port, 132, kind),
-    "nothing": lambda *value: (0, 0, 0, 0, value[-1]),
+    "address": lambda service, fold, *more: (service, fold ^ 1, *more),
+    "port": lambda service, fold, port, *more: (service, fold, port + 1, *more),
+    "protocol": lambda service, fold, port, _, *more: (service, fold, port, 132, *more),
+    "nothing": lambda *value: (0, 0, 0, 0, *value[4:]),
 }
 
 
