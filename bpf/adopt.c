@@ -99,19 +99,25 @@ static __always_inline long record_adopt(struct connection *record, __u32 number
 	return 0;
 }
 
-/* Bring a packet's connection along, if nobody else has done so meanwhile. */
-static __always_inline void connection_adopt(const struct packet *packet, __u32 side,
+/*
+ * Bring a packet's connection along, if nobody else has done so meanwhile. Return whether the
+ * packet may go on: one whose connection is just being brought, or has no room, must not pass
+ * untranslated. Sent again, it finds what there is then.
+ */
+static __always_inline bool connection_adopt(const struct packet *packet, __u32 side,
 					     struct former *former)
 {
+	struct nat_key key = key_of(&packet->src, &packet->dst, packet->proto, side);
 	__u32 number = connection_claim(now_ticks());
 	struct connection *record = connections.lookup(&number);
 
 	if (!number || !record)
-		return;
-	if (!record_copy(record, former) || !is_of(record, former->role, side, packet))
+		return false;
+	if (!record_copy(record, former) || !is_of(record, former->role, side, packet)) {
 		*(volatile __u64 *)&record->life = 0;
-	else
-		record_adopt(record, number, former->life);
+		return true;
+	}
+	return !record_adopt(record, number, former->life) || nat.lookup(&key);
 }
 
 int adopt(struct __sk_buff *skb)
@@ -120,11 +126,13 @@ int adopt(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct former former = {};
 
-	if (packet_read(skb, at, &packet) == READ_DONE && former_find(&packet, side, &former))
-		connection_adopt(&packet, side, &former);
-	else
+	if (packet_read(skb, at, &packet) == READ_DONE && former_find(&packet, side, &former)) {
+		if (!connection_adopt(&packet, side, &former))
+			return TC_DROP;
+	} else {
 		/* there may be a table that is older yet */
 		stages.call(skb, ADOPT_STAGE + 1);
+	}
 	looked_back(skb, side);
 	stage_again(skb, at, side);
 	return TC_DROP;
@@ -146,6 +154,7 @@ enum moved {
 	MOVED, /* or it had come along already */
 	MOVED_NOTHING, /* none of that rank, or none at all */
 	MOVED_NOT, /* there is no room */
+	MOVED_CLASH, /* what should lead to it leads to another one */
 	MOVED_ALL, /* there is no record of this number */
 };
 
@@ -252,8 +261,10 @@ static __always_inline enum moved record_move(struct former *former, __u32 rank)
 	failed = record_adopt(record, number, former->life);
 	if (!failed)
 		return MOVED;
-	/* a packet was faster; or the new table has another connection between the same ends */
-	return nat.lookup(&key) ? MOVED : MOVED_NOT;
+	if (failed != -EEXIST)
+		return MOVED_NOT;
+	/* a packet was faster, or is about to be; or there is another one between the same ends */
+	return nat.lookup(&key) ? MOVED : MOVED_CLASH;
 }
 
 int move(struct __sk_buff *skb)
@@ -272,6 +283,11 @@ int move(struct __sk_buff *skb)
 		if (!run->is_full && ++run->tries < MOVE_TRIES)
 			return TC_DROP;
 		run->is_full = 1;
+		run->lost++;
+		break;
+	case MOVED_CLASH:
+		if (++run->tries < MOVE_TRIES)
+			return TC_DROP;
 		run->lost++;
 		break;
 	case MOVED:

@@ -10,13 +10,18 @@
 
 #define EADDRINUSE 98
 
-/* Return whether a socket's own address and port are a NodePort that is served. */
+/*
+ * Return whether a socket's own address and port are a NodePort that is served. A port that the
+ * kernel has chosen looks the same, so those that it chooses from are left alone.
+ */
 static __always_inline bool is_taken(struct bpf_sock *ctx, const struct endpoint *own)
 {
 	__u8 proto = ctx->protocol == IPPROTO_MPTCP ? IPPROTO_TCP : ctx->protocol;
+	__u64 local = setting(SETTING_LOCAL_PORTS);
 	struct target target;
 
-	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS))
+	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS) ||
+	    (__u32)own->port - (__u32)local < (__u32)(local >> 32))
 		return false;
 	target = node_port_match(own, proto);
 	return target.service && !target.unserved &&

@@ -91,6 +91,7 @@ enum setting {
 	SETTING_DETECTOR, /* enum detector */
 	SETTING_POLICY, /* enum policy */
 	SETTING_NODE_PORTS, /* NodePorts are within: the first one, and in the upper half how many */
+	SETTING_LOCAL_PORTS, /* ports that sockets get by themselves: the first, and how many */
 	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
 	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
 	SETTING_TCP_OPENING, /* timeouts, in ticks */

@@ -85,7 +85,7 @@ static __always_inline bool is_left_to_filter(const struct pick *picked, const s
 }
 
 /* Say what a socket asks for. Return false if that is to be reached as it is. */
-static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct endpoint *peer,
+static __always_inline bool sock_target(struct bpf_sock_addr *ctx, struct endpoint *peer,
 					__u8 proto, struct pick *picked)
 {
 	struct endpoint asked = *peer;
@@ -103,6 +103,7 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, const struct 
 	/* a pod has loopback addresses of its own */
 	if (picked->client != CLIENT_NODE && addr_is_loopback(&asked.addr))
 		return false;
+	*peer = asked;
 	return !is_left_to_filter(picked, &asked.addr);
 }
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from pyproxy.errors import KernelError
 from pyproxy.kernel.addresses import device_facts, node_addresses
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
@@ -47,18 +48,24 @@ class Cover:
         self._entries = entries
         self._paths = paths
         self._options = options
+        # until the Node is known, what an earlier agent knew of it counts
+        self._knows_node = not options.needs_node
         self._patterns = patterns
         self._changed = changed
         self._covered: set[Device] = set()
         self._lock = threading.Lock()
         self._facts_lock = threading.Lock()
         self._failures: dict[Device, str] = {}
+        self._facts_failure = ""
 
     @property
     def failures(self) -> list[str]:
         """Which devices could not be covered, and why."""
         with self._lock:
-            return sorted(f"{device.name}: {why}" for device, why in self._failures.items())
+            found = [f"{device.name}: {why}" for device, why in self._failures.items()]
+        if self._facts_failure:
+            found.append(f"any device as it is now: {self._facts_failure}")
+        return sorted(found)
 
     def refresh(self) -> float:
         """Cover devices that are new, all of them now and then, and forget those that are gone.
@@ -79,24 +86,35 @@ class Cover:
         self._covered = wanted - failures.keys()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
-        return RETRY_S if self._failures else CHECK_S
+        return RETRY_S if self._failures or self._facts_failure else CHECK_S
 
     def use(self, options: Options) -> None:
-        """Take over other options; called by the thread that knows the Node."""
+        """Take over the options as the Node makes them; called by the thread that knows it."""
         with self._facts_lock:
-            changed = options != self._options
-            self._options = options
+            changed = options != self._options or not self._knows_node
+            self._options, self._knows_node = options, True
         if changed:
             for path in self._paths.values():
                 path.write_options(options)
             self._write_facts(devices())
 
     def _write_facts(self, everything: list[Device]) -> None:
-        """Say what devices and addresses the node has."""
-        with self._facts_lock:
-            for family, path in self._paths.items():
-                path.write_devices(device_facts(family, everything, self._options))
-                path.write_addresses(node_addresses(family, self._options))
+        """Say what devices and addresses the node has; what cannot be said is tried again."""
+        before = self._facts_failure
+        try:
+            with self._facts_lock:
+                for family, path in self._paths.items():
+                    path.write_devices(device_facts(family, everything, self._options))
+                    if self._knows_node:
+                        found = node_addresses(family, everything, self._options)
+                        path.write_addresses(found)
+        except (KernelError, OSError) as error:
+            self._facts_failure = str(error)
+        else:
+            self._facts_failure = ""
+        if self._facts_failure != before:
+            log.error("devices and addresses: %s", self._facts_failure or "known again")
+            self._changed()
 
     def _is_due(self) -> bool:
         """Return whether all devices are to be looked at, those that count as covered too."""

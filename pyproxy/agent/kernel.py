@@ -76,7 +76,12 @@ class Loading:
         return {request.family: self._attach(request) for request in self._requests}
 
     def moves(self) -> Moves:
-        """Return the moves of connections out of tables of other sizes; call it after finish()."""
+        """Return the moves of connections out of tables of other sizes.
+
+        Call it after finish(), and before programs are attached to devices.
+        """
+        for request in self._requests:
+            request.pins.mark_used(request.sizes.max_connections)
         return Moves([Move(request) for request in self._requests if request.formers])
 
     def abandon(self) -> None:

@@ -108,8 +108,8 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     moves.begin()
     cover.refresh()
     moves.run()
-    # programs of another layout may open some there yet
-    if not cleanup.other_layouts(config.bpffs_root):
+    # programs that could not be replaced, or of another layout, may open some there yet
+    if not cover.failures and not cleanup.other_layouts(config.bpffs_root):
         moves.finish()
     return moves
 

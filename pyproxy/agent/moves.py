@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.move import Move, total
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ class Moves:
     def run(self) -> None:
         """Move all others, once new programs are attached; may be repeated."""
         if self._moves:
+            # a program that was replaced may still be opening a connection
+            wait_for_readers()
             moved, lost = total(each.run() for each in self._moves)
             log.info("moved %d connections to the new table, %d lost", moved, lost)
 

@@ -112,6 +112,8 @@ class Agent:
             if isinstance(each, CoverChanged | Report | Trouble):
                 # worth telling before anything is synced, and then above all
                 self._changed = True
+            if isinstance(each, CoverChanged) and self._synced:
+                self._end_moves()
             if not isinstance(each, CoverChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
@@ -147,7 +149,13 @@ class Agent:
         others = cleanup.other_layouts(self._config.bpffs_root)
         if others:
             self._replace(others)
-        self._moves.finish()
+        self._end_moves()
+
+    def _end_moves(self) -> None:
+        """Forget former connection tables, once no program can open connections there."""
+        if not self._cover.failures and not cleanup.other_layouts(self._config.bpffs_root):
+            self._moves.run()
+            self._moves.finish()
 
     def _replace(self, others: list[Path]) -> None:
         # connections that are in the table already have not been marked for our programs
@@ -159,8 +167,6 @@ class Agent:
             log.warning("programs of another layout cannot be detached: %s", error)
         else:
             log.info("took over from an agent of another layout: %d pins removed", gone)
-        # what its programs have opened since in a table of another size
-        self._moves.run()
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()

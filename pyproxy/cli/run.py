@@ -26,7 +26,7 @@ from pyproxy.kube.proxyconfig import (
 from pyproxy.kube.proxyoptions import parse_node_port_addresses
 from pyproxy.kube.pyproxyconfig import PyproxyConfig, read_pyproxy_config
 from pyproxy.model import Prefix
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import DetectLocalMode, Options
 from pyproxy.tables import ConnectionTable, SocketTranslation
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,11 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
 def _options(
     flags: dict[str, Any], flagged: dict[str, Any], config: ProxyConfig, own: PyproxyConfig
 ) -> Options:
+    cidrs = _cidrs(flagged.get("cluster_cidr"), config)
+    detects = config.options.detect_local_mode
     options = config.options._replace(
         node_name=_node_name(flags["hostname_override"], config),
-        local_cidrs=_cidrs(flagged.get("cluster_cidr"), config),
+        local_cidrs=cidrs if detects is DetectLocalMode.CLUSTER_CIDR else (),
         hide_clients=own.hide_clients,
         ipv6_localhost_node_ports=own.ipv6_localhost_node_ports,
         protect_node_ports=own.protect_node_ports,

@@ -78,7 +78,7 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
         names = [named.name for named in datapath.read_names().values()]
         services |= {(name.namespace, name.name) for name in names}
         endpoints += datapath.slots_used() - len(names)
-        taken |= set(inspect.node_ports_in_use(datapath))
+        taken |= set(inspect.node_ports_in_use(pins, datapath))
         datapath.close()
     problems = _problems(agent, state, programs, maps)
     # a full one is no problem: what does not fit is remembered elsewhere

@@ -28,6 +28,7 @@ UPLINK, PODS = 1, 2  # enum device_flag of bpf/types.h
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
 LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
+IPVS_DEVICE = "kube-ipvs0"
 NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
@@ -77,9 +78,16 @@ def device_facts(
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
 
 
-def node_addresses(family: Family, options: Options) -> dict[Address, NodeAddressFlag]:
-    """Return the node's addresses of a family, and which of them serve NodePorts (parity A7)."""
-    return address_flags(netlink.local_addresses(family), options)
+def node_addresses(
+    family: Family, devices: Iterable[Device], options: Options
+) -> dict[Address, NodeAddressFlag]:
+    """Return the node's addresses of a family, and which of them serve NodePorts (parity A7).
+
+    kube-proxy in ipvs mode gives all addresses of services to a device of its own: they are none
+    of the node's (datapath rule 21).
+    """
+    foreign = {device.ifindex for device in devices if device.name == IPVS_DEVICE}
+    return address_flags(netlink.local_addresses(family, foreign), options)
 
 
 def address_flags(own: Iterable[Address], options: Options) -> dict[Address, NodeAddressFlag]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError, NothingLoadedError
 from pyproxy.kernel import libbpf, links
+from pyproxy.kernel.addresses import NodeAddressFlag
 from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.clsact import Clsact, Filter
 from pyproxy.kernel.connections import Connections
@@ -19,11 +20,11 @@ from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
 from pyproxy.kernel.listeners import listening
-from pyproxy.kernel.maps import ArrayMap
-from pyproxy.kernel.packetpath import now_ticks, ticks
+from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.packetpath import local_port_range, now_ticks, ticks
 from pyproxy.kernel.pins import UNFINISHED, Pins
 from pyproxy.kernel.programs import Program, socket_programs
-from pyproxy.model import Family, Protocol
+from pyproxy.model import Address, Family, Protocol
 from pyproxy.tables import Kind
 
 # enum counter of bpf/numbers.h, in order
@@ -195,6 +196,7 @@ def maps(datapath: KernelDatapath) -> list[MapStatus]:
         MapStatus(f"{prefix} slots", datapath.slots_used(), room.slots),
         MapStatus(f"{prefix} members", len(datapath.members), room.members),
         MapStatus(f"{prefix} node_names", len(datapath.nodes), room.nodes),
+        MapStatus(f"{prefix} sources", len(datapath.sources), room.sources),
     ]
 
 
@@ -209,15 +211,30 @@ def connections(pins: Pins) -> list[MapStatus]:
     return [used]
 
 
-def node_ports_in_use(datapath: KernelDatapath) -> list[str]:
+def node_ports_in_use(pins: Pins, datapath: KernelDatapath) -> list[str]:
     """Return the service ports on whose NodePort a process of this node listens, with that."""
-    names = datapath.read_names()
-    waiting = {protocol: listening(protocol) for protocol in (Protocol.TCP, Protocol.UDP)}
-    found = []
-    for (_, port, protocol), (service, _, _, _, kind, _) in datapath.frontends.items():
-        if kind == Kind.NODE_PORT and service in names and port in waiting[Protocol(protocol)]:
-            found.append(f"{port}/{Protocol(protocol).name} of {names[service].name}")
-    return sorted(found)
+    names, served = datapath.read_names(), served_addresses(pins)
+    first, last = local_port_range()
+    waiting = {
+        (port, int(protocol))
+        for protocol in (Protocol.TCP, Protocol.UDP)
+        for address, port in listening(protocol, pins.family)
+        # a UDP client that asks from such a port waits for answers alone
+        if address in served and not (protocol is Protocol.UDP and first <= port <= last)
+    }
+    return sorted(
+        f"{port}/{Protocol(protocol).name} of {names[service].name}"
+        for (_, port, protocol), (service, _, _, _, kind, _) in datapath.frontends.items()
+        if kind == Kind.NODE_PORT and service in names and (port, protocol) in waiting
+    )
+
+
+def served_addresses(pins: Pins) -> set[Address]:
+    """Return the addresses on which NodePorts are served; no address stands for any of them."""
+    addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
+    found = {address for (address,), (flags,) in addresses.items() if flags & NodeAddressFlag.PORTS}
+    addresses.close()
+    return found
 
 
 def troubles(pins: Pins, within_s: int) -> list[str]:

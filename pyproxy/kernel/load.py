@@ -22,7 +22,7 @@ from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.links import opened
-from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, remove_tree
+from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, put_away, remove_tree
 from pyproxy.kernel.programs import (
     ADOPT,
     FORMER_TABLES,
@@ -191,12 +191,12 @@ def _load_programs(request: Request) -> None:
     request.pins.make(request.sizes.max_connections)
     compiled = _compile(wanted)
     for directory in (request.pins.maps, request.pins.shared, request.connections):
-        for pin in sorted(directory.iterdir()):
+        for pin in sorted(path for path in directory.iterdir() if path.is_file()):
             _check_shape(pin, *compiled.map_shape(pin.name))
     final = request.pins.programs(wanted.digest)
     unfinished = final.with_name(final.name + UNFINISHED)
     remove_tree(unfinished)
-    remove_tree(final)
+    put_away(final)
     make_directory(unfinished)
     for program in programs(request.family):
         libbpf.obj_pin(compiled.load(program), str(unfinished / program.name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from pyproxy.model import Address, Family
@@ -82,15 +82,18 @@ def hops(family: Family) -> list[Hop]:
     return found
 
 
-def local_addresses(family: Family) -> set[Address]:
+def local_addresses(family: Family, without: Container[int] = ()) -> set[Address]:
     """Return the addresses that packets may have which are for this node itself.
 
-    All that the kernel calls local, loopback ones too; not the networks that are so as a whole.
+    All that the kernel calls local, loopback ones too; not the networks that are so as a whole,
+    nor those of devices in `without`.
     """
     number = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
     found = set()
     for head, attributes in _dump(RTM_GETROUTE, _ROUTE, number):
         _, length, _, _, _, _, _, kind, _ = head
+        if _number(attributes.get(RTA_OIF, b"")) in without:
+            continue
         if kind == RTN_LOCAL and length == 8 * family.address_bytes:
             found.add(attributes.get(RTA_DST, b""))
     return {address for address in found if len(address) == family.address_bytes}

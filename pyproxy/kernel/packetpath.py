@@ -30,6 +30,7 @@ SETTINGS = (
     "detector",
     "policy",
     NODE_PORT_RANGE,
+    "local_ports",
     "source_port_first",
     "source_port_count",
     *ConnectionTimeouts._fields,
@@ -136,9 +137,16 @@ class PacketPath:
         timeouts: ConnectionTimeouts,
         ports: PortRange,
     ) -> None:
-        """Write the settings; call it before any program is attached."""
-        self.write_options(options)
+        """Write the settings; call it before any program is attached.
+
+        What the Node object says of pods is left as it was: write_options() says that.
+        """
+        self._store("policy", _policy(options))
+        if not options.needs_node:
+            self.write_options(options)
+        first, last = local_port_range()
         values = {
+            "local_ports": first | (last - first + 1) << 32,
             "host_netns": netns_cookie() if translation is SocketTranslation.HOST else 0,
             "netns": netns_cookie(),
             "source_port_first": ports.first,

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where things are pinned below the bpffs root.
 
-    <bpffs-root>/v1/<family>/maps/<map>
-    <bpffs-root>/v1/<family>/programs-<digest>/<program>
-    <bpffs-root>/v1/<family>/links/<link>
-    <bpffs-root>/v1/shared/<map of both families>
-    <bpffs-root>/v1/devices/<link>
+    <bpffs-root>/v2/<family>/maps/<map>
+    <bpffs-root>/v2/<family>/programs-<digest>/<program>
+    <bpffs-root>/v2/<family>/links/<link>
+    <bpffs-root>/v2/shared/<map of both families>
+    <bpffs-root>/v2/devices/<link>
     <bpffs-root>/connections-v1/<family>/<entries>/<map>
 
 The version is that of the layouts in bpf/types.h: another layout never meets these maps. The
@@ -30,6 +30,8 @@ LAYOUT, CONNECTIONS = f"v{LAYOUT_VERSION}", f"connections-v{CONNECTIONS_VERSION}
 LAYOUTS = (LAYOUT, CONNECTIONS)  # the directories of these versions
 
 UNFINISHED = "-unfinished"
+REPLACED = "-replaced"
+_USED = "used"  # a directory beside the maps of a connection table: no other file can be there
 
 
 class Pins:
@@ -64,15 +66,22 @@ class Pins:
         """Return the directories of connection tables of any size, oldest first."""
         return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []
 
-    def set_aside(self, entries: int) -> None:
-        """Let the connection table of this size be a former one, if there is a newer one.
+    def mark_used(self, entries: int) -> None:
+        """Note that programs with the connection table of this size are about to be attached."""
+        make_directory(self.connections(entries) / _USED)
 
-        Its connections went on in that one: what is in here is not how they are now.
+    def set_aside(self, entries: int) -> None:
+        """Let the connection table of this size be a former one, if a newer one was used.
+
+        Its connections went on in that one: what is in here is not how they are now. Tables that
+        were made and never used are removed.
         """
+        for each in self.connection_tables():
+            if not (each / _USED).is_dir() and each != self.connections(entries):
+                remove_tree(each)
         table, tables = self.connections(entries), self.connection_tables()
         if table in tables[:-1]:
-            free = (table.with_name(f"{entries}-former-{n}") for n in itertools.count(1))
-            table.rename(next(path for path in free if not path.exists()))
+            table.rename(_free(table, "-former"))
 
     def make(self, entries: int) -> None:
         """Make the directories that do not exist yet, for a connection table of this size."""
@@ -92,6 +101,21 @@ def _age(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+def _free(path: Path, suffix: str) -> Path:
+    """Return a name beside a path that nothing has yet."""
+    names = (path.with_name(f"{path.name}{suffix}-{n}") for n in itertools.count(1))
+    return next(each for each in names if not each.exists())
+
+
+def put_away(programs: Path) -> None:
+    """Give another name to a directory of programs, which may be attached, if it is there.
+
+    What they enter by tail calls is pinned in it, and ends with its pin.
+    """
+    if programs.exists():
+        programs.rename(_free(programs, REPLACED))
 
 
 def make_directory(path: Path) -> None:

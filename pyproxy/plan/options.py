@@ -68,6 +68,11 @@ class Options(NamedTuple):
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True
 
+    @property
+    def needs_node(self) -> bool:
+        """Whether who is a pod, or where NodePorts are served, is said by the Node object."""
+        return self.node_ports_on_primary or self.detect_local_mode is DetectLocalMode.NODE_CIDR
+
     def node_ip(self, family: Family) -> Address:
         """Return the node's IP of a family, or the loopback address kube-proxy falls back to.
 

@@ -29,7 +29,7 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     """
     entry = books.programmed.get(name)
     members = _member_changes(entry, state)
-    reason = _shortage(books, work, members, state)
+    reason = _shortage(books, work, members, entry, state)
     if reason:
         return reason
     service = entry.service if entry else books.ids.take()
@@ -69,14 +69,17 @@ def _full(what: str, used: int, room: int) -> str:
     return f"the map {what} is full ({used} of {room} used)"
 
 
-def _shortage(books: Books, work: Work, members: _MemberChanges, state: State) -> str:
+def _shortage(
+    books: Books, work: Work, members: _MemberChanges, entry: Programmed | None, state: State
+) -> str:
     new = sum(frontend.key not in books.frontends for frontend in state.frontends)
     if len(books.frontends) + len(work.gone_frontends) + new > books.room.frontends:
         return _full("frontends", len(books.frontends), books.room.frontends)
     # old members stay until the new ones are published
     if books.member_count + len(work.gone_members) + len(members.new) > books.room.members:
         return _full("members", books.member_count, books.room.members)
-    if books.source_count + len(work.gone_sources) + len(state.sources) > books.room.sources:
+    sources = set(state.sources).difference(entry.state.sources if entry else ())
+    if books.source_count + len(work.gone_sources) + len(sources) > books.room.sources:
         return _full("sources", books.source_count, books.room.sources)
     return ""
 
@@ -137,14 +140,30 @@ def _frontends(
 ) -> None:
     old = entry.state.frontends if entry else ()
     for frontend in state.frontends:
-        filtered = frontend.kind is Kind.LOAD_BALANCER and bool(state.sources)
-        value = FrontendValue(service, frontend.kind, filtered)
-        if books.frontends.get(frontend.key) != value:
+        value = _value(service, frontend, state)
+        before = books.frontends.get(frontend.key)
+        if before != value:
             books.frontends[frontend.key] = value
-            work.frontends[frontend.key] = value
+            # to those who are in the map already nobody else may come by the new backends
+            closes = value.filtered and before == value._replace(filtered=False)
+            (work.closed_frontends if closes else work.frontends)[frontend.key] = value
             work.gone_frontends.discard(frontend.key)
     kept = {frontend.key for frontend in state.frontends}
     _leave_frontends(books, work, service, (f for f in old if f.key not in kept))
+
+
+def _value(service: int, frontend: Frontend, state: State) -> FrontendValue:
+    filtered = frontend.kind is Kind.LOAD_BALANCER and bool(state.sources)
+    return FrontendValue(service, frontend.kind, filtered)
+
+
+def is_led_to(books: Books, entry: Programmed) -> bool:
+    """Return whether all frontends of a service port say what they should."""
+    return all(
+        books.frontends.get(frontend.key) == _value(entry.service, frontend, entry.state)
+        for frontend in entry.state.frontends
+        if frontend.kind is Kind.LOAD_BALANCER
+    )
 
 
 def _leave_frontends(books: Books, work: Work, service: int, frontends: Iterable[Frontend]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pyproxy.model import ServicePortName
 from pyproxy.sync.api import Datapath
 from pyproxy.sync.books import Books, adopt
-from pyproxy.sync.place import place, remove
+from pyproxy.sync.place import is_led_to, place, remove
 from pyproxy.sync.state import State, state_of
 from pyproxy.sync.work import Work
 from pyproxy.tables import Frontend, PortPlan
@@ -130,7 +130,7 @@ class Syncer:
         state = self._wanted[name]
         entry = self.books.programmed.get(name)
         reason = ""
-        if entry and entry.state == state:
+        if entry and entry.state == state and is_led_to(self.books, entry):
             # what was adopted is not kept beside its equal
             self.books.programmed[name] = entry._replace(state=state)
         else:

@@ -5,7 +5,8 @@ A reader never meets a frontend whose service is missing, a service whose slots 
 or slots that change under its eyes:
 
 1. names, members, sources and slots that nothing leads to yet; members that go: nobody asks for
-   them before the service's generation has changed, and whoever asks then must not find them
+   them before the service's generation has changed, and whoever asks then must not find them;
+   frontends that not everybody may ask any more
 2. services: each one store, from the old backends to the new (here a change takes effect)
 3. frontends that lead to published services, then those that go away
 4. services withdrawn, sources and names nobody can ask for any more
@@ -38,6 +39,8 @@ class Work:
     sources: list[tuple[int, Prefix]] = field(default_factory=list)
     runs: list[tuple[int, Run]] = field(default_factory=list)
     frontends: dict[FrontendKey, FrontendValue] = field(default_factory=dict)
+    # those that are there already and from now on are only for `sources`
+    closed_frontends: dict[FrontendKey, FrontendValue] = field(default_factory=dict)
     gone_frontends: set[FrontendKey] = field(default_factory=set)
     gone_services: list[tuple[int, int]] = field(default_factory=list)
     gone_members: list[tuple[int, Member]] = field(default_factory=list)
@@ -54,7 +57,7 @@ class Work:
         members = sum(len(found) for _, found in self.members)
         puts = len(self.names) + len(self.nodes) + members + len(self.runs)
         gone = len(self.gone_services) + len(self.gone_members) + len(self.gone_names)
-        frontends = len(self.frontends) + len(self.gone_frontends)
+        frontends = len(self.frontends) + len(self.closed_frontends) + len(self.gone_frontends)
         sources = len(self.sources) + len(self.gone_sources)
         return puts + gone + frontends + sources + len(self.gone_nodes)
 
@@ -79,6 +82,8 @@ class Work:
             datapath.put_sources(sources)
         for service, run in self.runs:
             datapath.write_run(service, run)
+        if self.closed_frontends:
+            datapath.put_frontends(list(self.closed_frontends.items()))
 
     def _switch_frontends(self, datapath: Datapath) -> None:
         for frontends in _parts(self.frontends.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,11 @@ from tests.datapath.flavours import KINDS, Flavour, backend_address
 from tests.datapath.node import Node
 from tests.datapath.services import service
 from tests.datapath.test_socket_node_ports import configure
+from tests.lab import netns
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 NODE_PORT = 31_000
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 SERVED, OTHER = 1, 2  # addresses of the node
 
 
@@ -95,6 +98,20 @@ def test_all_addresses_are_free_where_none_is_served(
     node.loaded[family].path.write_addresses(address_flags(own, elsewhere))
     with node.counting(family):
         assert bind(node, flavour, protocol, 0, NODE_PORT) == ""
+
+
+def test_a_port_that_the_kernel_chooses_from_is_free(
+    node: Node, flavour: Flavour, protocol: Protocol
+) -> None:
+    """Whether it was chosen or asked for is not to be told: bind() to port 0 must not fail."""
+    netns.inside(node.namespace, lambda: LOCAL_PORTS.write_text("30900 31100"))
+    try:
+        configure(node, "node")
+        with node.counting(flavour.family):
+            assert bind(node, flavour, protocol, SERVED, NODE_PORT) == ""
+    finally:
+        netns.inside(node.namespace, lambda: LOCAL_PORTS.write_text("32768 60999"))
+        configure(node, "node")
 
 
 def test_who_listens_already_goes_on(node: Node, flavour: Flavour) -> None:

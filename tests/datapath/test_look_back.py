@@ -9,8 +9,8 @@ from pyproxy.kernel.connections import Life, timeout_setting
 from pyproxy.model import Protocol
 from tests.datapath.ends import client, frontend
 from tests.datapath.flowtable import Key, Lead, Role, Side
-from tests.datapath.hooks import passed
-from tests.datapath.moving import Tables, by_client, conversation, hairpin, leads
+from tests.datapath.hooks import Hooks, dropped, passed
+from tests.datapath.moving import FEW, Tables, by_client, conversation, hairpin, leads
 from tests.datapath.packets import ACK
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -114,6 +114,39 @@ def test_what_is_over_is_not_brought_along(
     assert new.egress(answer) == passed(answer)
     assert new.table.entries() == {}
     assert new.table.claimed() == []
+
+
+@pytest.mark.parametrize("why", ["on its way", "no room"])
+def test_a_packet_whose_connection_cannot_come_yet_waits(
+    looking_back: Tables, protocol: Protocol, why: str
+) -> None:
+    """Another CPU is just bringing it along, or the table is full: untranslated it would end."""
+    old, new, _ = looking_back
+    mine = conversation(old.family, protocol, 40_000)
+    mine.talk(old)
+    if why == "on its way":
+        other = conversation(old.family, protocol, 50_000)
+        other.talk(new)
+        key = Key(mine.backend, mine.client, protocol, Side.EGRESS)
+        new.table.put({key: Lead(new.table.records()[0].number, Role.REPLY)})
+    elif new.table.connections.max > FEW:
+        return  # it would take long to fill
+    else:
+        fill(new)
+    before, after = (
+        new.udp(mine.client, to) if protocol is UDP else new.tcp(mine.client, to, ACK)
+        for to in (mine.frontend, mine.backend)
+    )
+    assert new.ingress(before) == dropped(before)
+    if why == "on its way":
+        new.table.delete([key])
+        assert new.ingress(before) == passed(after)
+
+
+def fill(hooks: Hooks) -> None:
+    """Leave no record for new connections."""
+    for n in range(FEW - 1):
+        conversation(hooks.family, TCP, 30_000 + n).talk(hooks)
 
 
 @pytest.mark.parametrize("whose", ["another client's", "the other protocol's"])

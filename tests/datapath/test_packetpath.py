@@ -20,6 +20,7 @@ from pyproxy.kernel.packetpath import (
     Detector,
     Policy,
     PortRange,
+    local_port_range,
     netns_cookie,
     ticks,
 )
@@ -94,7 +95,9 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         ports=PortRange(2_000, 500),
         options=Options("here", local_cidrs=(prefix("10.0.0.0/8"),)),
     )
+    first, last = netns.inside(configured.namespace, local_port_range)
     expected = {
+        "local_ports": first | (last - first + 1) << 32,
         "host_netns": netns.inside(configured.namespace, netns_cookie),
         "netns": netns.inside(configured.namespace, netns_cookie),
         "detector": Detector.CIDRS if family is IPV4 else Detector.NONE,

@@ -22,7 +22,7 @@ from pyproxy.tables import (
     SocketTranslation,
 )
 from tests.datapath.asking import ask_connected, errno_of, open_socket
-from tests.datapath.flavours import Flavour, SockAddr, backend_address, service_address
+from tests.datapath.flavours import Flavour, SockAddr, backend_address, named, service_address
 from tests.datapath.node import Node
 from tests.datapath.services import service
 
@@ -125,6 +125,15 @@ def test_loopback_is_the_nodes_own(
     for address in (LOOPBACK[family], bytes(family.address_bytes)):
         found = who(node, flavour, protocol, (flavour.text(address), NODE_PORT))
         assert (found in {3, 4}) == (whose == "node")
+
+
+def test_no_address_is_shown_as_loopback(node: Node, flavour: Flavour, protocol: Protocol) -> None:
+    """As the kernel shows whom a socket talks to that has dialled no address."""
+    family = flavour.family
+    node.apply(planned(flavour, protocol, Kind.NODE_PORT))
+    with open_socket(flavour, protocol, node.make_socket) as sock:
+        sock.connect((flavour.text(bytes(family.address_bytes)), NODE_PORT))
+        assert named(sock.getpeername()) == (flavour.text(LOOPBACK[family]), NODE_PORT)
 
 
 @pytest.mark.parametrize("flavour", [Flavour.IPV4, Flavour.MAPPED])

@@ -9,12 +9,16 @@ import pytest
 
 from pyproxy.agent import cover
 from pyproxy.agent.cover import Cover
+from pyproxy.errors import MapFullError
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.devices import Device
 from pyproxy.model import Family
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import DetectLocalMode, Options
 
 ETH, POD, OTHER = (Device(n, name, True) for n, name in ((2, "eth0"), (3, "pod3"), (4, "pod4")))
+
+
+HERE = Options("here")
 
 
 class Node:
@@ -27,6 +31,10 @@ class Node:
         self.log: list[str] = []
         self.now = 1000.0
         self.told: list[list[str]] = []
+        self.addresses: dict[bytes, int] = {b"1234": 1}
+        self.written: list[dict[bytes, int]] = []
+        self.options: list[Options] = []
+        self.full = False
 
     def find(self, patterns: Iterable[str] = ()) -> list[Device]:
         """Return the devices, or those whose names begin as a pattern does."""
@@ -39,8 +47,15 @@ class Node:
         """Return nothing but which devices there are."""
         return {each.ifindex: DeviceFacts(bytes(family.address_bytes), 0) for each in devices}
 
-    def write_addresses(self, _: dict[bytes, int]) -> None:
+    def write_addresses(self, wanted: dict[bytes, int]) -> None:
         """Stand for PacketPath.write_addresses."""
+        if self.full:
+            raise MapFullError("node_addresses: the map is full")
+        self.written.append(wanted)
+
+    def write_options(self, options: Options) -> None:
+        """Stand for PacketPath.write_options."""
+        self.options.append(options)
 
     def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
         """Note which devices are described."""
@@ -65,17 +80,17 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node()
     monkeypatch.setattr(cover, "devices", made.find)
     monkeypatch.setattr(cover, "device_facts", made.facts)
-    monkeypatch.setattr(cover, "node_addresses", lambda *_: {})
+    monkeypatch.setattr(cover, "node_addresses", lambda *_: made.addresses)
     return made
 
 
-def covering(node: Node, *patterns: str) -> Cover:
+def covering(node: Node, *patterns: str, options: Options = HERE) -> Cover:
     """Return what keeps the node covered; what it tells is noted by the node."""
     paths = {Family.IPV4: node}
     made: Cover = Cover(
         node,  # type: ignore[arg-type] # has what Cover uses of Entries
         paths,  # type: ignore[arg-type] # and of PacketPath
-        Options("here"),
+        options,
         patterns,
         lambda: node.told.append(made.failures),
         clock=lambda: node.now,
@@ -173,3 +188,41 @@ def test_a_device_that_failed_and_goes_is_no_problem_any_more(node: Node) -> Non
     node.devices.remove(POD)
     made.refresh()
     assert node.told == [["pod3: it has an ingress qdisc"], []]
+
+
+def test_addresses_that_cannot_be_written_are_told_of(node: Node) -> None:
+    """The devices are covered all the same, and it is tried again soon."""
+    made = covering(node)
+    node.full = True
+    assert made.refresh() == cover.RETRY_S
+    assert made.failures == ["any device as it is now: node_addresses: the map is full"]
+    assert node.told[-1] == made.failures
+    node.full = False
+    made.refresh()
+    assert made.failures == []
+    assert node.told[-1] == []
+    assert node.written == [node.addresses]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HERE._replace(node_ports_on_primary=True),
+        HERE._replace(detect_local_mode=DetectLocalMode.NODE_CIDR),
+    ],
+)
+def test_what_was_known_of_the_node_counts_until_it_is_known_again(
+    node: Node, options: Options
+) -> None:
+    """An agent that starts while the API server is away serves NodePorts where they were served."""
+    made = covering(node, options=options)
+    made.refresh()
+    assert (node.written, node.options) == ([], [])
+    # it may turn out that there is nothing to know
+    made.use(options)
+    assert (node.written, node.options) == ([node.addresses], [options])
+    made.use(options)
+    assert len(node.options) == 1
+    known = options._replace(node_ips=(b"1234",))
+    made.use(known)
+    assert node.options[-1] == known

@@ -210,6 +210,46 @@ def test_a_service_that_grows_too_large_keeps_what_it_had() -> None:
     assert contents(datapath) == before
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_frontend_that_was_not_closed_in_time_is_closed(*, restarted: bool) -> None:
+    """The ranges were written, and the write that makes them count failed."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a", balanced=(1,))))
+    closed = plan("a", balanced=(1,), sources=(1,))
+    datapath.fail_at = datapath.writes + 2
+    with pytest.raises(KernelError):
+        syncer.apply(plans(closed))
+    assert len(datapath.sources) == 1
+    datapath.fail_at = 0
+    (Syncer(datapath, serves) if restarted else syncer).apply(plans(closed) if restarted else {})
+    assert contents(datapath) == fresh(plans(closed))
+
+
+def test_nobody_slips_in_before_a_frontend_is_closed() -> None:
+    """With the first endpoint come the ranges: whom they keep out never sees it (A8.8)."""
+    datapath = FakeDatapath()
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a", balanced=(1,), backends=())))
+    datapath.log.clear()
+    syncer.apply(plans(plan("a", balanced=(1,), sources=(1,))))
+    assert datapath.log.index("frontend") < datapath.log.index("publish")
+    datapath.log.clear()
+    syncer.apply(plans(plan("a", balanced=(1,), backends=())))
+    assert datapath.log.index("publish") < datapath.log.index("frontend")
+
+
+def test_sources_that_are_there_take_no_room_twice() -> None:
+    """Endpoints change while the ranges stay."""
+    datapath = FakeDatapath(ROOM._replace(sources=3))
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a", balanced=(1,), sources=(1, 2))))
+    changed = plan("a", balanced=(1,), sources=(1, 2), backends=(backend(7),))
+    syncer.apply(plans(changed))
+    assert syncer.refused == {}
+    assert contents(datapath) == fresh(plans(changed))
+
+
 def test_too_many_sources_are_refused_by_name() -> None:
     """A service keeps those it had; nobody else goes without."""
     datapath = FakeDatapath(ROOM._replace(sources=3))
