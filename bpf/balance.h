@@ -23,7 +23,7 @@ enum client {
 struct pick {
 	struct target target;
 	__u32 client; /* enum client */
-	bool is_affine; /* the service has sessionAffinity */
+	__u32 is_affine; /* the service has sessionAffinity */
 	__u32 policies; /* enum service_flag */
 	__u32 flags; /* enum backend_flag */
 	__u32 generation;

@@ -14,6 +14,7 @@ struct target {
 	__u8 kind; /* enum frontend_kind */
 	__u8 filtered; /* only for some clients: is_kept_out() */
 	__u8 unserved; /* a NodePort where it is refused at most (parity A7.6) */
+	__u8 pad; /* it is copied to a map: no byte of it may be anything */
 };
 
 /* Return whether two ends are the same. */

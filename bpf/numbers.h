@@ -11,6 +11,7 @@ enum stage {
 	STAGE_INGRESS = 0, /* a packet that is worth a look, or begins again */
 	STAGE_EGRESS,
 	STAGE_OPEN, /* a connection begins */
+	STAGE_JOIN, /* it has a backend */
 	STAGE_REOPEN, /* one begins where another one stands that is over */
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */

@@ -2,7 +2,7 @@
 /* A stage: a connection to a service begins. */
 #include "open.h"
 
-/* Pick a backend; what is needed only for that takes no stack afterwards. */
+/* Pick a backend, by what picked says of the packet. */
 static __always_inline enum verdict open_pick(const struct packet *packet, struct pick *picked)
 {
 	struct affinity_key who = {
@@ -15,9 +15,10 @@ static __always_inline enum verdict open_pick(const struct packet *packet, struc
 
 /* A packet to a frontend. */
 static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
-					struct target target, bool clash)
+					struct target target)
 {
 	struct pick picked = { .target = target, .client = client_of(skb, &packet->src.addr) };
+	__u32 zero = 0;
 
 	if (target.filtered && is_kept_out(target.service, &packet->src.addr)) {
 		count(COUNTER_PACKET_FILTERED);
@@ -25,7 +26,9 @@ static __always_inline int open_service(struct __sk_buff *skb, const struct pack
 	}
 	switch (open_pick(packet, &picked)) {
 	case VERDICT_FORWARD:
-		return connection_open(skb, packet, &picked, clash);
+		picks.update(&zero, &picked);
+		stage_join(skb, packet->ip, stage_clash(skb));
+		return TC_DROP;
 	case VERDICT_REFUSE:
 		stage_enter(skb, STAGE_REFUSE, packet->ip, SIDE_INGRESS);
 		return TC_DROP;
@@ -46,7 +49,7 @@ int open(struct __sk_buff *skb)
 		return TC_NEXT;
 	target = frontend_match(&packet.dst, packet.proto);
 	if (target.service)
-		return open_service(skb, &packet, target, stage_clash(skb));
+		return open_service(skb, &packet, target);
 	stage_enter(skb, STAGE_DIRECT, packet.ip, SIDE_INGRESS);
 	return TC_NEXT;
 }

@@ -9,6 +9,9 @@
 /* How many pairs of backend and source port are tried for a new connection. */
 #define OPEN_TRIES 10
 
+/* What the stage that picks tells the one that makes the connection, on one CPU. */
+BPF_PERCPU_ARRAY(picks, struct pick, 1);
+
 #define TWIN 1 /* no error: those of the kernel are negative */
 
 #define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */

@@ -61,6 +61,7 @@ STAGES = (
     Program("ingress_again", "tail call", "ingress.c", SCHED_CLS),
     Program("egress_again", "tail call", "egress.c", SCHED_CLS),
     Program("open", "tail call", "open.c", SCHED_CLS),
+    Program("join", "tail call", "join.c", SCHED_CLS),
     Program("reopen", "tail call", "reopen.c", SCHED_CLS),
     Program("open_direct", "tail call", "direct.c", SCHED_CLS),
     Program("source", "tail call", "source.c", SCHED_CLS),
