@@ -44,15 +44,22 @@ static __always_inline bool former_find(const struct packet *packet, __u32 side,
 	return former->life & LIFE_READY && !is_expired(former->life, now_ticks());
 }
 
+/* Copy a record, but for its life. */
+static __always_inline void record_fill(struct connection *record, const struct connection *from)
+{
+	__u32 at = __builtin_offsetof(struct connection, client);
+
+	__builtin_memcpy((void *)record + at, (void *)from + at, CONNECTION_BYTES - at);
+}
+
 /* Copy a former record, but for its life. Return false if it became another's meanwhile. */
 static __always_inline bool record_copy(struct connection *record, struct former *former)
 {
 	const struct connection *old = former_connections.lookup(&former->number);
-	__u32 from = __builtin_offsetof(struct connection, client);
 
 	if (!old)
 		return false;
-	__builtin_memcpy((void *)record + from, (void *)old + from, CONNECTION_BYTES - from);
+	record_fill(record, old);
 	return record->check == connection_check(record);
 }
 
@@ -161,7 +168,7 @@ enum moved {
 /* Return how soon a connection may be missed where there is not room for all: 0 comes last. */
 static __always_inline __u32 move_rank(__u32 flags)
 {
-	if (flags & LIFE_RESET || (flags & LIFE_FIN) == LIFE_FIN)
+	if (is_over(flags))
 		return 2;
 	return flags & LIFE_ESTABLISHED ? 0 : 1;
 }
@@ -233,9 +240,8 @@ static __always_inline void catch_up(__u32 number, const struct connection *copy
 /* Move one connection, if it is of this rank and its entry leads to it. */
 static __always_inline enum moved record_move(struct former *former, __u32 rank)
 {
-	__u32 from = __builtin_offsetof(struct connection, client), zero = 0;
+	__u32 zero = 0, now = now_ticks(), number;
 	struct connection *copy = copies.lookup(&zero), *record;
-	__u32 now = now_ticks(), number;
 	struct nat_entry *entry;
 	struct nat_key key;
 	long failed;
@@ -257,7 +263,7 @@ static __always_inline enum moved record_move(struct former *former, __u32 rank)
 	record = connections.lookup(&number);
 	if (!number || !record)
 		return MOVED_NOT;
-	__builtin_memcpy((void *)record + from, (void *)copy + from, CONNECTION_BYTES - from);
+	record_fill(record, copy);
 	failed = record_adopt(record, number, former->life);
 	if (!failed)
 		return MOVED;

@@ -45,12 +45,18 @@ static __always_inline __u64 life_at(__u32 flags, __u32 ticks)
 	return (__u64)ticks << 32 | flags;
 }
 
+/* Return whether a TCP connection was reset, or closed by both ends. */
+static __always_inline bool is_over(__u32 flags)
+{
+	return flags & LIFE_RESET || (flags & LIFE_FIN) == LIFE_FIN;
+}
+
 /* Return for how many ticks a connection that is in this state lives without packets. */
 static __always_inline __u32 life_timeout(__u32 flags)
 {
 	if (flags & LIFE_UDP)
 		return setting(flags & LIFE_ESTABLISHED ? SETTING_UDP_STREAM : SETTING_UDP);
-	if (flags & LIFE_RESET || (flags & LIFE_FIN) == LIFE_FIN)
+	if (is_over(flags))
 		return setting(SETTING_TCP_CLOSED);
 	if (flags & LIFE_FIN)
 		return setting(SETTING_TCP_CLOSE_WAIT);

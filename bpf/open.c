@@ -2,32 +2,22 @@
 /* A stage: a connection to a service begins. */
 #include "open.h"
 
-/* Pick a backend, by what picked says of the packet. */
-static __always_inline enum verdict open_pick(const struct packet *packet, struct pick *picked)
-{
-	struct affinity_key who = {
-		.service = picked->target.service,
-		.addr = packet->src.addr,
-	};
-
-	return backend_pick(picked, &who);
-}
-
 /* A packet to a frontend. */
 static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
 					struct target target)
 {
 	struct pick picked = { .target = target, .client = client_of(skb, &packet->src.addr) };
+	struct affinity_key who = { .service = target.service, .addr = packet->src.addr };
 	__u32 zero = 0;
 
 	if (target.filtered && is_kept_out(target.service, &packet->src.addr)) {
 		count(COUNTER_PACKET_FILTERED);
 		return TC_DROP;
 	}
-	switch (open_pick(packet, &picked)) {
+	switch (backend_pick(&picked, &who)) {
 	case VERDICT_FORWARD:
 		picks.update(&zero, &picked);
-		stage_join(skb, packet->ip, stage_clash(skb));
+		stage_enter(skb, STAGE_JOIN, packet->ip, SIDE_INGRESS);
 		return TC_DROP;
 	case VERDICT_REFUSE:
 		stage_enter(skb, STAGE_REFUSE, packet->ip, SIDE_INGRESS);

@@ -190,14 +190,7 @@ static __always_inline void stage_open(struct __sk_buff *skb, __u32 at, bool cla
 	stage_enter(skb, STAGE_OPEN, at, SIDE_INGRESS);
 }
 
-/* Go on to make the connection, to the backend that was picked. */
-static __always_inline void stage_join(struct __sk_buff *skb, __u32 at, bool clash)
-{
-	skb->cb[2] = clash;
-	stage_enter(skb, STAGE_JOIN, at, SIDE_INGRESS);
-}
-
-/* Return what stage_open() and stage_join() say. */
+/* Return what stage_open() says; the stages after it find the same. */
 static __always_inline bool stage_clash(const struct __sk_buff *skb)
 {
 	return skb->cb[2];

@@ -99,6 +99,9 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, struct endpoi
 	picked->target = frontend_match(&asked, proto);
 	if (!picked->target.service)
 		return false;
+	/* a ClusterIP's policy is the same for all (parity A4.4) */
+	if (picked->target.kind == KIND_CLUSTER_IP)
+		return true;
 	picked->client = sock_client(bpf_get_netns_cookie(ctx));
 	/* a pod has loopback addresses of its own */
 	if (picked->client != CLIENT_NODE && addr_is_loopback(&asked.addr))
