@@ -326,6 +326,11 @@ def link_update(link: int, program: int) -> None:
     _call("BPF_LINK_UPDATE", "bpf_link_update", link, program, None)
 
 
+def prog_test_run(program: int, options: ctypes.Structure) -> None:
+    """Run a program as a struct bpf_test_run_opts says, which is filled in."""
+    _call("BPF_PROG_TEST_RUN", "bpf_prog_test_run_opts", program, _c.byref(options))
+
+
 def helper_exists(program_type: int, helper: int) -> bool:
     """Return whether programs of a type may call a helper (by number), by loading one that does."""
     return _call("probe", "libbpf_probe_bpf_helper", program_type, helper, None) == 1

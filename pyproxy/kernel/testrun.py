@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 
 from pyproxy.errors import KernelError
+from pyproxy.kernel import libbpf
 
 
 class Options(ctypes.Structure):
@@ -48,9 +48,11 @@ def repeat(fd: int, frame: bytes, times: int) -> bytes:
         data_size_out=len(frame),
         repeat=times,
     )
-    call = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts
-    while (failed := -call(fd, ctypes.byref(options))) == errno.EINTR:
-        pass
-    if failed:
-        raise KernelError(f"BPF_PROG_TEST_RUN: {os.strerror(failed)}", errno=failed)
-    return left.raw
+    while True:
+        try:
+            libbpf.prog_test_run(fd, options)
+        except KernelError as error:
+            if error.errno != errno.EINTR:
+                raise
+        else:
+            return left.raw

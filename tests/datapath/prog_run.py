@@ -10,7 +10,6 @@ namespace of the thread that asks: loopback, unless the context names another on
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +38,7 @@ class Ran(NamedTuple):
 
 
 def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
-    """Run a tc program, by its descriptor, on a frame; raises OSError.
+    """Run a tc program, by its descriptor, on a frame; raises KernelError.
 
     `ifindex` is the device's that the frame comes by or leaves by, 0 for loopback.
     """
@@ -59,14 +58,8 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
         context[IFINDEX_AT : IFINDEX_AT + 4] = ifindex.to_bytes(4, "little")
         raw = (ctypes.c_uint8 * SKB_BYTES).from_buffer(context)
         options.ctx_in, options.ctx_size_in = ctypes.addressof(raw), SKB_BYTES
-    _test_run(fd, options)
+    libbpf.prog_test_run(fd, options)
     return Ran(ctypes.c_int32(options.retval).value, left.raw[: options.data_size_out])
-
-
-def _test_run(fd: int, options: Options) -> None:
-    result = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(fd, ctypes.byref(options))
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
 
 
 class Tuples:
@@ -110,7 +103,7 @@ def knows_checksum_complete(fd: int, frame: bytes) -> bool:
     """Return whether this kernel can check skb->csum (Linux 6.13 can)."""
     try:
         run(fd, frame, flags=CHECKSUM_COMPLETE)
-    except OSError:
+    except KernelError:
         return False
     return True
 
