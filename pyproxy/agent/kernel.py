@@ -16,7 +16,7 @@ from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.move import Move
-from pyproxy.kernel.packetpath import PacketPath, local_port_range, source_ports
+from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.kernel.pins import Pins, remove_tree
 from pyproxy.kernel.programs import FORMER_TABLES
 from pyproxy.kernel.source import Sizes
@@ -108,7 +108,6 @@ class Loading:
             self._config.options,
             self._config.socket_translation,
             self._config.connections.timeouts,
-            source_ports(local_port_range()),
         )
         changed = sockets.attach(pins, digest, self._config.cgroup_root)
         if changed:

@@ -135,9 +135,11 @@ class PacketPath:
         options: Options,
         translation: SocketTranslation,
         timeouts: ConnectionTimeouts,
-        ports: PortRange,
+        ports: PortRange | None = None,
     ) -> None:
         """Write the settings; call it before any program is attached.
+
+        `ports` stand for clients' who must not be seen; they are source_ports() unless given.
 
         What the Node object says of pods is left as it was: write_options() says that.
         """
@@ -145,6 +147,7 @@ class PacketPath:
         if not options.needs_node:
             self.write_options(options)
         first, last = local_port_range()
+        ports = ports or source_ports((first, last))
         values = {
             "local_ports": first | (last - first + 1) << 32,
             "host_netns": netns_cookie() if translation is SocketTranslation.HOST else 0,

@@ -20,7 +20,7 @@ from pyproxy.kernel.devices import Device
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.maps import ArrayMap
-from pyproxy.kernel.packetpath import PacketPath, PortRange, local_port_range, source_ports
+from pyproxy.kernel.packetpath import PacketPath, PortRange
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
@@ -154,10 +154,9 @@ class Node:
         """
 
         def work() -> None:
-            free = ports or source_ports(local_port_range())
             kept = timeouts or ConnectionTimeouts()
             for each in self.loaded.values():
-                each.path.configure(options or Options("here"), translation, kept, free)
+                each.path.configure(options or Options("here"), translation, kept, ports)
 
         netns.inside(self.namespace, work)
 
