@@ -176,6 +176,10 @@ class Hooks:
         """Return what begins a connection: a SYN, or a datagram."""
         return self.tcp(src, dst, SYN) if protocol is Protocol.TCP else self.udp(src, dst)
 
+    def further(self, protocol: Protocol, src: End, dst: End) -> bytes:
+        """Return what goes on in a connection: a segment in mid-stream, or a datagram."""
+        return self.tcp(src, dst, ACK) if protocol is Protocol.TCP else self.udp(src, dst)
+
     def answer(self, protocol: Protocol, src: End, dst: End) -> bytes:
         """Return what a backend answers first."""
         return self.tcp(src, dst, SYN | ACK) if protocol is Protocol.TCP else self.udp(src, dst)

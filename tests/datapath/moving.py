@@ -21,7 +21,7 @@ from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Key, Record
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import ACK, End
+from tests.datapath.packets import End
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 FEW = 64
@@ -125,8 +125,7 @@ class Conversation(NamedTuple):
     def go_on(self, hooks: Hooks) -> None:
         """Send a packet of the client's in mid-stream."""
         before, after = (
-            hooks.udp(self.client, to) if self.protocol is UDP else hooks.tcp(self.client, to, ACK)
-            for to in (self.frontend, self.backend)
+            hooks.further(self.protocol, self.client, to) for to in (self.frontend, self.backend)
         )
         assert hooks.ingress(before) == passed(after)
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from pyproxy.kernel.addresses import LOOPBACK, address_flags
 from pyproxy.model import Address, Family, Protocol, family_of
@@ -14,7 +15,10 @@ from pyproxy.plan.options import IPV6_LOOPBACK, Mode, Options
 from pyproxy.plan.world import World
 from tests.datapath.node import Node
 from tests.flows.load import Case, Flow
+from tests.lab.evenness import evenness
 
+DRAWS = 200  # for each endpoint
+IMPROBABLE = 1e-7  # there are hundreds of flows
 ON_THE_NODE = {"node", "localhost"}  # their sockets are translated, not their packets
 
 
@@ -37,6 +41,15 @@ def own_addresses(family: Family, case: Case) -> list[Address]:
     return sorted(address for address in mine if family_of(address) is family)
 
 
+def uneven(flow: Flow, counts: Counter[str]) -> Iterator[str]:
+    """Yield what is wrong with how often each backend was drawn for a flow."""
+    assert not isinstance(flow.expect, str)
+    if set(counts) != flow.expect:
+        yield f"{flow.name}: expected {sorted(flow.expect)}, got {sorted(counts)}"
+    elif evenness(list(counts.values())) < IMPROBABLE:
+        yield f"{flow.name}: not alike: {counts}"
+
+
 def forget_case(node: Node) -> None:
     """Leave nothing of a case."""
     node.clear()
@@ -52,7 +65,7 @@ def decider(world: World) -> Callable[[Connection], Decision]:
     return lambda connection: decide(connection, tables, world.options)
 
 
-def is_pending(case: Case, flow: Flow, decision: Decision) -> bool:
+def is_pending(world: World, flow: Flow, decision: Decision) -> bool:
     """Return whether the programs are yet to learn what a flow asks of them.
 
     SCTP; and what nftables mode refuses by an address alone (A8.6, A8.7).
@@ -60,12 +73,11 @@ def is_pending(case: Case, flow: Flow, decision: Decision) -> bool:
     if flow.connection.protocol == Protocol.SCTP:
         return True
     unmatched = decision.verdict.value in {"REJECT", "DROP"}
-    return case.mode is Mode.NFTABLES and unmatched and _has_no_frontend(case, flow)
+    nftables = world.options.mode is Mode.NFTABLES
+    return nftables and unmatched and _has_no_frontend(world, flow)
 
 
-def _has_no_frontend(case: Case, flow: Flow) -> bool:
-    world = case.world()
-    world.replan()
+def _has_no_frontend(world: World, flow: Flow) -> bool:
     asked = flow.connection
     return not any(
         (key.port, key.protocol) == (asked.port, asked.protocol)

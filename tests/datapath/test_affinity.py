@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.kernel import libbpf
+from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.packetpath import ticks
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan, ServiceFlag
@@ -22,6 +22,7 @@ from tests.datapath.node import Node
 from tests.datapath.packets import End
 from tests.datapath.peers import Peers
 from tests.datapath.services import service
+from tests.datapath.test_redundant_checks import rewrite
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 HOUR = 3_600
@@ -51,34 +52,35 @@ def drawn(hooks: Hooks, protocol: Protocol, number: int, to: End, many: int = 12
     return {each.backend for each in hooks.table.records()}
 
 
-def memory(node: Node, family: Family) -> int:
-    """Return a descriptor of the map of affinities."""
-    return libbpf.obj_get(str(node.loaded[family].pins.maps / "affinity"))
+def memory(node: Node, family: Family) -> Path:
+    """Return where the map of affinities is pinned."""
+    return node.loaded[family].pins.maps / "affinity"
 
 
-def entries(node: Node, family: Family) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """Return the descriptor of the map, and what is in it."""
-    fd = memory(node, family)
-    shape = libbpf.map_info(fd)
-    return fd, libbpf.map_dump(fd, shape.key_size, shape.value_size)
+def entries(node: Node, family: Family) -> list[bytes]:
+    """Return the keys of what is remembered."""
+    with links.opened(memory(node, family)) as fd:
+        shape = libbpf.map_info(fd)
+        return [key for key, _ in libbpf.map_dump(fd, shape.key_size, shape.value_size)]
 
 
 def forget(node: Node, family: Family) -> None:
     """Let nobody be remembered."""
-    fd, found = entries(node, family)
-    for key, _ in found:
-        libbpf.map_delete(fd, key)
+    with links.opened(memory(node, family)) as fd:
+        for key in entries(node, family):
+            libbpf.map_delete(fd, key)
 
 
 def grow_old(node: Node, family: Family, seconds: int, *, torn: bool = False) -> None:
     """Let all connections have begun so much earlier; torn: and the check words wrong."""
-    fd, found = entries(node, family)
-    for key, value in found:
-        words = memoryview(bytearray(value)).cast("I")
+
+    def change(value: bytearray) -> None:
+        words = memoryview(value).cast("I")
         seen = (words[-2] - ticks(seconds)) & 0xFFFFFFFF
         words[-1] ^= 1 if torn else words[-2] ^ seen
         words[-2] = seen
-        libbpf.map_update(fd, key, bytes(words))
+
+    rewrite(memory(node, family), change)
 
 
 def test_a_client_stays_with_its_backend(hooks: Hooks, protocol: Protocol) -> None:
@@ -175,7 +177,7 @@ def test_without_affinity_nobody_is_remembered(hooks: Hooks, protocol: Protocol)
     family = hooks.family
     hooks.node.apply(plan(family, protocol, 1, MANY))
     assert len(drawn(hooks, protocol, 1, frontend(family), 60)) > 1
-    assert entries(hooks.node, family)[1] == []
+    assert entries(hooks.node, family) == []
 
 
 def test_sockets_of_a_namespace_are_one_client(
@@ -201,4 +203,4 @@ def test_sockets_of_a_namespace_are_one_client(
                 found.append(peers.of(sock, family))
     assert None not in found
     assert found[: len(makers)] == found[len(makers) :]
-    assert len(entries(node, family)[1]) == len(makers)
+    assert len(entries(node, family)) == len(makers)

@@ -7,7 +7,7 @@ The shorthand of a case does not say by which device a packet comes: by one that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -18,24 +18,24 @@ from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol, endpoint_text, family_of
 from pyproxy.plan.connection import Connection, Decision
 from pyproxy.plan.options import Options
+from pyproxy.plan.world import World
 from pyproxy.tables import Backend, BackendFlag
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import End
 from tests.datapath.prog_run import TC_DROP, TC_NEXT, TC_REDIRECT
 from tests.datapath.staging import (
+    DRAWS,
     ON_THE_NODE,
     decider,
     forget_case,
     is_pending,
     spoiled,
+    uneven,
     write_case,
 )
 from tests.flows.load import KUBE_PROXY, Case, Flow, FlowFile, read_flow_file
-from tests.lab.evenness import evenness
 
-DRAWS = 200  # for each endpoint
-IMPROBABLE = 1e-7  # there are hundreds of flows
 FIRST_PORT = 20_000
 VERDICTS = {"REJECT": TC_REDIRECT, "DROP": TC_DROP, "PASS": TC_NEXT, "ACCEPT": TC_NEXT}
 
@@ -58,13 +58,13 @@ class Stage:
         self._undo.close()
         forget_case(self._node)
 
-    def set_up(self, case: Case) -> Callable[[Connection], Decision]:
-        """Write a case; return what decides about connections in it, as a model."""
+    def set_up(self, case: Case) -> World:
+        """Write a case; return its objects and plans."""
         world = write_case(self._node, case)
         for family, hooks in self._hooks.items():
             hooks.configure(cidrs=world.options.local_cidrs, options=world.options)
             hooks.write_device(world.options.node_ip(family))
-        return decider(world)
+        return world
 
     def try_one(self, flow: Flow, decision: Decision, options: Options) -> Iterator[str]:
         """Send what a flow begins with; yield what is wrong with what becomes of it."""
@@ -81,10 +81,7 @@ class Stage:
             return
         drawn = draw(hooks, asked, DRAWS * len(flow.expect))
         counts = Counter(each for each, _ in drawn.elements())
-        if set(counts) != flow.expect:
-            yield f"{flow.name}: expected {sorted(flow.expect)}, got {sorted(counts)}"
-        elif evenness(list(counts.values())) < IMPROBABLE:
-            yield f"{flow.name}: not alike: {counts}"
+        yield from uneven(flow, counts)
         for backend in decision.backends:
             text = endpoint_text(backend.address, backend.port)
             wanted = is_hidden(backend, asked, decision, options)
@@ -131,14 +128,14 @@ def stage(whole_run: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_packets_go_where_kube_proxy_sends_them(stage: Stage, flow_case: Case) -> None:
     """Each flow of a pod or from outside has its verdict, backends, shares and source."""
-    decide_here = stage.set_up(flow_case)
-    options = flow_case.world().options
+    world = stage.set_up(flow_case)
+    decide_here = decider(world)
     complaints: list[str] = []
     for flow in flow_case.flows:
         decision = decide_here(flow.connection)
-        if flow.role in ON_THE_NODE or is_pending(flow_case, flow, decision):
+        if flow.role in ON_THE_NODE or is_pending(world, flow, decision):
             continue
-        complaints += stage.try_one(flow, decision, options)
+        complaints += stage.try_one(flow, decision, world.options)
     assert complaints == []
 
 
@@ -152,7 +149,7 @@ def test_what_is_not_sent_as_packets_is_counted(
         world.replan()
         decide_here = decider(world)
         for flow in case.flows:
-            pending = is_pending(case, flow, decide_here(flow.connection))
+            pending = is_pending(world, flow, decide_here(flow.connection))
             kind = "on the node" if flow.role in ON_THE_NODE else "as packets"
             roles["pending" if pending else kind] += 1
     with capsys.disabled():
@@ -165,11 +162,11 @@ def test_wrong_expectations_of_packets_are_noticed(stage: Stage) -> None:
     random = Random(3)
     cases = [case for case in read_flow_file(KUBE_PROXY).cases if case.flows]
     for case in random.sample(cases, 40):
-        decide_here = stage.set_up(case)
-        options = case.world().options
+        world = stage.set_up(case)
+        decide_here, options = decider(world), world.options
         for flow in case.flows:
             decision = decide_here(flow.connection)
-            if flow.role in ON_THE_NODE or is_pending(case, flow, decision):
+            if flow.role in ON_THE_NODE or is_pending(world, flow, decision):
                 continue
             wrong = spoiled(flow, random)
             assert list(stage.try_one(wrong, decision, options)), (case.id, wrong)

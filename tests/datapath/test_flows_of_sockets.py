@@ -21,25 +21,25 @@ from pyproxy.kernel.addresses import NODE, DeviceFacts
 from pyproxy.model import Address, Family, Protocol, address_text, endpoint_text, family_of
 from pyproxy.plan.connection import Connection
 from pyproxy.plan.options import Options
+from pyproxy.plan.world import World
 from tests.datapath.hooks import Hooks, Wire
 from tests.datapath.node import Node, run_ip
 from tests.datapath.packets import End
 from tests.datapath.peers import Peers
 from tests.datapath.prog_run import TC_DROP
 from tests.datapath.staging import (
+    DRAWS,
     ON_THE_NODE,
     decider,
     forget_case,
     is_pending,
     own_addresses,
     spoiled,
+    uneven,
     write_case,
 )
 from tests.flows.load import KUBE_PROXY, Case, Flow, read_flow_file
-from tests.lab.evenness import evenness
 
-DRAWS = 200  # for each endpoint
-IMPROBABLE = 1e-7  # there are hundreds of flows
 KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 EVERYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
@@ -64,9 +64,10 @@ class Stage:
         run_ip(self._node.namespace, f"link del {DEVICE}")
         forget_case(self._node)
 
-    def set_up(self, case: Case) -> Options:
+    def set_up(self, case: Case) -> World:
         """Write a case as an agent of the node does, and give the node its addresses."""
-        options = write_case(self._node, case).options
+        world = write_case(self._node, case)
+        options = world.options
         self._node.configure(options=options)
         wanted: set[Address] = set()
         for family, each in self._node.loaded.items():
@@ -76,7 +77,7 @@ class Stage:
             wanted |= {a for a in mine if not ip_address(a).is_loopback}
         self._give(wanted)
         self._lead_out(options)
-        return options
+        return world
 
     def _give(self, wanted: set[Address]) -> None:
         gone = [f"addr del {_host(a)} dev lo" for a in sorted(self._addresses - wanted)]
@@ -101,10 +102,7 @@ class Stage:
             return
         drawn = Counter(self._ask(asked) for _ in range(DRAWS * len(flow.expect)))
         ends = Counter(end for end, _ in drawn.elements())
-        if set(ends) != flow.expect:
-            yield f"{flow.name}: expected {sorted(flow.expect)}, got {sorted(ends)}"
-        elif evenness(list(ends.values())) < IMPROBABLE:
-            yield f"{flow.name}: not alike: {ends}"
+        yield from uneven(flow, ends)
         nodes = {address_text(address) for address in options.local_addresses}
         if not {source for _, source in drawn} <= nodes:
             yield f"{flow.name}: asks with {sorted({source for _, source in drawn} - nodes)}"
@@ -152,14 +150,12 @@ def test_sockets_of_the_node_go_where_kube_proxy_sends_them(stage: Stage, flow_c
     flows = [flow for flow in flow_case.flows if flow.role in ON_THE_NODE]
     if not flows:
         return
-    options = stage.set_up(flow_case)
-    world = flow_case.world()
-    world.replan()
+    world = stage.set_up(flow_case)
     decide_here = decider(world)
     complaints: list[str] = []
     for flow in flows:
-        if not is_pending(flow_case, flow, decide_here(flow.connection)):
-            complaints += stage.try_one(flow, options)
+        if not is_pending(world, flow, decide_here(flow.connection)):
+            complaints += stage.try_one(flow, world.options)
     assert complaints == []
 
 
@@ -172,7 +168,7 @@ def test_wrong_expectations_of_sockets_are_noticed(stage: Stage) -> None:
         if any(flow.role in ON_THE_NODE for flow in case.flows)
     ]
     for case in random.sample(cases, 15):
-        options = stage.set_up(case)
+        options = stage.set_up(case).options
         for flow in case.flows:
             if flow.role not in ON_THE_NODE or flow.connection.protocol == Protocol.SCTP:
                 continue

@@ -133,10 +133,7 @@ def test_a_packet_whose_connection_cannot_come_yet_waits(
         return  # it would take long to fill
     else:
         fill(new)
-    before, after = (
-        new.udp(mine.client, to) if protocol is UDP else new.tcp(mine.client, to, ACK)
-        for to in (mine.frontend, mine.backend)
-    )
+    before, after = (new.further(protocol, mine.client, to) for to in (mine.frontend, mine.backend))
     assert new.ingress(before) == dropped(before)
     if why == "on its way":
         new.table.delete([key])

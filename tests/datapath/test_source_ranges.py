@@ -10,13 +10,13 @@ import pytest
 
 from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
 from pyproxy.model import Family, Prefix, Protocol
-from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan, ServiceFlag
+from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan
 from tests.datapath.asking import errno_of, open_socket
 from tests.datapath.ends import backend, client, node_address, packed, plan
 from tests.datapath.flavours import Flavour, backend_address, service_address
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import ACK, End
+from tests.datapath.packets import End
 from tests.datapath.services import service
 from tests.datapath.test_socket_node_ports import configure
 
@@ -99,9 +99,7 @@ def test_connections_that_exist_go_on(hooks: Hooks, protocol: Protocol) -> None:
     hooks.ingress(hooks.first(protocol, c, f))
     hooks.egress(hooks.answer(protocol, b, c))
     hooks.node.apply(planned(family, protocol, [network(family, OUTSIDE, 0)]))
-    before, after = (
-        hooks.udp(c, to) if protocol is UDP else hooks.tcp(c, to, ACK) for to in (f, b)
-    )
+    before, after = (hooks.further(protocol, c, to) for to in (f, b))
     assert hooks.ingress(before) == passed(after)
     another = hooks.first(protocol, client(family, INSIDE, 50_000), f)
     assert hooks.ingress(another) == dropped(another)
@@ -122,43 +120,47 @@ def test_what_leaves_the_node_is_asked_as_well(hooks: Hooks, protocol: Protocol)
         assert hooks.egress(kept_out) == dropped(kept_out)
 
 
-@pytest.mark.parametrize(
-    ("whose", "admitted", "translated"),
-    [
-        ("node", True, True),
-        ("node", False, False),
-        # its packets say who it is
-        ("pod", True, False),
-        ("other", True, False),
-    ],
-)
-def test_sockets(
-    node: Node, flavour: Flavour, whose: str, admitted: bool, translated: bool
-) -> None:
-    """A process of the node asks with the node's address, which may be let in or not."""
+def ask_by_socket(node: Node, flavour: Flavour, own: bytes, allowed: bytes, **counted: int) -> None:
+    """Dial a load balancer's address that one address may ask; the node's is another, perhaps."""
     family = flavour.family
-    own = backend_address(family, 5)
-    allowed = own if admitted else backend_address(family, 6)
-    made = service(family, 1, [3], flags=ServiceFlag.HAS_ENDPOINTS)
-    key = FrontendKey(service_address(family, 9), 80, int(TCP))
-    configure(node, whose)
     path = node.loaded[family].path
     path.write_devices({NODE: DeviceFacts(own, 0)})
+    key = FrontendKey(service_address(family, 9), 80, int(TCP))
     node.apply(
-        made._replace(
+        service(family, 1, [3])._replace(
             frontends=(Frontend(key, Kind.LOAD_BALANCER),),
             source_ranges=(Prefix(allowed, 8 * len(allowed)),),
         )
     )
     try:
         with (
-            node.counting(family, **({"connect": 1} if translated else {})),
+            node.counting(family, **counted),
             open_socket(flavour, TCP, node.make_socket) as sock,
         ):
             errno_of(lambda: sock.connect(flavour.service(9)))
     finally:
         path.write_devices({})
+        path.write_addresses({})
         node.configure()
+
+
+@pytest.mark.parametrize(
+    ("whose", "admitted", "counted"),
+    [
+        ("node", True, {"connect": 1}),
+        ("node", False, {}),
+        # its packets say who it is
+        ("pod", True, {}),
+        ("other", True, {}),
+    ],
+)
+def test_sockets(
+    node: Node, flavour: Flavour, whose: str, admitted: bool, counted: dict[str, int]
+) -> None:
+    """A process of the node asks with the node's address, which may be let in or not."""
+    own, another = (backend_address(flavour.family, n) for n in (5, 6))
+    configure(node, whose)
+    ask_by_socket(node, flavour, own, own if admitted else another, **counted)
 
 
 @pytest.mark.parametrize("admitted", [True, False])
@@ -167,25 +169,8 @@ def test_a_node_that_has_the_address_asks_with_it(
 ) -> None:
     """As the kernel chooses for an address of its own (A10.3)."""
     family = flavour.family
-    vip = service_address(family, 9)
-    made = service(family, 1, [3])
-    allowed = vip if admitted else backend_address(family, 6)
-    path = node.loaded[family].path
+    vip, own = service_address(family, 9), backend_address(family, 6)
     node.configure()
-    path.write_devices({NODE: DeviceFacts(backend_address(family, 6), 0)})
-    path.write_addresses({vip: NodeAddressFlag(0)})
-    node.apply(
-        made._replace(
-            frontends=(Frontend(FrontendKey(vip, 80, int(TCP)), Kind.LOAD_BALANCER),),
-            source_ranges=(Prefix(allowed, 8 * len(allowed)),),
-        )
-    )
-    try:
-        with (
-            node.counting(family, **({"connect": 1} if admitted else {})),
-            open_socket(flavour, TCP, node.make_socket) as sock,
-        ):
-            errno_of(lambda: sock.connect(flavour.service(9)))
-    finally:
-        path.write_devices({})
-        path.write_addresses({})
+    node.loaded[family].path.write_addresses({vip: NodeAddressFlag(0)})
+    counted = {"connect": 1} if admitted else {}
+    ask_by_socket(node, flavour, own, vip if admitted else own, **counted)
