@@ -42,6 +42,10 @@ def main(argv: Sequence[str]) -> int:
         if arguments.list:
             show(mutants, listed)
             return 0
+        if arguments.unlisted:
+            # each that survives takes as long as all tests do
+            mutants = [each for each in mutants if (each.file, each.name) not in listed]
+            listed = {}
         return attempt(mutants, listed, arguments.jobs, arguments.out)
     except PyproxyError as error:
         say(f"error: {error}")
@@ -57,6 +61,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("files", nargs="*", metavar="FILE", help="only these files of bpf/")
     parser.add_argument("--function", default="", metavar="NAME", help="only this C function")
     parser.add_argument("--list", action="store_true", help="show the mutants, try none")
+    parser.add_argument(
+        "--unlisted", action="store_true", help="pass over those that are known to survive"
+    )
     parser.add_argument(
         "--jobs", type=int, default=1, choices=range(1, MOST_JOBS + 1), help="mutants at a time"
     )
