@@ -24,10 +24,17 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 
 /* What a client sends whose own address the backend must not see. */
 static __always_inline int egress_request(struct __sk_buff *skb, const struct packet *packet,
-					  struct found *found)
+					  struct found *found, __u32 now)
 {
 	struct connection *copy = &found->copy;
 
+	if (copy->life & LIFE_OWN) {
+		if (is_first(packet) && is_closed(copy->life)) {
+			stage_enter(skb, STAGE_APART, packet->ip, SIDE_EGRESS);
+			return TC_DROP;
+		}
+		life_note(found, life_after_request((__u32)copy->life, packet), now);
+	}
 	if (!(copy->life & LIFE_SOURCE_READY)) {
 		stage_enter(skb, STAGE_SOURCE, packet->ip, SIDE_EGRESS);
 		return TC_DROP;
@@ -73,6 +80,8 @@ static __always_inline int egress_other(struct __sk_buff *skb, const struct pack
 	}
 	if (packet->proto == IPPROTO_UDP && is_frontend_marked(&packet->src))
 		stage_enter(skb, STAGE_PASS, packet->ip, SIDE_EGRESS);
+	else if (may_open(packet) && is_busy_marked(&packet->src))
+		stage_enter(skb, STAGE_APART, packet->ip, SIDE_EGRESS);
 	return TC_NEXT;
 }
 
@@ -98,7 +107,7 @@ static __always_inline int egress_packet(struct __sk_buff *skb, const struct pac
 	if (life_age(found.copy.life, now) > REFRESH_TICKS)
 		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_EGRESS);
 	return found.role == ROLE_REPLY ? egress_reply(skb, packet, &found, now)
-					: egress_request(skb, packet, &found);
+					: egress_request(skb, packet, &found, now);
 }
 
 /* A packet that is worth a look. */

@@ -46,10 +46,12 @@ static __always_inline int ingress_request(struct __sk_buff *skb, const struct p
 
 /* What a backend answers to the address of this node that stands for a client. */
 static __always_inline int ingress_reply(struct __sk_buff *skb, const struct packet *packet,
-					 struct found *found)
+					 struct found *found, __u32 now)
 {
 	struct endpoint client = inner_client(&found->copy);
 
+	if (found->copy.life & LIFE_OWN)
+		life_note(found, life_after_reply((__u32)found->copy.life, packet), now);
 	count(COUNTER_PACKET_IN);
 	return packet_translate_in(skb, packet, &packet->src, &client);
 }
@@ -80,7 +82,7 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 		return ingress_request(skb, packet, &found, now);
 	if (expired)
 		return ingress_other(skb, packet);
-	return found.role == ROLE_REPLY ? ingress_reply(skb, packet, &found) : TC_NEXT;
+	return found.role == ROLE_REPLY ? ingress_reply(skb, packet, &found, now) : TC_NEXT;
 }
 
 /*

@@ -74,6 +74,14 @@ static __always_inline bool is_marked(const struct endpoint *end)
 	return (mark && *(const __u64 *)mark) || is_node_port_marked(end->port);
 }
 
+/* Return whether an end may be a connection's. */
+static __always_inline bool is_busy_marked(const struct endpoint *end)
+{
+	const struct mark *mark = mark_of(end);
+
+	return mark && (mark->busy[0] | mark->busy[1]);
+}
+
 /* Return whether an end may be a frontend's own address and port. */
 static __always_inline bool is_address_marked(const struct endpoint *end)
 {

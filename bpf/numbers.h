@@ -15,6 +15,7 @@ enum stage {
 	STAGE_REOPEN, /* one begins where another one stands that is over */
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */
+	STAGE_APART, /* somebody else uses a port that stands for a client (rule 9) */
 	STAGE_PASS, /* what answers this packet is none of ours */
 	STAGE_REFUSE, /* the service has no endpoints */
 	STAGE_REFRESH, /* a connection was not seen for a second */
@@ -55,6 +56,8 @@ enum counter {
 	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */
 	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
 	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */
+	COUNTER_PACKET_APART, /* others from such a port that got another one (rule 9) */
+	COUNTER_SOURCE_TAKEN, /* such ports that were a closed connection's a moment ago */
 	COUNTER_SOURCE_EXHAUSTED, /* packets dropped: no source address or port is free */
 	COUNTER_TABLE_FULL, /* packets dropped: no room for a new connection */
 	COUNTER_TABLE_EVICTED, /* half-open or closed connections that made room for new ones */
@@ -95,6 +98,7 @@ enum setting {
 	SETTING_LOCAL_PORTS, /* ports that sockets get by themselves: the first, and how many */
 	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
 	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
+	SETTING_SOURCE_SEED, /* random: which of them comes first for a client */
 	SETTING_TCP_OPENING, /* timeouts, in ticks */
 	SETTING_TCP_ESTABLISHED,
 	SETTING_TCP_CLOSE_WAIT,

@@ -14,8 +14,6 @@ BPF_PERCPU_ARRAY(picks, struct pick, 1);
 
 #define TWIN 1 /* no error: those of the kernel are negative */
 
-#define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
-
 /* Return enum device_flag of the device that a packet came by. */
 static __always_inline __u32 device_flags(const struct __sk_buff *skb)
 {

@@ -28,4 +28,8 @@ BPF_F_TABLE("hash:" SHARED_PIN_DIR "/connected", struct cookie, struct connected
 BPF_F_TABLE("array:" SHARED_PIN_DIR "/socket_marks", __u32, struct socket_mark, socket_marks, MARKS,
 	    BPF_F_MMAPABLE);
 
+/* The agent writes, the programs read: which ports stand for no client. */
+BPF_F_TABLE("array:" SHARED_PIN_DIR "/kept_ports", __u32, __u64, kept_ports, KEPT_PORTS,
+	    BPF_F_MMAPABLE);
+
 #endif /* PYPROXY_SHARED_H */

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A stage: a connection whose client must not be seen gets an address of this node (rule 8). */
-#include "table.h"
-
-#define SOURCE_TRIES 32
+#include "source.h"
 
 /* Copy the address that stands for clients on a device: its own, else the node's. */
 static __always_inline bool source_address(__u32 ifindex, struct addr *address)
@@ -18,31 +16,13 @@ static __always_inline bool source_address(__u32 ifindex, struct addr *address)
 	return true;
 }
 
-/* Choose a free port of the source; its replies lead to the connection then. */
-static __always_inline bool source_port(struct connection *record, __u32 number, __u32 now)
-{
-	__u32 first = setting(SETTING_SOURCE_PORT_FIRST), many = setting(SETTING_SOURCE_PORT_COUNT);
-	struct nat_entry to = { .connection = number, .role = ROLE_REPLY };
-	__u32 other = 0;
-
-	for (int i = 0; i < SOURCE_TRIES; i++) {
-		struct nat_key key;
-
-		record->source.port = first + random_below(many);
-		key = reply_in(record);
-		if (!entry_insert(&key, &to, &other, now))
-			return true;
-	}
-	return false;
-}
-
 /* Give the connection its source. Return false if there is none for it. */
 static __always_inline bool source_choose(struct __sk_buff *skb, struct found *found, __u32 now)
 {
 	struct connection *record = connections.lookup(&found->number);
 
 	if (!record || !source_address(skb->ifindex, &record->source.addr) ||
-	    !source_port(record, found->number, now))
+	    !source_port(skb, record, found->number, now))
 		return false;
 	record->source_check = connection_source_check(record);
 	mark_busy(&record->source);

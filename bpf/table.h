@@ -7,6 +7,8 @@
 
 #define EEXIST 17
 
+#define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
+
 /* How many records are looked at for a new connection; half of them only if nobody needs them. */
 #define CLAIM_TRIES 32
 

@@ -251,6 +251,7 @@ enum life {
 	LIFE_SOURCE_WANTED = 1024, /* the backend is to see an address of this node */
 	LIFE_SOURCE_CLAIMED = 2048, /* somebody chooses it just now */
 	LIFE_SOURCE_READY = 4096, /* `source` is it */
+	LIFE_OWN = 8192, /* its client is this node: requests only leave, answers only come in */
 };
 
 /* Time is counted in ticks of 2^24 ns (16.8 ms) of CLOCK_MONOTONIC_COARSE, modulo 2^32. */
@@ -315,6 +316,12 @@ struct affinity {
 	__u32 seen; /* when its last connection began, in ticks */
 	__u32 check; /* all words of this and the key XORed (rule 7) */
 };
+
+/*
+ * kept_ports: [port >> 6], bit port & 63: it is in ip_local_reserved_ports and stands for no client
+ * (rules 3 and 9). Then the same again: which of those the agent has put there.
+ */
+#define KEPT_PORTS (2 * 65536 / 64)
 
 /* sources: who may ask a service whose frontend is filtered */
 struct source_key {

@@ -71,11 +71,23 @@ class ConnectionTimeouts(NamedTuple):
     udp_stream: int = 120
 
 
+class PortRange(NamedTuple):
+    """Ports from `first` on, `many` of them."""
+
+    first: int
+    many: int
+
+
 class ConnectionTable(NamedTuple):
-    """How many connections the packet path holds in each family, and for how long."""
+    """How many connections the packet path holds in each family, and for how long.
+
+    `source_ports` are the first to stand for clients who must not be seen; None: the longest run
+    that neither sockets get by themselves nor NodePorts have.
+    """
 
     max_entries: int = 65_536
     timeouts: ConnectionTimeouts = ConnectionTimeouts()
+    source_ports: PortRange | None = None
 
 
 class FrontendKey(NamedTuple):

@@ -108,6 +108,7 @@ class Loading:
             self._config.options,
             self._config.socket_translation,
             self._config.connections.timeouts,
+            self._config.connections.source_ports,
         )
         changed = sockets.attach(pins, digest, self._config.cgroup_root)
         if changed:

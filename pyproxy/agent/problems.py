@@ -67,6 +67,15 @@ def conflict(address: str, winner: str, losers: str) -> Problem:
     )
 
 
+def not_reserved(message: str) -> Problem:
+    """Sockets may get ports by themselves that services have."""
+    return Problem(
+        "ports-not-reserved",
+        f"ports of services cannot be reserved: {message}",
+        "let the agent write net.ipv4.ip_local_reserved_ports, or reserve them yourself",
+    )
+
+
 def sync_failed(family: str, message: str) -> Problem:
     """Writing the maps failed; what was written before works on."""
     return Problem(

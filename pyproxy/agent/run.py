@@ -22,6 +22,7 @@ from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.problems import not_attached
+from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kube.events import Event, Report, Trouble
@@ -66,6 +67,7 @@ class Agent:
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
         self._syncers = Syncers(loaded)
+        self._reserving = Reserving(self._loaded[0].pins.shared)
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
@@ -129,6 +131,7 @@ class Agent:
         mended = not all(map(self._inbox.may_lack, self._syncers.kept))
         if changes or not self._synced or is_due or mended:
             self._syncers.apply(changes, self._inbox.may_lack)
+            self._reserving.keep(self._syncers.node_ports())
             self._changed = True
         elif messages:
             self._changed = True
@@ -171,6 +174,7 @@ class Agent:
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
         problems = self._inbox.problems() + self._syncers.problems()
+        problems += self._reserving.problems()
         problems += [not_attached(each) for each in self._cover.failures]
         state = report.State(
             pid=os.getpid(),

@@ -13,7 +13,7 @@ from pyproxy.errors import KernelError
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.plan.claims import PlanKey
 from pyproxy.sync.syncer import Syncer, nothing
-from pyproxy.tables import Frontend, PortPlan
+from pyproxy.tables import Frontend, Kind, PortPlan
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,16 @@ class Syncers:
         services = {(n.namespace, n.name) for programmed in entries for n in programmed}
         backends = sum(len(p.state.backends) for each in entries for p in each.values())
         return len(services), backends
+
+    def node_ports(self) -> set[int]:
+        """Return the ports by which addresses that may be the node's are served."""
+        frontends = (syncer.books.frontends for syncer in self.syncers.values())
+        return {
+            key.port
+            for each in frontends
+            for key, value in each.items()
+            if value.kind is not Kind.CLUSTER_IP
+        }
 
     def _note_unserved(self, changes: dict[PlanKey, PortPlan | None]) -> None:
         for key, plan in changes.items():

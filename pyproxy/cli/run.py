@@ -174,4 +174,4 @@ def _socket_translation(flag: str | None, own: PyproxyConfig) -> SocketTranslati
 def _connections(config: ProxyConfig, own: PyproxyConfig) -> ConnectionTable:
     """Return the connection table: kube-proxy's timeouts from its file, ours from our own."""
     timeouts = config.timeouts._replace(tcp_opening=own.tcp_opening_s, tcp_closed=own.tcp_closed_s)
-    return ConnectionTable(own.max_entries, timeouts)
+    return ConnectionTable(own.max_entries, timeouts, own.source_ports)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyproxy.kernel import libbpf
+from pyproxy.kernel import libbpf, reserved
 from pyproxy.kernel.clsact import OWNED
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import Entries
@@ -61,6 +61,7 @@ def _versions(root: Path) -> list[Path]:
 
 def _remove(version: Path) -> int:
     pins = _pins(version)
+    reserved.give_back(version / "shared")
     # sockets first stop being translated, then what translates them goes
     for links in (*sorted(version.glob("*/links")), version / "devices"):
         remove_tree(links)

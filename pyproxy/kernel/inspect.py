@@ -21,8 +21,9 @@ from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
 from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap, HashMap
-from pyproxy.kernel.packetpath import local_port_range, now_ticks, ticks
+from pyproxy.kernel.packetpath import now_ticks, ticks
 from pyproxy.kernel.pins import UNFINISHED, Pins
+from pyproxy.kernel.ports import local_port_range
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Address, Family, Protocol
 from pyproxy.tables import Kind
@@ -31,8 +32,8 @@ from pyproxy.tables import Kind
 COUNTERS = (
     "connect", "sendmsg", "refused", "bind_refused", "left_to_drop", "stale", "packet_open",
     "packet_in", "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
-    "packet_redirect", "packet_clash", "packet_pass", "packet_source", "source_exhausted",
-    "table_full", "table_evicted", "insert_failed",
+    "packet_redirect", "packet_clash", "packet_pass", "packet_source", "packet_apart",
+    "source_taken", "source_exhausted", "table_full", "table_evicted", "insert_failed",
 )  # fmt: skip
 # enum moment, in order; each has a counter of its name
 MOMENTS = ("table_full", "source_exhausted", "insert_failed")

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import enum
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.ports import local_port_range, source_ports
 from pyproxy.model import Address, Family, Prefix, family_of
 from pyproxy.plan.local_detector import detects_by_interface, has_detector
 from pyproxy.plan.options import Mode, Options
-from pyproxy.tables import ConnectionTimeouts, SocketTranslation
+from pyproxy.tables import ConnectionTimeouts, PortRange, SocketTranslation
 
 # settings that follow the frontends: see kernel/marks.py
 PREFIXES = "prefixes"
@@ -33,6 +33,7 @@ SETTINGS = (
     "local_ports",
     "source_port_first",
     "source_port_count",
+    "source_seed",
     *ConnectionTimeouts._fields,
     PREFIXES,
 )
@@ -40,10 +41,6 @@ SETTINGS = (
 TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h
 REFRESH_TICKS = 60  # of bpf/connection.h
 SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
-LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the reader's namespace
-NODE_PORTS = (30_000, 32_767)  # kube-apiserver's --service-node-port-range
-FIRST_PORT = 1_024
-FEWEST_PORTS = 4_096
 CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
 
 
@@ -64,13 +61,6 @@ class Policy(enum.IntFlag):
     PROTECT_PORTS = 8
 
 
-class PortRange(NamedTuple):
-    """Ports from `first` on, `many` of them."""
-
-    first: int
-    many: int
-
-
 def ticks(seconds: int) -> int:
     """Return a time as the programs count it, rounded up."""
     return -(-seconds * 1_000_000_000 // TICK_NS)
@@ -79,31 +69,6 @@ def ticks(seconds: int) -> int:
 def now_ticks() -> int:
     """Return the present time as the programs count it (now_ticks() of bpf/connection.h)."""
     return (time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) // TICK_NS) & 0xFFFFFFFF
-
-
-def source_ports(local: tuple[int, int]) -> PortRange:
-    """Return the longest run of ports that neither sockets get by themselves nor NodePorts have.
-
-    `local` is net.ipv4.ip_local_port_range. A source port from it could be a socket's of the
-    node that talks to the same backend (datapath rule 9). Where it leaves too few, that is
-    the lesser evil: all below the NodePorts are used.
-    """
-    taken = sorted((local, NODE_PORTS))
-    runs, start = [], FIRST_PORT
-    for first, last in taken:
-        runs.append(PortRange(start, max(first - start, 0)))
-        start = max(start, last + 1)
-    runs.append(PortRange(start, 65_536 - start))
-    longest = max(runs, key=lambda run: run.many)
-    if longest.many < FEWEST_PORTS:
-        return PortRange(FIRST_PORT, NODE_PORTS[0] - FIRST_PORT)
-    return longest
-
-
-def local_port_range() -> tuple[int, int]:
-    """Return net.ipv4.ip_local_port_range of this network namespace."""
-    first, last = LOCAL_PORT_RANGE.read_text("ascii").split()
-    return int(first), int(last)
 
 
 def netns_cookie() -> int:
@@ -139,7 +104,8 @@ class PacketPath:
     ) -> None:
         """Write the settings; call it before any program is attached.
 
-        `ports` stand for clients' who must not be seen; they are source_ports() unless given.
+        `ports` stand for clients' who must not be seen before all others do; they are
+        source_ports() unless given.
 
         What the Node object says of pods is left as it was: write_options() says that.
         """
@@ -154,6 +120,7 @@ class PacketPath:
             "netns": netns_cookie(),
             "source_port_first": ports.first,
             "source_port_count": ports.many,
+            "source_seed": secrets.randbits(32),
             # a packet is written down only when the one before is REFRESH_TICKS old
             **{
                 name: ticks(seconds) + REFRESH_TICKS for name, seconds in timeouts._asdict().items()

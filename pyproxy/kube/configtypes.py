@@ -114,6 +114,19 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
+def _is_port_range(value: Any) -> bool:
+    return _is_string(value) and bool(ports_of(value))
+
+
+def ports_of(text: str) -> range:
+    """Return the ports of FIRST-LAST, none if it is no such range of free ports (RFC 6335 6)."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        return range(0)
+    found = range(int(first), int(last) + 1)
+    return found if found and found[0] >= 1024 and found[-1] < 65_536 else range(0)
+
+
 def _is_absolute_path(value: Any) -> bool:
     return _is_string(value) and value.startswith("/") and "\0" not in value
 
@@ -139,4 +152,5 @@ FLAGS = FieldType("a mapping of names to true or false", _is_flags)
 LIST = FieldType("a list", _is_list)
 MAPPING = FieldType("a mapping", is_block)
 ABSOLUTE_PATH = FieldType("an absolute path", _is_absolute_path)
+PORT_RANGE = FieldType("a range of ports such as 10000-19999, from 1024 on", _is_port_range)
 DEVICE_PATTERNS = FieldType("a list of device names or shell patterns", _is_device_patterns)

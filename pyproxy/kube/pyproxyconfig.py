@@ -17,15 +17,17 @@ from pyproxy.kube.configtypes import (
     BOOL,
     DEVICE_PATTERNS,
     MAPPING,
+    PORT_RANGE,
     STRING,
     TIMEOUT,
     FieldType,
     integer_from,
     one_of,
+    ports_of,
 )
 from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
 from pyproxy.kube.durations import whole_seconds
-from pyproxy.tables import ConnectionTable, SocketTranslation
+from pyproxy.tables import ConnectionTable, PortRange, SocketTranslation
 
 FIELDS: Mapping[str, FieldType] = MappingProxyType(
     {
@@ -36,6 +38,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
+        "snatPortRange": PORT_RANGE,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
         "runDir": ABSOLUTE_PATH,
@@ -56,7 +59,8 @@ class PyproxyConfig(NamedTuple):
     """What a file holds, and what holds without one.
 
     Roots are None where the file leaves them open. `devices` are shell patterns, none for all
-    devices. Timeouts are in seconds, rounded up. `warnings` name the fields that were passed
+    devices. Timeouts are in seconds, rounded up. `source_ports` stand for clients before all
+    others do; None: those that nobody gets by himself. `warnings` name the fields that were passed
     over, for the log.
     """
 
@@ -71,6 +75,7 @@ class PyproxyConfig(NamedTuple):
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
+    source_ports: PortRange | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -87,6 +92,11 @@ def parse_pyproxy_config(text: bytes) -> PyproxyConfig:
     found = walk(text, SCHEMA)
     found.refuse_errors()  # the table of fields has tested every value
     return _config(found)
+
+
+def _port_range(text: str) -> PortRange:
+    ports = ports_of(text)
+    return PortRange(ports.start, len(ports))
 
 
 def _config(found: Walk) -> PyproxyConfig:
@@ -108,5 +118,6 @@ def _config(found: Walk) -> PyproxyConfig:
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
+        source_ports=found.parsed("snatPortRange", _port_range, None),
         warnings=tuple(found.warnings),
     )

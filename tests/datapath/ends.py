@@ -11,9 +11,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Protocol
-from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Kind, PortPlan
+from pyproxy.tables import Backend, BackendFlag, Frontend, FrontendKey, Kind, PortPlan, PortRange
 from pyproxy.tables import ServiceFlag as Flag
 from tests.datapath.flavours import PORT, SERVICE_PORT, service_address
 from tests.datapath.packets import End

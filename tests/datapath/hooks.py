@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
@@ -20,11 +20,12 @@ from typing import Self
 from pyproxy.kernel import links
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.maps import ArrayMap
-from pyproxy.kernel.packetpath import SETTINGS, PacketPath, PortRange
+from pyproxy.kernel.packetpath import SETTINGS, PacketPath
+from pyproxy.kernel.reserved import MAP, WORD, WORDS
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Options
 from pyproxy.sync.api import FrontendValue
-from pyproxy.tables import ConnectionTimeouts, FrontendKey, Kind, SocketTranslation
+from pyproxy.tables import ConnectionTimeouts, FrontendKey, Kind, PortRange, SocketTranslation
 from tests.datapath import packets, prog_run
 from tests.datapath.ends import SOURCE_PORTS
 from tests.datapath.flowtable import FlowTable
@@ -107,6 +108,7 @@ class Hooks:
     def _open(self) -> None:
         loaded = self.node.loaded
         self._undo.callback(self.node.clear)
+        self._undo.callback(self.keep_ports, ())
         self._undo.callback(self.node.configure)
         self.table = FlowTable(loaded[self.family])
         self._undo.callback(self.table.close)
@@ -132,6 +134,18 @@ class Hooks:
         """Write the packet path's settings."""
         options = (options or Options("here"))._replace(local_cidrs=cidrs)
         self.path.configure(options, SocketTranslation.ALL, TIMEOUTS, ports)
+
+    def keep_ports(self, ports: Iterable[int]) -> None:
+        """Say which ports stand for no client; the test's end forgets it."""
+        pins = self.node.loaded[self.family].pins
+        words = [0] * WORDS
+        for port in ports:
+            words[port // WORD] |= 1 << port % WORD
+        bits = ArrayMap(str(pins.shared / MAP), write=True)
+        try:
+            bits.write(0, b"".join(word.to_bytes(8, sys.byteorder) for word in words))
+        finally:
+            bits.close()
 
     def timeout(self, name: str) -> int:
         """Return a setting of that name: how many ticks a state lasts at most."""

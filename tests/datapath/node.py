@@ -20,13 +20,13 @@ from pyproxy.kernel.devices import Device
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.maps import ArrayMap
-from pyproxy.kernel.packetpath import PacketPath, PortRange
+from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from pyproxy.plan.options import Options
 from pyproxy.sync.syncer import Syncer
-from pyproxy.tables import ConnectionTimeouts, PortPlan, SocketTranslation
+from pyproxy.tables import ConnectionTimeouts, PortPlan, PortRange, SocketTranslation
 from tests.datapath import children
 from tests.datapath.answering import answer
 from tests.datapath.asking import open_socket

@@ -10,8 +10,8 @@ import pytest
 
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts
 from pyproxy.kernel.connections import Life
-from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.tables import PortRange
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Record
 from tests.datapath.hooks import LOOPBACK, Hooks, Wire, dropped, passed
@@ -129,6 +129,7 @@ def test_ports_that_are_all_taken(hooks: Hooks, protocol: Protocol) -> None:
     """A second client of one backend needs another port; it gets it when the first is over."""
     family = hooks.family
     hooks.configure(ports=ONE_PORT)
+    hooks.keep_ports(port for port in range(1_024, 65_536) if port != ONE_PORT.first)
     b = backend(family)
     first, second = client(family), client(family, port=40_001)
     for c in (first, second):

@@ -19,14 +19,13 @@ from pyproxy.kernel.packetpath import (
     SETTINGS,
     Detector,
     Policy,
-    PortRange,
-    local_port_range,
     netns_cookie,
     ticks,
 )
+from pyproxy.kernel.ports import local_port_range
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Options
-from pyproxy.tables import ConnectionTimeouts, FrontendKey, SocketTranslation
+from pyproxy.tables import ConnectionTimeouts, FrontendKey, PortRange, SocketTranslation
 from tests.datapath import children
 from tests.datapath.covering import Covering
 from tests.datapath.node import Loaded, Node

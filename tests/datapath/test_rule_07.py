@@ -10,8 +10,8 @@ import pytest
 
 from pyproxy.kernel.addresses import UPLINK
 from pyproxy.kernel.connections import Life
-from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Protocol
+from pyproxy.tables import PortRange
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Key, Lead, Record, Role, Side
 from tests.datapath.hooks import Hooks, Wire, dropped, passed

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pyproxy.kernel.addresses import NodeAddressFlag
-from pyproxy.kernel.packetpath import PortRange
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import (
@@ -18,6 +17,7 @@ from pyproxy.tables import (
     FrontendKey,
     Kind,
     PortPlan,
+    PortRange,
     ServiceFlag,
     SocketTranslation,
 )

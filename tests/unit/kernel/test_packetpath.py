@@ -7,14 +7,16 @@ import itertools
 
 import pytest
 
-from pyproxy.kernel.packetpath import (
+from pyproxy.kernel.packetpath import ticks
+from pyproxy.kernel.ports import (
     FEWEST_PORTS,
     FIRST_PORT,
     NODE_PORTS,
-    PortRange,
+    format_ports,
+    parse_ports,
     source_ports,
-    ticks,
 )
+from pyproxy.tables import PortRange
 
 PORTS = 65_536
 
@@ -70,3 +72,17 @@ def test_where_sockets_take_everything_source_ports_are_shared() -> None:
     """A local port range that leaves too few is a lesser evil than no source at all."""
     for local in ((1_024, 65_535), (1_024, 65_000)):
         assert source_ports(local) == EVERYTHING_BELOW
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\n", set()),
+        ("8080\n", {8080}),
+        ("8080,9000-9003,65535\n", {8080, 9000, 9001, 9002, 9003, 65_535}),
+    ],
+)
+def test_lists_of_ports(text: str, expected: set[int]) -> None:
+    """As the kernel writes them (proc_do_large_bitmap), and back."""
+    assert parse_ports(text) == expected
+    assert format_ports(expected) == text.strip()

@@ -19,7 +19,7 @@ from pyproxy.kube.pyproxyconfig import (
     parse_pyproxy_config,
     read_pyproxy_config,
 )
-from pyproxy.tables import ConnectionTable, SocketTranslation
+from pyproxy.tables import ConnectionTable, PortRange, SocketTranslation
 
 HEAD = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\n"
 
@@ -34,6 +34,7 @@ runDir: /run/other
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
+snatPortRange: 10000-19999
 connectionTable:
   maxEntries: 100000
   tcpOpeningTimeout: 1m30s
@@ -52,6 +53,7 @@ EXPECTED = PyproxyConfig(
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
+    source_ports=PortRange(10_000, 10_000),
 )
 
 
@@ -259,3 +261,19 @@ def test_any_values_are_taken_or_named(values: dict[str, Any]) -> None:
     else:
         assert found.warnings == ()
         assert 1024 <= found.max_entries <= 4_194_304
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10000", "10000-", "-10000", "1023-2000", "20000-10000", "1024-65536", "a-b", "1e3-2e3"],
+)
+def test_what_is_no_range_of_ports(text: str) -> None:
+    """The range has to be free ports, in order."""
+    (error,) = errors_of(HEAD + f'snatPortRange: "{text}"\n')
+    assert "snatPortRange" in error
+    assert "10000-19999" in error
+
+
+def test_the_widest_range_of_ports() -> None:
+    """All that are nobody's by their number."""
+    assert parse("snatPortRange: 1024-65535\n").source_ports == PortRange(1_024, 64_512)
