@@ -56,6 +56,7 @@ static __always_inline bool apart_open(struct __sk_buff *skb, const struct packe
 		return false;
 	}
 	record->source_check = connection_source_check(record);
+	record->source_epoch = setting(SETTING_ADDRESS_EPOCH);
 	if (apart_insert(record, number, flags, now)) {
 		connection_release(number, flags);
 		return false;

@@ -35,7 +35,8 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 		}
 		life_note(found, life_after_request((__u32)copy->life, packet), now);
 	}
-	if (!(copy->life & LIFE_SOURCE_READY)) {
+	if (!(copy->life & LIFE_SOURCE_READY) ||
+	    copy->source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH)) {
 		stage_enter(skb, STAGE_SOURCE, packet->ip, SIDE_EGRESS);
 		return TC_DROP;
 	}

@@ -86,6 +86,8 @@ BPF_F_TABLE(PINNED("hash", "node_addresses"), struct addr, __u32, node_addresses
 /* The agent writes, the programs read. */
 BPF_F_TABLE(PINNED("hash", "devices"), __u32, struct device, devices, MAX_DEVICES,
 	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE(PINNED("lpm_trie", "hop_sources"), struct hop_key, struct addr, hop_sources, MAX_HOPS,
+	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE(PINNED("lpm_trie", "local_cidrs"), struct cidr_key, __u32, local_cidrs, MAX_CIDRS,
 	    BPF_F_NO_PREALLOC);
 

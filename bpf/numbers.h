@@ -98,6 +98,7 @@ enum setting {
 	SETTING_LOCAL_PORTS, /* ports that sockets get by themselves: the first, and how many */
 	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
 	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
+	SETTING_ADDRESS_EPOCH, /* another one whenever the node has lost an address (rule 8) */
 	SETTING_SOURCE_SEED, /* random: which of them comes first for a client */
 	SETTING_TCP_OPENING, /* timeouts, in ticks */
 	SETTING_TCP_ESTABLISHED,

@@ -2,12 +2,22 @@
 /* A stage: a connection whose client must not be seen gets an address of this node (rule 8). */
 #include "source.h"
 
-/* Copy the address that stands for clients on a device: its own, else the node's. */
-static __always_inline bool source_address(__u32 ifindex, struct addr *address)
+/*
+ * Copy the address that stands for clients on the way to `dst` by a device: one of its own, else
+ * the node's.
+ */
+static __always_inline bool source_address(__u32 ifindex, const struct addr *dst,
+					   struct addr *address)
 {
 	struct device *device = devices.lookup(&ifindex);
+	struct hop_key key = { .length = 32 + 32 * ADDR_WORDS, .ifindex = ifindex, .addr = *dst };
+	const struct addr *found = hop_sources.lookup(&key);
 	__u32 node = 0;
 
+	if (found) {
+		*address = *found;
+		return true;
+	}
 	if (!device || !addr_fold(&device->source))
 		device = devices.lookup(&node);
 	if (!device || !addr_fold(&device->source))
@@ -21,11 +31,37 @@ static __always_inline bool source_choose(struct __sk_buff *skb, struct found *f
 {
 	struct connection *record = connections.lookup(&found->number);
 
-	if (!record || !source_address(skb->ifindex, &record->source.addr) ||
+	if (!record || !source_address(skb->ifindex, &record->backend.addr, &record->source.addr) ||
 	    !source_port(skb, record, found->number, now))
 		return false;
 	record->source_check = connection_source_check(record);
+	record->source_epoch = setting(SETTING_ADDRESS_EPOCH);
 	mark_busy(&record->source);
+	return true;
+}
+
+/*
+ * Return whether the node still has a connection's source. Where it has not, a connection that has
+ * got no further than its first packets, or a UDP client, gets another one; others end (rule 8).
+ */
+static __always_inline bool source_keep(struct found *found, __u32 now)
+{
+	struct connection *record = connections.lookup(&found->number);
+	__u32 epoch = setting(SETTING_ADDRESS_EPOCH), life = (__u32)found->copy.life;
+	struct nat_key key;
+
+	if (node_address_find(&found->copy.source.addr) >= 0) {
+		if (record && record->check == found->copy.check)
+			record->source_epoch = epoch;
+		return true;
+	}
+	if (life & LIFE_REPLIED && !(life & LIFE_UDP)) {
+		connection_end(found->number, found->copy.life, now);
+		return false;
+	}
+	key = reply_in(&found->copy);
+	entry_drop(&key, found->number);
+	life_set(found, 0, LIFE_SOURCE_READY, now);
 	return true;
 }
 
@@ -37,6 +73,10 @@ int source(struct __sk_buff *skb)
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
 	    connection_find(&packet, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REQUEST)
+		return TC_DROP;
+	if (found.copy.life & LIFE_SOURCE_READY &&
+	    found.copy.source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH) &&
+	    !source_keep(&found, now))
 		return TC_DROP;
 	/* two packets of one client at once: one of them chooses, the other one is sent again */
 	if (!(found.copy.life & LIFE_SOURCE_READY)) {

@@ -275,7 +275,8 @@ struct connection {
 	__u32 generation; /* of the service when the backend was last known as a member */
 	struct endpoint source;
 	__u32 source_check;
-	__u32 spare[21 - 4 * ADDR_WORDS];
+	__u32 source_epoch; /* SETTING_ADDRESS_EPOCH when the node was known to have the source */
+	__u32 spare[20 - 4 * ADDR_WORDS];
 };
 
 /* node_addresses: the addresses of this node; 127.0.0.1 stands for all of 127.0.0.0/8 */
@@ -293,6 +294,16 @@ struct device {
 enum device_flag {
 	DEVICE_UPLINK = 1, /* leads to hosts that are no pods of this node */
 	DEVICE_PODS = 2, /* what comes by it comes from pods (parity A9.14, the interface modes) */
+};
+
+/*
+ * hop_sources: which address of a device that has several stands for clients on the way to a
+ * network: the first one in the subnet of the next hop, as MASQUERADE has it (inet_select_addr)
+ */
+struct hop_key {
+	__u32 length; /* of the network, and 32 */
+	__u32 ifindex;
+	struct addr addr;
 };
 
 /* local_cidrs: which clients are the cluster's own (parity A9.14) */

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from pyproxy.errors import KernelError
+from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import device_facts, node_addresses
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
+from pyproxy.kernel.hops import hop_sources
 from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
@@ -105,6 +107,8 @@ class Cover:
             with self._facts_lock:
                 for family, path in self._paths.items():
                     path.write_devices(device_facts(family, everything, self._options))
+                    addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
+                    path.write_hop_sources(hop_sources(addresses, hops))
                     if self._knows_node:
                         found = node_addresses(family, everything, self._options)
                         path.write_addresses(found)

@@ -12,20 +12,26 @@ import struct
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from pyproxy.model import Address, Family
+from pyproxy.model import Address, Family, Prefix
 
-RTM_GETLINK, RTM_GETROUTE = 18, 26  # include/uapi/linux/rtnetlink.h
+RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # include/uapi/linux/rtnetlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 10, 18, 1  # include/uapi/linux/if_link.h
+# include/uapi/linux/if_addr.h
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_SECONDARY = 0x01  # IPv6: a temporary one
+IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # DAD failed, deprecated, tentative
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RTA_PRIORITY, RTA_MULTIPATH, RTA_VIA = 6, 9, 18
 RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
+RT_SCOPE_UNIVERSE = 0
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
+_ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop
 _BUFFER_BYTES = 1 << 16
 
@@ -41,11 +47,24 @@ class Port(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A way out of the node by a route of the main table; a default one counts without gateway."""
+    """A way out of the node by a route of the main table; a default one counts without gateway.
+
+    `to` is where it leads; `gateway` is b"" where there is none, or one of the other family.
+    """
 
     ifindex: int
     is_default: bool
     metric: int
+    to: Prefix = Prefix(b"", 0)
+    gateway: Address = b""
+
+
+class Own(NamedTuple):
+    """An address of a device, and how long the prefix of its subnet is."""
+
+    ifindex: int
+    address: Address
+    length: int
 
 
 def ports(master: int) -> list[Port]:
@@ -78,7 +97,26 @@ def hops(family: Family) -> list[Hop]:
         ]
         for ifindex, own in ways:
             if not length or RTA_GATEWAY in own or RTA_VIA in own:
-                found.append(Hop(ifindex, not length, metric))
+                to = Prefix(attributes.get(RTA_DST, bytes(family.address_bytes)), length)
+                gateway = own.get(RTA_GATEWAY, b"")
+                found.append(Hop(ifindex, not length, metric, to, gateway))
+    return found
+
+
+def primary_addresses(family: Family) -> list[Own]:
+    """Return the addresses that devices may send from, in the kernel's order.
+
+    Not those of a smaller scope, secondary or temporary ones, or ones that must not be used.
+    """
+    number = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
+    found = []
+    for head, attributes in _dump(RTM_GETADDR, _ADDRESS, number):
+        _, length, flags, scope, ifindex = head
+        flags = _number(attributes.get(IFA_FLAGS, b"")) or flags
+        address = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS, b"")
+        unusable = IFA_F_SECONDARY | (IFA_F_UNUSABLE if family is Family.IPV6 else 0)
+        if scope == RT_SCOPE_UNIVERSE and not flags & unusable:
+            found.append(Own(ifindex, address, length))
     return found
 
 

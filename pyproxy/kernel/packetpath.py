@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
+from pyproxy.kernel.hops import Way
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.ports import local_port_range, source_ports
@@ -22,6 +23,8 @@ from pyproxy.tables import ConnectionTimeouts, PortRange, SocketTranslation
 # settings that follow the frontends: see kernel/marks.py
 PREFIXES = "prefixes"
 NODE_PORT_RANGE = "node_ports"
+# another one whenever the node has lost an address
+ADDRESS_EPOCH = "address_epoch"
 
 # enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
@@ -33,6 +36,7 @@ SETTINGS = (
     "local_ports",
     "source_port_first",
     "source_port_count",
+    ADDRESS_EPOCH,
     "source_seed",
     *ConnectionTimeouts._fields,
     PREFIXES,
@@ -87,6 +91,7 @@ class PacketPath:
         self._devices = HashMap(str(pins.maps / "devices"), ("",), ("source", "flags"))
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
         self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
+        self._hops = HashMap(str(pins.maps / "hop_sources"), ("length", "ifindex", "addr"), ("",))
 
     def close(self) -> None:
         """Close the maps."""
@@ -94,6 +99,7 @@ class PacketPath:
         self._devices.close()
         self._cidrs.close()
         self._addresses.close()
+        self._hops.close()
 
     def configure(
         self,
@@ -140,6 +146,9 @@ class PacketPath:
     def _store(self, name: str, value: int) -> None:
         self._settings.store(SETTINGS.index(name), value)
 
+    def _load(self, name: str) -> int:
+        return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
+
     def _write_cidrs(self, wanted: Sequence[Prefix]) -> None:
         keys = {(cidr.length, cidr.address) for cidr in wanted}
         self._cidrs.update([(key, (1,)) for key in sorted(keys)])
@@ -150,7 +159,18 @@ class PacketPath:
         before = {address: flags for (address,), (flags,) in self._addresses.items()}
         changed = {a: int(flags) for a, flags in wanted.items() if before.get(a) != flags}
         self._addresses.update([((address,), (flags,)) for address, flags in changed.items()])
-        self._addresses.delete((address,) for address in before.keys() - wanted.keys())
+        gone = before.keys() - wanted.keys()
+        self._addresses.delete((address,) for address in gone)
+        if gone:
+            self._store(ADDRESS_EPOCH, (self._load(ADDRESS_EPOCH) + 1) & 0xFFFFFFFF)
+
+    def write_hop_sources(self, wanted: Mapping[Way, Address]) -> None:
+        """Say which of a device's addresses stand for clients; others are forgotten."""
+        before = {key: value for key, (value,) in self._hops.items()}
+        keys = {(32 + way.to.length, way.ifindex, way.to.address): a for way, a in wanted.items()}
+        changed = [(key, (a,)) for key, a in keys.items() if before.get(key) != a]
+        self._hops.delete(before.keys() - keys.keys())
+        self._hops.update(changed)
 
     def write_devices(self, facts: Mapping[int, DeviceFacts]) -> None:
         """Say what the devices are; those that are not named are forgotten."""

@@ -41,6 +41,7 @@ class Sizes(NamedTuple):
     max_connections: int = 65_536
     max_devices: int = 16_384
     max_cidrs: int = 256
+    max_hops: int = 4_096
     max_node_addresses: int = 16_384
     max_sources: int = 16_384
     max_affinity: int = 65_536

@@ -20,3 +20,10 @@ def contains(prefix: Prefix, address: Address) -> bool:
 def in_any(address: Address, prefixes: Iterable[Prefix]) -> bool:
     """Whether any of the prefixes contains an address."""
     return any(contains(prefix, address) for prefix in prefixes)
+
+
+def masked(address: Address, length: int) -> Prefix:
+    """Return the network that an address is in, by its number of bits."""
+    bits = 8 * len(address)
+    kept = int.from_bytes(address, "big") >> (bits - length) << (bits - length)
+    return Prefix(kept.to_bytes(len(address), "big"), length)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
 from pyproxy.kernel.devices import devices
+from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
 from tests.datapath.node import run_ip
@@ -196,3 +198,33 @@ def test_what_a_default_uplink_is_made_of_leads_out(
     run_ip(namespace, f"route add {to} via {gateway}")
     expected = {"bridge", "outside"} if is_default else {"bridge"}
     assert uplinks(facts(namespace, family)) == expected
+
+
+def test_a_device_with_addresses_in_two_subnets(namespace: Path, family: Family) -> None:
+    """Packets to a gateway come from an address in the gateway's subnet (rule 8)."""
+    one, two, elsewhere = NETS[family]
+    length, dad = (24, "") if family is IPV4 else (64, " nodad")
+    run_ip(
+        namespace,
+        f"addr add {one}1/{length} dev one{dad}",
+        f"addr add {two}1/{length} dev one{dad}",
+        f"addr add {two}9/{length} dev one{dad}",
+        f"route add {elsewhere} via {two}2",
+    )
+
+    def work() -> dict[str, str]:
+        found = hop_sources(netlink.primary_addresses(family), netlink.hops(family))
+        return {
+            f"{ipaddress.ip_address(way.to.address)}/{way.to.length}": str(
+                ipaddress.ip_address(source)
+            )
+            for way, source in found.items()
+        }
+
+    found = netns.inside(namespace, work)
+    assert found[elsewhere] in {f"{two}1", f"{two}9"}
+    assert found[elsewhere] == found[str(ipaddress.ip_network(f"{two}1/{length}", strict=False))]
+    assert found[str(ipaddress.ip_network(f"{one}1/{length}", strict=False))] == f"{one}1"
+    if family is IPV4:  # IPv6 addresses are listed with the last one first
+        assert found[elsewhere] == f"{two}1"
+    assert len(found) == 3

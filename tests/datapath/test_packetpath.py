@@ -105,7 +105,10 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         "source_port_count": 500,
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},
     }
-    assert settings_of(configured.loaded[family]) == expected
+    found = settings_of(configured.loaded[family])
+    # random, and what write_addresses() counts
+    assert found.keys() - expected.keys() == {"source_seed", "address_epoch"}
+    assert expected.items() <= found.items()
     assert expected["host_netns"] not in {0, netns_cookie()}
 
 

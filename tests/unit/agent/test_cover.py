@@ -10,6 +10,7 @@ import pytest
 from pyproxy.agent import cover
 from pyproxy.agent.cover import Cover
 from pyproxy.errors import MapFullError
+from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.devices import Device
 from pyproxy.model import Family
@@ -57,6 +58,9 @@ class Node:
         """Stand for PacketPath.write_options."""
         self.options.append(options)
 
+    def write_hop_sources(self, _: object) -> None:
+        """Stand for PacketPath.write_hop_sources."""
+
     def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
         """Note which devices are described."""
         self.log.append(f"facts {sorted(facts)}")
@@ -80,6 +84,8 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node()
     monkeypatch.setattr(cover, "devices", made.find)
     monkeypatch.setattr(cover, "device_facts", made.facts)
+    monkeypatch.setattr(netlink, "hops", lambda _: [])
+    monkeypatch.setattr(netlink, "primary_addresses", lambda _: [])
     monkeypatch.setattr(cover, "node_addresses", lambda *_: made.addresses)
     return made
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of several addresses of a device stands for clients, by where their packets go (rule 8).
+
+MASQUERADE takes the first address in the subnet of the next hop (inet_select_addr), and so do we.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from pyproxy.kernel.netlink import Hop, Own
+from pyproxy.model import Address, Prefix
+from pyproxy.plan.cidr import in_any, masked
+
+
+class Way(NamedTuple):
+    """A network, and the device by which packets go there."""
+
+    ifindex: int
+    to: Prefix
+
+
+def hop_sources(addresses: Iterable[Own], hops: Iterable[Hop]) -> dict[Way, Address]:
+    """Return which address stands for clients; devices with one address are not among them.
+
+    `addresses` are in the kernel's order: the first of a subnet counts.
+    """
+    by_device: defaultdict[int, list[Own]] = defaultdict(list)
+    for own in addresses:
+        by_device[own.ifindex].append(own)
+    several = {ifindex: own for ifindex, own in by_device.items() if len(own) > 1}
+    found: dict[Way, Address] = {}
+    for hop in hops:
+        for own in _near(several.get(hop.ifindex, ()), hop.gateway):
+            found.setdefault(Way(hop.ifindex, hop.to), own.address)
+    # what needs no gateway is nearer than any route that has one
+    for ifindex, owns in several.items():
+        found |= {Way(ifindex, _subnet(own)): own.address for own in reversed(owns)}
+    return found
+
+
+def _near(owns: Iterable[Own], gateway: Address) -> Iterator[Own]:
+    return (own for own in owns if gateway and in_any(gateway, (_subnet(own),)))
+
+
+def _subnet(own: Own) -> Prefix:
+    return masked(own.address, own.length)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a device's addresses stands for clients on the way to a next hop (rule 8)."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pyproxy.kernel.hops import Way, hop_sources
+from pyproxy.kernel.netlink import Hop, Own
+from pyproxy.model import Prefix
+
+
+def ip(text: str) -> bytes:
+    """Return an address in network order."""
+    return ipaddress.ip_address(text).packed
+
+
+def net(text: str) -> Prefix:
+    """Return a CIDR."""
+    found = ipaddress.ip_network(text)
+    return Prefix(found.network_address.packed, found.prefixlen)
+
+
+ONE = Own(2, ip("10.1.0.5"), 24)
+TWO = Own(2, ip("10.2.0.5"), 24)
+TWO_AGAIN = Own(2, ip("10.2.0.6"), 24)
+OTHER = Own(3, ip("10.3.0.5"), 24)
+DEFAULT = Hop(2, is_default=True, metric=0, to=net("0.0.0.0/0"), gateway=ip("10.2.0.1"))
+SUBNETS = {Way(2, net("10.1.0.0/24")): ONE.address, Way(2, net("10.2.0.0/24")): TWO.address}
+
+
+def test_a_device_with_one_address_has_no_choice() -> None:
+    """Most devices: nothing is written for them."""
+    assert hop_sources([ONE, OTHER], [DEFAULT]) == {}
+
+
+def test_each_subnet_has_its_first_address() -> None:
+    """What is reached without a gateway."""
+    assert hop_sources([ONE, TWO, TWO_AGAIN, OTHER], []) == SUBNETS
+
+
+def test_a_gateway_is_in_a_subnet() -> None:
+    """Packets by it come from there, whichever address is the device's first."""
+    expected = SUBNETS | {Way(2, net("0.0.0.0/0")): TWO.address}
+    assert hop_sources([ONE, TWO, TWO_AGAIN], [DEFAULT]) == expected
+
+
+def test_the_first_of_two_routes_counts() -> None:
+    """A second way to the same network has a worse metric, or is another next hop."""
+    second = DEFAULT._replace(gateway=ip("10.1.0.1"))
+    found = hop_sources([ONE, TWO], [DEFAULT, second])
+    assert found[Way(2, net("0.0.0.0/0"))] == TWO.address
+
+
+def test_a_gateway_that_is_nowhere_says_nothing() -> None:
+    """An on-link gateway elsewhere, one of the other family, or none: the first address counts."""
+    for gateway in (ip("10.9.0.1"), ip("fd00::1"), b""):
+        assert hop_sources([ONE, TWO], [DEFAULT._replace(gateway=gateway)]) == SUBNETS
+
+
+def test_ipv6() -> None:
+    """The same, with longer addresses."""
+    own = [Own(2, ip("fd01::5"), 64), Own(2, ip("fd02::5"), 64)]
+    hop = Hop(2, is_default=True, metric=0, to=net("::/0"), gateway=ip("fd02::1"))
+    assert hop_sources(own, [hop])[Way(2, net("::/0"))] == ip("fd02::5")
