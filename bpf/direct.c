@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A stage: a packet to no frontend may begin something. It passes, unless its answers would be
- * taken for those of a connection from the same port to a service with this backend (rule 4).
+ * A stage: a packet to no frontend may begin something. It passes, unless nobody may ask for its
+ * address, or its answers would be taken for those of a connection from the same port to a service
+ * with this backend (rule 4).
  */
 #include "open.h"
+#include "strict.h"
 
 int open_direct(struct __sk_buff *skb)
 {
@@ -14,6 +16,16 @@ int open_direct(struct __sk_buff *skb)
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
 		return TC_NEXT;
+	switch (strict_verdict(&packet.dst.addr)) {
+	case VERDICT_REFUSE:
+		stage_enter(skb, STAGE_REFUSE, packet.ip, SIDE_INGRESS);
+		return TC_DROP;
+	case VERDICT_DROP:
+		count(COUNTER_PACKET_DROP);
+		return TC_DROP;
+	default:
+		break;
+	}
 	answer = packet_answer(&packet);
 	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REPLY ||
 	    is_expired(found.copy.life, now))

@@ -79,6 +79,11 @@ static __always_inline int egress_other(struct __sk_buff *skb, const struct pack
 			return TC_DROP;
 		}
 	}
+	/* a socket's of this node, to an address whose packets are dropped */
+	if (may_open(packet) && strict_verdict(&packet->dst.addr) != VERDICT_PASS) {
+		count(COUNTER_PACKET_DROP);
+		return TC_DROP;
+	}
 	if (packet->proto == IPPROTO_UDP && is_frontend_marked(&packet->src))
 		stage_enter(skb, STAGE_PASS, packet->ip, SIDE_EGRESS);
 	else if (may_open(packet) && is_busy_marked(&packet->src))

@@ -6,8 +6,8 @@
 #ifndef PYPROXY_ENTRY_H
 #define PYPROXY_ENTRY_H
 
-#include "marks.h"
 #include "packet.h"
+#include "strict.h"
 
 /* A packet's ends as they lie in it, if it is a plain one of TCP or UDP; nothing is checked. */
 struct glance {
@@ -39,7 +39,7 @@ static __always_inline bool ingress_is_worth(const struct glance *glance)
 {
 	struct endpoint dst = end_at(&glance->ip.dst, glance->dst_port);
 
-	return is_marked(&dst);
+	return is_marked(&dst) || is_strict_prefix(&dst.addr);
 }
 
 /* Return whether a packet that leaves may be a connection's, leak, or an ICMP redirect. */

@@ -71,6 +71,10 @@ BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat, 4
 BPF_F_TABLE(FLOW_PINNED("array", "connections"), __u32, struct connection, connections,
 	    MAX_CONNECTIONS, BPF_F_MMAPABLE);
 
+/* The agent writes, the programs read: enum strictness. */
+BPF_F_TABLE(PINNED("lpm_trie", "cluster_cidrs"), struct cidr_key, __u32, cluster_cidrs,
+	    MAX_FRONTENDS, BPF_F_NO_PREALLOC);
+
 /* The programs write and read: sessionAffinity. */
 BPF_F_TABLE(PINNED("lru_hash", "affinity"), struct affinity_key, struct affinity, affinity,
 	    MAX_AFFINITY, 0);

@@ -107,6 +107,7 @@ enum setting {
 	SETTING_UDP,
 	SETTING_UDP_STREAM,
 	SETTING_PREFIXES, /* bit prefix_hash() of every frontend's address */
+	SETTING_STRICT_PREFIXES, /* the same of cluster_cidrs' networks: 0 but in nftables mode */
 	SETTING_MAX,
 };
 

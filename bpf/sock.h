@@ -8,6 +8,7 @@
 
 #include "association.h"
 #include "family.h"
+#include "strict.h"
 
 #define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
 #define ECONNREFUSED 111
@@ -136,6 +137,21 @@ static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 	return VERDICT_PASS;
 }
 
+/* Return what becomes of what a socket sends to an address that leads to no service. */
+static __always_inline enum verdict
+sock_strict(struct bpf_sock_addr *ctx, const struct pick *picked, const struct endpoint *peer)
+{
+	enum verdict verdict;
+
+	if (picked->target.service || !is_strict_prefix(&peer->addr) || !sock_proto(ctx) ||
+	    is_left_to_packets(ctx))
+		return VERDICT_PASS;
+	verdict = strict_verdict(&peer->addr);
+	if (verdict == VERDICT_DROP)
+		count(COUNTER_LEFT_TO_DROP);
+	return verdict;
+}
+
 /* Decide where a socket that connects to *peer really goes; write it to *peer. */
 static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
@@ -144,7 +160,7 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 
 	if (!sock_target(ctx, peer, sock_proto(ctx), &picked)) {
 		connected_forget(ctx);
-		return VERDICT_PASS;
+		return sock_strict(ctx, &picked, peer);
 	}
 	verdict = sock_pick(ctx, peer, &picked);
 	if (verdict != VERDICT_FORWARD) {
@@ -247,7 +263,7 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 
 	if (!sock_target(ctx, peer, proto, &picked)) {
 		udp_direct(ctx, peer);
-		return VERDICT_PASS;
+		return sock_strict(ctx, &picked, peer);
 	}
 	/* it takes answers from the peer it is connected to only, so that one stays */
 	if (is_connected(ctx) &&

@@ -313,6 +313,15 @@ struct cidr_key {
 };
 
 /*
+ * cluster_cidrs: what nftables mode does to new connections to addresses of the cluster's services
+ * that are for no service (parity A8.6, A8.7)
+ */
+enum strictness {
+	STRICT_REFUSE = 1, /* a ClusterIP, by a port or protocol that it does not have */
+	STRICT_DROP, /* a ServiceCIDR, whose address is nobody's */
+};
+
+/*
  * affinity: which backend a client of a service had last (parity A6). A packet's client is its
  * source address; a socket's, which may have none yet, its network namespace.
  */

@@ -137,6 +137,7 @@ class Agent:
             self._changed = True
         else:
             self._syncers.idle()
+        self._syncers.restrict(self._inbox.world.options)
         if not self._synced and not self._syncers.failed:
             self._synced = True
             services, endpoints = self._syncers.counts()

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
 from pyproxy.errors import KernelError
-from pyproxy.model import Family, Protocol, ServicePortName
+from pyproxy.model import Family, Prefix, Protocol, ServicePortName, family_of
 from pyproxy.plan.claims import PlanKey
+from pyproxy.plan.options import Mode, Options
 from pyproxy.sync.syncer import Syncer, nothing
 from pyproxy.tables import Frontend, Kind, PortPlan
 
@@ -38,6 +39,11 @@ class Syncers:
         self._failed: dict[Family, str] = {}
         self._retry_after_s = RETRY_FIRST_S
         self.retry_at: float | None = None
+        self._datapaths = {family: each.datapath for family, each in loaded.items()}
+        # what an earlier agent has left there is brought up to date at first
+        self._strict_with: tuple[Prefix, ...] | None = None
+        self._strict_failure = ""
+        self._knows_strict = False
         self.last_success = 0.0
         self.last_seconds = 0.0
 
@@ -69,6 +75,21 @@ class Syncers:
         if written:
             ms = self.last_seconds * 1000
             log.info("%d plans changed, %d entries written in %.1f ms", len(changes), written, ms)
+
+    def restrict(self, options: Options) -> None:
+        """Refuse and drop what is for no service, as the mode wants it (parity A8.6, A8.7)."""
+        wanted = options.service_cidrs if options.mode is Mode.NFTABLES else None
+        if wanted == self._strict_with and self._knows_strict:
+            return
+        try:
+            for family, datapath in self._datapaths.items():
+                own = [c for c in wanted or () if family_of(c.address) is family]
+                datapath.restrict(None if wanted is None else tuple(own))
+        except KernelError as error:
+            self._knows_strict, self._strict_failure = False, str(error)
+            log.warning("ServiceCIDRs and ClusterIPs: %s", error)
+        else:
+            self._knows_strict, self._strict_with, self._strict_failure = True, wanted, ""
 
     def _apply(
         self,
@@ -106,6 +127,8 @@ class Syncers:
     def problems(self) -> list[Problem]:
         """Return what is not in the kernel and why."""
         found = [sync_failed(family.label, text) for family, text in self._failed.items()]
+        if self._strict_failure:
+            found.append(sync_failed("ServiceCIDRs and ClusterIPs", self._strict_failure))
         for syncer in self.syncers.values():
             found += [refused(str(name), why) for name, why in sorted(syncer.refused.items())]
         found += [kept(str(name)) for name in sorted(self.kept)]

@@ -13,6 +13,7 @@ from pyproxy.kernel.codec import addr_fold, text
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.strict import ClusterCidrs
 from pyproxy.model import Family, Prefix, Protocol, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
 from pyproxy.tables import BackendFlag, FrontendKey, Kind, Member
@@ -66,6 +67,8 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
+        self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
+        self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
         self._marked: dict[FrontendKey, FrontendValue] = {}
         self._service = self.services.codec(("first_slot", "generation"))
         self._header = self.slots.codec(_HEADER)
@@ -87,7 +90,7 @@ class KernelDatapath:
         """Close all maps."""
         for each in (
             self.frontends, self.members, self.sources, self.names, self.nodes,
-            self.services, self.slots, self.marks, self.settings,
+            self.services, self.slots, self.marks, self.settings, self._cidrs,
         ):  # fmt: skip
             each.close()
 
@@ -100,6 +103,7 @@ class KernelDatapath:
         if self._writes:
             self._marked = {key: to._replace(service=0) for key, to in frontends.items()}
             self._frontend_marks.reset(self._marked.items())
+            self._cluster.reset((key, to.kind) for key, to in self._marked.items())
         names = self.read_names()
         runs = {service: run for service in names if (run := self._run(service))}
         members: dict[int, list[Member]] = {}
@@ -156,12 +160,16 @@ class KernelDatapath:
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends; packets to them are looked at from before that on."""
+        added, replaced = [], []
         for key, to in items:
             shape = to._replace(service=0)
-            if self._marked.get(key) != shape:
+            before = self._marked.get(key)
+            if before != shape:
                 self._frontend_marks.add(key, shape)
-                if key in self._marked:
+                added.append((key, to.kind))
+                if before is not None:
                     self._frontend_marks.remove(key)
+                    replaced.append((key, before.kind))
                 self._marked[key] = shape
         self.frontends.update(
             [
@@ -169,14 +177,24 @@ class KernelDatapath:
                 for key, to in items
             ]
         )
+        self._cluster.add(added)
+        self._cluster.remove(replaced)
+
+    def restrict(self, cidrs: tuple[Prefix, ...] | None) -> None:
+        """Be strict, as nftables mode is, with these ServiceCIDRs and all ClusterIPs; None: not."""
+        self._cluster.restrict(cidrs)
 
     def delete_frontends(self, keys: Iterable[FrontendKey]) -> None:
         """Delete frontends."""
         gone = list(keys)
         self.frontends.delete(gone)
+        forgotten = []
         for key in gone:
-            if self._marked.pop(key, None) is not None:
+            shape = self._marked.pop(key, None)
+            if shape is not None:
                 self._frontend_marks.remove(key)
+                forgotten.append((key, shape.kind))
+        self._cluster.remove(forgotten)
 
     def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
         """Write members."""

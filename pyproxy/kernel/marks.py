@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from pyproxy.kernel.codec import addr_fold
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
-from pyproxy.model import Address, Family, family_of
+from pyproxy.model import Address, Family, Prefix, family_of
 from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
 _GOLDEN = 0x9E3779B1
+_MOST_PREFIX_BITS = 8  # 256 prefixes set nearly every bit of 64
 
 
 def _hash16(value: int) -> int:
@@ -36,6 +37,21 @@ def prefix_bit(address: Address) -> int:
     return 1 << (_hash16(prefix) & 63)
 
 
+def prefix_bits(prefix: Prefix) -> int:
+    """Return the bits that stand for all addresses of a network; all bits for one of many."""
+    size = 2 if family_of(prefix.address) is Family.IPV4 else 8
+    more = 8 * size - prefix.length
+    if more <= 0:
+        return prefix_bit(prefix.address)
+    if more > _MOST_PREFIX_BITS:
+        return (1 << 64) - 1
+    first = int.from_bytes(prefix.address[:size], "big")
+    found = 0
+    for number in range(first, first + (1 << more)):
+        found |= prefix_bit(number.to_bytes(size, "big") + prefix.address[size:])
+    return found
+
+
 class FrontendMarks:
     """The frontends' bytes of a pinned map of marks, and two settings that say "perhaps" first.
 
@@ -46,7 +62,7 @@ class FrontendMarks:
     def __init__(self, marks: ArrayMap, settings: ArrayMap) -> None:
         self._marks = marks
         self._settings = settings
-        self._prefixes = 0
+        self._prefixes = self._strict = 0
         self._node_ports = range(0)
         self._offset = marks.layout["frontend"].offset
         self._counts = array("I", bytes(4 * marks.max))
@@ -83,6 +99,12 @@ class FrontendMarks:
             if not self._counts[index]:
                 self._store(index)
 
+    def note_strict(self, prefixes: int) -> None:
+        """Say of which further networks, as bits, nothing must leave that is for no service."""
+        if prefixes != self._strict:
+            self._strict = prefixes
+            self._store_settings()
+
     def _note(self, key: FrontendKey, to: FrontendValue) -> bool:
         """Widen what the settings are to say; return whether they say something else now."""
         before = self._prefixes, self._node_ports
@@ -95,7 +117,7 @@ class FrontendMarks:
 
     def _store_settings(self) -> None:
         ports = self._node_ports
-        self._settings.store(SETTINGS.index(PREFIXES), self._prefixes)
+        self._settings.store(SETTINGS.index(PREFIXES), self._prefixes | self._strict)
         self._settings.store(SETTINGS.index(NODE_PORT_RANGE), ports.start | len(ports) << 32)
 
     def _store(self, index: int) -> None:

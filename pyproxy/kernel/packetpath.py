@@ -22,6 +22,7 @@ from pyproxy.tables import ConnectionTimeouts, PortRange, SocketTranslation
 
 # settings that follow the frontends: see kernel/marks.py
 PREFIXES = "prefixes"
+STRICT_PREFIXES = "strict_prefixes"
 NODE_PORT_RANGE = "node_ports"
 # another one whenever the node has lost an address
 ADDRESS_EPOCH = "address_epoch"
@@ -40,6 +41,7 @@ SETTINGS = (
     "source_seed",
     *ConnectionTimeouts._fields,
     PREFIXES,
+    STRICT_PREFIXES,
 )
 
 TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h

@@ -28,7 +28,10 @@ def write_case(node: Node, case: Case) -> World:
     world = case.world()
     world.replan()
     node.apply(*world.plans.values())
+    strict = world.options.mode is Mode.NFTABLES
     for family, each in node.loaded.items():
+        own = [c for c in world.options.service_cidrs if family_of(c.address) is family]
+        each.datapath.restrict(tuple(own) if strict else None)
         each.path.write_addresses(address_flags(own_addresses(family, case), world.options))
     return world
 
@@ -55,6 +58,7 @@ def forget_case(node: Node) -> None:
     node.clear()
     node.configure()
     for each in node.loaded.values():
+        each.datapath.restrict(None)
         each.path.write_addresses({})
         each.path.write_devices({})
 
@@ -65,26 +69,9 @@ def decider(world: World) -> Callable[[Connection], Decision]:
     return lambda connection: decide(connection, tables, world.options)
 
 
-def is_pending(world: World, flow: Flow, decision: Decision) -> bool:
-    """Return whether the programs are yet to learn what a flow asks of them.
-
-    SCTP; and what nftables mode refuses by an address alone (A8.6, A8.7).
-    """
-    if flow.connection.protocol == Protocol.SCTP:
-        return True
-    unmatched = decision.verdict.value in {"REJECT", "DROP"}
-    nftables = world.options.mode is Mode.NFTABLES
-    return nftables and unmatched and _has_no_frontend(world, flow)
-
-
-def _has_no_frontend(world: World, flow: Flow) -> bool:
-    asked = flow.connection
-    return not any(
-        (key.port, key.protocol) == (asked.port, asked.protocol)
-        and key.address in {asked.destination, bytes(len(asked.destination))}
-        for plan in world.plans.values()
-        for key, _ in plan.frontends
-    )
+def is_pending(flow: Flow) -> bool:
+    """Return whether the programs are yet to learn what a flow asks of them: SCTP."""
+    return flow.connection.protocol == Protocol.SCTP
 
 
 def spoiled(flow: Flow, draw: random.Random) -> Flow:

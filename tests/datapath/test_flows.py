@@ -133,7 +133,7 @@ def test_packets_go_where_kube_proxy_sends_them(stage: Stage, flow_case: Case) -
     complaints: list[str] = []
     for flow in flow_case.flows:
         decision = decide_here(flow.connection)
-        if flow.role in ON_THE_NODE or is_pending(world, flow, decision):
+        if flow.role in ON_THE_NODE or is_pending(flow):
             continue
         complaints += stage.try_one(flow, decision, world.options)
     assert complaints == []
@@ -145,11 +145,8 @@ def test_what_is_not_sent_as_packets_is_counted(
     """The rest is the node's own, or named as pending."""
     roles: Counter[str] = Counter()
     for case in flow_file.cases:
-        world = case.world()
-        world.replan()
-        decide_here = decider(world)
         for flow in case.flows:
-            pending = is_pending(world, flow, decide_here(flow.connection))
+            pending = is_pending(flow)
             kind = "on the node" if flow.role in ON_THE_NODE else "as packets"
             roles["pending" if pending else kind] += 1
     with capsys.disabled():
@@ -166,7 +163,7 @@ def test_wrong_expectations_of_packets_are_noticed(stage: Stage) -> None:
         decide_here, options = decider(world), world.options
         for flow in case.flows:
             decision = decide_here(flow.connection)
-            if flow.role in ON_THE_NODE or is_pending(world, flow, decision):
+            if flow.role in ON_THE_NODE or is_pending(flow):
                 continue
             wrong = spoiled(flow, random)
             assert list(stage.try_one(wrong, decision, options)), (case.id, wrong)

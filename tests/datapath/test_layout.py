@@ -20,6 +20,7 @@ from pyproxy.kernel.datapath import FrontendFlag
 from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS, Detector, Policy
 from pyproxy.kernel.pins import CONNECTIONS_VERSION, LAYOUT_VERSION
 from pyproxy.kernel.source import bpf_directory
+from pyproxy.kernel.strict import Strictness
 from pyproxy.tables import BackendFlag, Kind, ServiceFlag
 from tests.datapath.node import Loaded, Node
 
@@ -76,6 +77,7 @@ def test_enums_are_read() -> None:
         ("frontend_flag", "FRONTEND", FrontendFlag),
         ("detector", "DETECTOR", Detector),
         ("policy", "POLICY", Policy),
+        ("strictness", "STRICT", Strictness),
     ],
 )
 def test_enums_are_the_same_in_c_and_python(
@@ -131,7 +133,7 @@ def test_no_enum_is_forgotten(types: dict[str, dict[str, int]]) -> None:
     compared = {
         "frontend_kind", "service_flag", "backend_flag", "life", "counter", "moment", "setting",
         "entry_point", "stage", "device_flag", "node_address_flag", "frontend_flag",
-        "detector", "policy",
+        "detector", "policy", "strictness",
     }  # fmt: skip
     assert types.keys() == compared | C_ALONE
 

@@ -17,6 +17,7 @@ from pyproxy.kernel.packetpath import (
     PREFIXES,
     REFRESH_TICKS,
     SETTINGS,
+    STRICT_PREFIXES,
     Detector,
     Policy,
     netns_cookie,
@@ -66,7 +67,8 @@ def settings_of(loaded: Loaded) -> dict[str, int]:
     values = memoryview(array.read(0, array.max)).cast("Q").tolist()
     array.close()
     found = dict(zip(SETTINGS, values, strict=True))
-    del found[PREFIXES], found[NODE_PORT_RANGE]  # say which frontends there are
+    # say which frontends there are
+    del found[PREFIXES], found[STRICT_PREFIXES], found[NODE_PORT_RANGE]
     return found
 
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from pyproxy.agent.sync import RETRY_FIRST_S, RETRY_MOST_S, Syncers, serves
-from pyproxy.model import Family, Protocol
+from pyproxy.errors import MapFullError
+from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.claims import PlanKey
+from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan
 from tests.unit.sync.fake import ROOM, FakeDatapath
 from tests.unit.sync.plans import backend, plan
@@ -138,3 +140,60 @@ def test_backends_are_counted_per_family(datapaths: dict[Family, FakeDatapath]) 
     both = syncers(datapaths)
     both.apply(changes(plan("a", backends=(backend(1), backend(2)))))
     assert both.counts() == (1, 4)
+
+
+class Strict:
+    """Maps that are told how strict to be, and may be full."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Prefix, ...] | None] = []
+        self.full = False
+
+    def restrict(self, cidrs: tuple[Prefix, ...] | None) -> None:
+        """Stand for KernelDatapath.restrict."""
+        if self.full:
+            raise MapFullError("cluster_cidrs: the map is full")
+        self.told.append(cidrs)
+
+
+V4, V6 = Prefix(bytes((10, 96, 0, 0)), 16), Prefix(bytes(16), 112)
+NFTABLES = Options("here", mode=Mode.NFTABLES, service_cidrs=(V4, V6))
+
+
+@pytest.fixture
+def strict(
+    datapaths: dict[Family, FakeDatapath], monkeypatch: pytest.MonkeyPatch
+) -> dict[Family, Strict]:
+    """Return what the families' maps are told."""
+    found = {family: Strict() for family in datapaths}
+    for family, each in found.items():
+        monkeypatch.setattr(datapaths[family], "restrict", each.restrict, raising=False)
+    return found
+
+
+def test_each_family_hears_of_its_own_cidrs_once(
+    datapaths: dict[Family, FakeDatapath], strict: dict[Family, Strict]
+) -> None:
+    """In nftables mode alone; what an earlier agent has left is brought up to date at first."""
+    both = syncers(datapaths)
+    both.restrict(Options("here"))
+    both.restrict(Options("here", service_cidrs=(V4, V6)))
+    both.restrict(NFTABLES)
+    both.restrict(NFTABLES)
+    both.restrict(NFTABLES._replace(service_cidrs=()))
+    assert strict[Family.IPV4].told == [None, (V4,), ()]
+    assert strict[Family.IPV6].told == [None, (V6,), ()]
+
+
+def test_cidrs_that_do_not_fit_are_told_of_and_tried_again(
+    datapaths: dict[Family, FakeDatapath], strict: dict[Family, Strict]
+) -> None:
+    """It is a problem as long as it lasts."""
+    both = syncers(datapaths)
+    strict[Family.IPV6].full = True
+    both.restrict(NFTABLES)
+    assert [each.code for each in both.problems()] == ["sync-failed"]
+    strict[Family.IPV6].full = False
+    both.restrict(NFTABLES)
+    assert both.problems() == []
+    assert strict[Family.IPV6].told == [(V6,)]

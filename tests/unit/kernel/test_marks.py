@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.kernel.btf import Field
-from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit
+from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit, prefix_bits
 from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
+from pyproxy.model import Prefix
+from pyproxy.plan.cidr import masked
 from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
@@ -235,3 +237,24 @@ def test_marks_are_those_of_the_frontends_there_are(steps: list[tuple[bool, int]
             ours.remove(key(one))
             there.remove(one)
     assert marks.marked() == {endpoint_hash(*one) for one in there}
+
+
+@given(
+    st.integers(0, 128), st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16)
+)
+def test_a_network_has_the_bits_of_all_its_addresses(length: int, net: bytes, other: bytes) -> None:
+    """Whatever its length; both families."""
+    for size in (4, 16):
+        bits = min(length, 8 * size)
+        network = masked(net[:size], bits)
+        rest = 8 * size - bits
+        low = int.from_bytes(other[:size], "big") & ((1 << rest) - 1)
+        inside = int.from_bytes(network.address, "big") | low
+        assert prefix_bits(network) & prefix_bit(inside.to_bytes(size, "big"))
+
+
+def test_a_network_has_no_more_bits_than_it_needs() -> None:
+    """Or every packet would be looked at."""
+    assert prefix_bits(Prefix(bytes((10, 96, 0, 0)), 16)) == prefix_bit(bytes((10, 96, 0, 1)))
+    assert prefix_bits(Prefix(bytes((10, 96, 0, 0)), 12)).bit_count() <= 16
+    assert prefix_bits(Prefix(bytes(16), 64)).bit_count() == 1

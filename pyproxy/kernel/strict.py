@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cluster_cidrs: addresses of services by which nothing but services may be asked (A8.6, A8.7).
+
+In nftables mode kube-proxy refuses new connections to a ClusterIP that are for none of its ports,
+and drops those to an address of a ServiceCIDR that no service has. In iptables mode the map is
+empty, and no packet is looked at for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.marks import FrontendMarks, prefix_bits
+from pyproxy.kernel.packetpath import SETTINGS, STRICT_PREFIXES
+from pyproxy.model import Address, Prefix
+from pyproxy.tables import FrontendKey, Kind
+
+
+class Strictness(enum.IntEnum):
+    """What is done to a new connection: enum strictness of bpf/types.h."""
+
+    REFUSE = 1
+    DROP = 2
+
+
+class ClusterCidrs:
+    """The pinned map of one family, kept equal to the frontends and the cluster's ServiceCIDRs."""
+
+    def __init__(self, cidrs: HashMap, settings: ArrayMap, marks: FrontendMarks) -> None:
+        self._map = cidrs
+        self._settings = settings
+        self._marks = marks
+        self._counts: Counter[Address] = Counter()
+        self._cidrs: tuple[Prefix, ...] = ()
+        self._is_strict = False
+
+    def reset(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
+        """Take over which frontends there are."""
+        self._counts = Counter(key.address for key, kind in frontends if kind is Kind.CLUSTER_IP)
+        if self._is_strict:
+            self._bring()
+
+    def restrict(self, cidrs: tuple[Prefix, ...] | None) -> None:
+        """Be strict with these ServiceCIDRs and all ClusterIPs; None: not at all."""
+        self._is_strict, self._cidrs = cidrs is not None, cidrs or ()
+        self._bring()
+
+    def _bring(self) -> None:
+        """Make the map what it should be."""
+        wanted = self._wanted()
+        before = {Prefix(a, n): value for (n, a), (value,) in self._map.items()}
+        changed = {p: to for p, to in wanted.items() if before.get(p) != to}
+        # a packet is looked at before it can be refused, and no longer than that
+        self._note(wanted.keys() | before.keys())
+        self._write(changed)
+        self._map.delete((p.length, p.address) for p in before.keys() - wanted.keys())
+        self._note(wanted.keys())
+
+    def add(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
+        """Count frontends that were written; their addresses are refused otherwise now."""
+        new = []
+        for key, kind in frontends:
+            if kind is Kind.CLUSTER_IP:
+                self._counts[key.address] += 1
+                if self._counts[key.address] == 1:
+                    new.append(key.address)
+        if self._is_strict and new:
+            added = {_single(address): Strictness.REFUSE for address in new}
+            self._note(self._wanted().keys())
+            self._write(added)
+
+    def remove(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
+        """Forget frontends that were deleted."""
+        for key, kind in frontends:
+            if kind is not Kind.CLUSTER_IP or not self._counts[key.address]:
+                continue
+            self._counts[key.address] -= 1
+            if not self._counts[key.address]:
+                del self._counts[key.address]
+                if self._is_strict:
+                    self._map.delete([(8 * len(key.address), key.address)])
+
+    def _wanted(self) -> dict[Prefix, Strictness]:
+        if not self._is_strict:
+            return {}
+        # an address of a service says more than the network that it is from, however long that is
+        cidrs = dict.fromkeys(self._cidrs, Strictness.DROP)
+        return cidrs | {_single(address): Strictness.REFUSE for address in self._counts}
+
+    def _write(self, items: Mapping[Prefix, Strictness]) -> None:
+        self._map.update([((p.length, p.address), (int(to),)) for p, to in items.items()])
+
+    def _note(self, prefixes: Iterable[Prefix]) -> None:
+        bits = 0
+        for prefix in prefixes:
+            bits |= prefix_bits(prefix)
+        self._settings.store(SETTINGS.index(STRICT_PREFIXES), bits)
+        self._marks.note_strict(bits)
+
+
+def _single(address: Address) -> Prefix:
+    return Prefix(address, 8 * len(address))
