@@ -48,6 +48,7 @@ static __always_inline bool apart_open(struct __sk_buff *skb, const struct packe
 	if (!number || !record)
 		return false;
 	record_write(record, packet, &picked);
+	record->uplink = 0;
 	record->source.addr = packet->src.addr;
 	record->check = connection_check(record);
 	if (!source_port(skb, record, number, now)) {

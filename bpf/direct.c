@@ -16,15 +16,10 @@ int open_direct(struct __sk_buff *skb)
 
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
 		return TC_NEXT;
-	switch (strict_verdict(&packet.dst.addr)) {
-	case VERDICT_REFUSE:
+	/* what is to be dropped is where it leaves: somebody else may serve the address */
+	if (strict_verdict(&packet.dst.addr) == VERDICT_REFUSE) {
 		stage_enter(skb, STAGE_REFUSE, packet.ip, SIDE_INGRESS);
 		return TC_DROP;
-	case VERDICT_DROP:
-		count(COUNTER_PACKET_DROP);
-		return TC_DROP;
-	default:
-		break;
 	}
 	answer = packet_answer(&packet);
 	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REPLY ||

@@ -19,7 +19,11 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 	}
 	life_note(found, life_after_reply((__u32)copy->life, packet), now);
 	count(COUNTER_PACKET_OUT);
-	return packet_translate(skb, packet, &copy->frontend, &copy->client);
+	if (packet_translate(skb, packet, &copy->frontend, &copy->client) != TC_NEXT)
+		return TC_DROP;
+	if (copy->uplink && copy->uplink != skb->ifindex)
+		stage_back(skb, packet->ip, copy->uplink);
+	return TC_NEXT;
 }
 
 /* What a client sends whose own address the backend must not see. */
@@ -79,7 +83,7 @@ static __always_inline int egress_other(struct __sk_buff *skb, const struct pack
 			return TC_DROP;
 		}
 	}
-	/* a socket's of this node, to an address whose packets are dropped */
+	/* a node's rules are where it forwards and sends, after those of who serves other services */
 	if (may_open(packet) && strict_verdict(&packet->dst.addr) != VERDICT_PASS) {
 		count(COUNTER_PACKET_DROP);
 		return TC_DROP;

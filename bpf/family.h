@@ -126,6 +126,7 @@ static __always_inline bool bound_mapped(const struct bpf_sock *ctx, struct endp
 }
 
 #define ETH_P_FAMILY be16(0x0800)
+#define AF_FAMILY 2 /* AF_INET */
 #define IP_PLAIN 0x45 /* version and length of a header without options: its first byte */
 #define IPPROTO_ICMP_FAMILY 1
 
@@ -275,6 +276,7 @@ static __always_inline void peer_store(struct bpf_sock_addr *ctx, const struct e
 }
 
 #define ETH_P_FAMILY ETH_P_IPV6
+#define AF_FAMILY 10 /* AF_INET6 */
 #define IPPROTO_ICMP_FAMILY 58 /* ICMPv6 */
 
 struct ip_header { /* RFC 8200 3 */

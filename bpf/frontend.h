@@ -108,6 +108,9 @@ static __always_inline struct target frontend_match(const struct endpoint *dst, 
 	/* a NodePort's frontend has no address; neither has this packet */
 	if (found.kind == KIND_NODE_PORT)
 		return target;
+	/* somebody on this node answers for the service, NodeLocal DNSCache mostly (rule 21) */
+	if (found.kind == KIND_CLUSTER_IP && node_address_find(&dst->addr) >= 0)
+		return target;
 	target.service = found.service;
 	target.kind = found.kind;
 	target.filtered = found.flags & FRONTEND_FILTERED;

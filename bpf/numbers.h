@@ -16,6 +16,7 @@ enum stage {
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */
 	STAGE_APART, /* somebody else uses a port that stands for a client (rule 9) */
+	STAGE_BACK, /* an answer leaves by another uplink than its client came by */
 	STAGE_PASS, /* what answers this packet is none of ours */
 	STAGE_REFUSE, /* the service has no endpoints */
 	STAGE_REFRESH, /* a connection was not seen for a second */
@@ -57,6 +58,7 @@ enum counter {
 	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
 	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */
 	COUNTER_PACKET_APART, /* others from such a port that got another one (rule 9) */
+	COUNTER_PACKET_BACK, /* packets sent back by the uplink that their client came by */
 	COUNTER_SOURCE_TAKEN, /* such ports that were a closed connection's a moment ago */
 	COUNTER_SOURCE_EXHAUSTED, /* packets dropped: no source address or port is free */
 	COUNTER_TABLE_FULL, /* packets dropped: no room for a new connection */
@@ -85,6 +87,7 @@ enum policy {
 	POLICY_MASQUERADE_ALL = 1, /* masqueradeAll: nobody sees who asks (parity A9.1) */
 	POLICY_HIDE_CLIENTS = 2, /* where kube-proxy hides clients we do, though we need not */
 	POLICY_NFTABLES = 4, /* as that mode of kube-proxy where it differs from iptables */
+	POLICY_SAME_UPLINK = 16, /* answers leave by the uplink that their client came by */
 	POLICY_PROTECT_PORTS = 8, /* no socket of the node may bind a NodePort */
 };
 

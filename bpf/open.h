@@ -23,6 +23,18 @@ static __always_inline __u32 device_flags(const struct __sk_buff *skb)
 	return device ? device->flags : 0;
 }
 
+/* Return by which uplink the answers to a packet have to leave, 0 if routes decide (rule 15). */
+static __always_inline __u32 uplink_of(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct device *device = devices.lookup(&ifindex);
+
+	if (!(setting(SETTING_POLICY) & POLICY_SAME_UPLINK) || !device ||
+	    !(device->flags & DEVICE_UPLINK))
+		return 0;
+	return device->route;
+}
+
 /* Return whose a client is, by the configured detector (parity A9.14). */
 static __always_inline enum client client_of(const struct __sk_buff *skb, const struct addr *client)
 {
@@ -158,6 +170,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 	if (!number || !record)
 		return TC_DROP;
 	record_write(record, packet, picked);
+	record->uplink = uplink_of(skb);
 	failed = reply_insert(record, number, packet, picked, clash, now);
 	/* with the backend that it got in the end */
 	if (wants_source(skb, packet, picked))

@@ -196,6 +196,13 @@ static __always_inline bool stage_clash(const struct __sk_buff *skb)
 	return skb->cb[2];
 }
 
+/* Go on to send what leaves by another uplink. */
+static __always_inline void stage_back(struct __sk_buff *skb, __u32 at, __u32 uplink)
+{
+	skb->cb[2] = uplink;
+	stage_enter(skb, STAGE_BACK, at, SIDE_EGRESS);
+}
+
 /* Begin again with a packet: its connection is there now, or its headers are in one piece. */
 static __always_inline void stage_again(struct __sk_buff *skb, __u32 at, __u32 side)
 {

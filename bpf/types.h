@@ -276,7 +276,8 @@ struct connection {
 	struct endpoint source;
 	__u32 source_check;
 	__u32 source_epoch; /* SETTING_ADDRESS_EPOCH when the node was known to have the source */
-	__u32 spare[20 - 4 * ADDR_WORDS];
+	__u32 uplink; /* by which its client comes, as device.route; 0: by none */
+	__u32 spare[19 - 4 * ADDR_WORDS];
 };
 
 /* node_addresses: the addresses of this node; 127.0.0.1 stands for all of 127.0.0.0/8 */
@@ -289,6 +290,8 @@ enum node_address_flag {
 struct device {
 	struct addr source; /* the address that stands for clients who must not be seen, or 0 */
 	__u32 flags; /* enum device_flag */
+	__u32 route; /* by which device routes lead there: the bond or bridge that it is a port of */
+	struct addr gateway; /* of the default route by it, or 0 */
 };
 
 enum device_flag {

@@ -19,7 +19,7 @@ from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.hops import hop_sources
 from pyproxy.kernel.packetpath import PacketPath
-from pyproxy.model import Family
+from pyproxy.model import Address, Family
 from pyproxy.plan.options import Options
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Cover:
         self._facts_lock = threading.Lock()
         self._failures: dict[Device, str] = {}
         self._facts_failure = ""
+        self._addresses: dict[Family, frozenset[Address]] = {}
 
     @property
     def failures(self) -> list[str]:
@@ -68,6 +69,10 @@ class Cover:
         if self._facts_failure:
             found.append(f"any device as it is now: {self._facts_failure}")
         return sorted(found)
+
+    def addresses(self, family: Family) -> frozenset[Address]:
+        """Return the node's own addresses of a family, as the programs know them."""
+        return self._addresses.get(family, frozenset())
 
     def refresh(self) -> float:
         """Cover devices that are new, all of them now and then, and forget those that are gone.
@@ -112,6 +117,7 @@ class Cover:
                     if self._knows_node:
                         found = node_addresses(family, everything, self._options)
                         path.write_addresses(found)
+                        self._addresses[family] = frozenset(found)
         except (KernelError, OSError) as error:
             self._facts_failure = str(error)
         else:

@@ -21,6 +21,7 @@ from pyproxy.agent.cover import Cover
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.moves import Moves
+from pyproxy.agent.ownips import OwnClusterIPs
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
@@ -67,6 +68,8 @@ class Agent:
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
         self._syncers = Syncers(loaded)
+        datapaths = {family: each.datapath for family, each in loaded.items()}
+        self._own_ips = OwnClusterIPs(datapaths, cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
@@ -138,6 +141,7 @@ class Agent:
         else:
             self._syncers.idle()
         self._syncers.restrict(self._inbox.world.options)
+        self._own_ips.look()
         if not self._synced and not self._syncers.failed:
             self._synced = True
             services, endpoints = self._syncers.counts()

@@ -88,6 +88,7 @@ class Syncers:
         except KernelError as error:
             self._knows_strict, self._strict_failure = False, str(error)
             log.warning("ServiceCIDRs and ClusterIPs: %s", error)
+            self.retry_at = time.monotonic() + RETRY_MOST_S
         else:
             self._knows_strict, self._strict_with, self._strict_failure = True, wanted, ""
 

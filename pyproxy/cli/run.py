@@ -87,6 +87,7 @@ def _options(
         hide_clients=own.hide_clients,
         ipv6_localhost_node_ports=own.ipv6_localhost_node_ports,
         protect_node_ports=own.protect_node_ports,
+        same_uplink=own.same_uplink,
     )
     wanted = flagged.get("nodeport_addresses")
     if wanted is None:

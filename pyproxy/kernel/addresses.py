@@ -44,10 +44,17 @@ class NodeAddressFlag(enum.IntFlag):
 
 
 class DeviceFacts(NamedTuple):
-    """A device's first address of one family (all zeros: none), and its flags."""
+    """What is known of a device; addresses are all zeros, or b"", where there is none.
+
+    `source` is its first address of one family. For an uplink, `route` is the device that routes
+    lead by: itself, or the bond or bridge that it is a port of; `gateway` is that of the best
+    default route by it.
+    """
 
     source: Address
     flags: int
+    route: int = 0
+    gateway: Address = b""
 
 
 def device_facts(
@@ -62,17 +69,20 @@ def device_facts(
     sources = _sources(family, present)
     hops = netlink.hops(family)
     uplinks = _uplinks(hops)
+    # default routes first, the best of them before all
+    leading = sorted(hops, key=lambda hop: (not hop.is_default, hop.metric, hop.ifindex))
+    gateways = {hop.ifindex: hop.gateway for hop in reversed(leading) if hop.is_default}
     facts = {
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
             (UPLINK if device.ifindex in uplinks else 0)
             | (PODS if is_pod_interface(device.name, options) else 0),
+            uplinks.get(device.ifindex, 0),
+            gateways.get(device.ifindex, b""),
         )
         for device in present
     }
     names = {device.ifindex: device.name for device in present}
-    # default routes first, the best of them before all
-    leading = sorted(hops, key=lambda hop: (not hop.is_default, hop.metric, hop.ifindex))
     order = (*(names.get(hop.ifindex, "") for hop in leading), *sources)
     own = next((sources[name] for name in order if name in sources), None)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
@@ -110,18 +120,23 @@ def _address_flags(address: Address, options: Options) -> NodeAddressFlag:
     return flags
 
 
-def _uplinks(hops: Iterable[netlink.Hop]) -> set[int]:
+def _uplinks(hops: Iterable[netlink.Hop]) -> dict[int, int]:
     """Return the devices that lead out of the node, with what the defaults of them are made of.
 
-    A packet comes in by a bond's device, or a bridge's port, before it comes in by those. Ports
-    that belong to pods and virtual machines lead to these.
+    Each has the device by which routes lead there. A packet comes in by a bond's device, or a
+    bridge's port, before it comes in by those. Ports that belong to pods and virtual machines lead
+    to these.
     """
     ways = list(hops)
-    found = {hop.ifindex for hop in ways}
-    below = {hop.ifindex for hop in ways if hop.is_default}
+    found = {hop.ifindex: hop.ifindex for hop in ways}
+    below = {hop.ifindex: hop.ifindex for hop in ways if hop.is_default}
     while below:
-        ports = [port for master in below for port in netlink.ports(master)]
-        below = {port.ifindex for port in ports if port.kind not in OF_PODS} - found
+        ports = [(port, route) for master, route in below.items() for port in netlink.ports(master)]
+        below = {
+            port.ifindex: route
+            for port, route in ports
+            if port.kind not in OF_PODS and port.ifindex not in found
+        }
         found |= below
     return found
 

@@ -14,7 +14,7 @@ from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.strict import ClusterCidrs
-from pyproxy.model import Family, Prefix, Protocol, ServicePortName
+from pyproxy.model import Address, Family, Prefix, Protocol, ServicePortName
 from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
 from pyproxy.tables import BackendFlag, FrontendKey, Kind, Member
 
@@ -183,6 +183,10 @@ class KernelDatapath:
     def restrict(self, cidrs: tuple[Prefix, ...] | None) -> None:
         """Be strict, as nftables mode is, with these ServiceCIDRs and all ClusterIPs; None: not."""
         self._cluster.restrict(cidrs)
+
+    def is_cluster_ip(self, address: Address) -> bool:
+        """Return whether some service has an address as ClusterIP."""
+        return self._cluster.is_cluster_ip(address)
 
     def delete_frontends(self, keys: Iterable[FrontendKey]) -> None:
         """Delete frontends."""

@@ -65,6 +65,7 @@ class Policy(enum.IntFlag):
     HIDE_CLIENTS = 2
     NFTABLES = 4
     PROTECT_PORTS = 8
+    SAME_UPLINK = 16
 
 
 def ticks(seconds: int) -> int:
@@ -90,7 +91,9 @@ class PacketPath:
     def __init__(self, pins: Pins) -> None:
         self._family = pins.family
         self._settings = ArrayMap(str(pins.maps / "settings"), write=True)
-        self._devices = HashMap(str(pins.maps / "devices"), ("",), ("source", "flags"))
+        self._devices = HashMap(
+            str(pins.maps / "devices"), ("",), ("source", "flags", "route", "gateway")
+        )
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
         self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
         self._hops = HashMap(str(pins.maps / "hop_sources"), ("length", "ifindex", "addr"), ("",))
@@ -177,7 +180,8 @@ class PacketPath:
     def write_devices(self, facts: Mapping[int, DeviceFacts]) -> None:
         """Say what the devices are; those that are not named are forgotten."""
         before = dict(self._devices.items())
-        wanted = {(index,): tuple(fact) for index, fact in facts.items()}
+        none = bytes(self._family.address_bytes)
+        wanted = {(index,): (*fact[:-1], fact.gateway or none) for index, fact in facts.items()}
         changed = [(key, value) for key, value in wanted.items() if before.get(key) != value]
         self._devices.update(changed)
         self._devices.delete(before.keys() - wanted.keys())
@@ -199,4 +203,6 @@ def _policy(options: Options) -> Policy:
         found |= Policy.NFTABLES
     if options.protect_node_ports:
         found |= Policy.PROTECT_PORTS
+    if options.same_uplink:
+        found |= Policy.SAME_UPLINK
     return found

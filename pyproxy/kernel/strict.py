@@ -43,6 +43,10 @@ class ClusterCidrs:
         if self._is_strict:
             self._bring()
 
+    def is_cluster_ip(self, address: Address) -> bool:
+        """Return whether some service has an address as ClusterIP."""
+        return address in self._counts
+
     def restrict(self, cidrs: tuple[Prefix, ...] | None) -> None:
         """Be strict with these ServiceCIDRs and all ClusterIPs; None: not at all."""
         self._is_strict, self._cidrs = cidrs is not None, cidrs or ()
@@ -81,7 +85,14 @@ class ClusterCidrs:
             if not self._counts[key.address]:
                 del self._counts[key.address]
                 if self._is_strict:
-                    self._map.delete([(8 * len(key.address), key.address)])
+                    self._forget(_single(key.address))
+
+    def _forget(self, single: Prefix) -> None:
+        """Take a service's address out, unless it is all of a ServiceCIDR."""
+        if single in self._cidrs:
+            self._write({single: Strictness.DROP})
+        else:
+            self._map.delete([(single.length, single.address)])
 
     def _wanted(self) -> dict[Prefix, Strictness]:
         if not self._is_strict:

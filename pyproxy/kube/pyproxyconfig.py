@@ -38,6 +38,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
+        "sameUplink": BOOL,
         "snatPortRange": PORT_RANGE,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
@@ -75,6 +76,7 @@ class PyproxyConfig(NamedTuple):
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
+    same_uplink: bool = True
     source_ports: PortRange | None = None
     warnings: tuple[str, ...] = ()
 
@@ -118,6 +120,7 @@ def _config(found: Walk) -> PyproxyConfig:
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
+        same_uplink=found.values.get("sameUplink") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),
         warnings=tuple(found.warnings),
     )

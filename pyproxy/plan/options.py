@@ -46,8 +46,9 @@ class Options(NamedTuple):
     is the bridge's name or the name prefix of the two interface modes.
 
     Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1; `hide_clients`:
-    backends of this node see no more of clients than with kube-proxy; and `protect_node_ports`:
-    no process of the node can bind a NodePort that is served.
+    backends of this node see no more of clients than with kube-proxy; `protect_node_ports`: no
+    process of the node can bind a NodePort that is served; and `same_uplink`: a client that came
+    by an uplink is answered by it, whichever one routes choose.
     """
 
     node_name: str
@@ -65,6 +66,7 @@ class Options(NamedTuple):
     node_ports_on_primary: bool = False
     hide_clients: bool = False
     protect_node_ports: bool = True
+    same_uplink: bool = True
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True
 

@@ -17,7 +17,7 @@ import pytest
 from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol, endpoint_text, family_of
 from pyproxy.plan.connection import Connection, Decision
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import Options, is_local
 from pyproxy.plan.world import World
 from pyproxy.tables import Backend, BackendFlag
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
@@ -74,6 +74,8 @@ class Stage:
         if isinstance(flow.expect, str):
             packet = first(hooks, asked, FIRST_PORT)
             found = hooks.ingress(packet)
+            if found == passed(packet) and not is_local(asked.destination, options):
+                found = hooks.egress(packet)
             if found.verdict != VERDICTS[flow.expect]:
                 yield f"{flow.name}: expected {flow.expect}, got verdict {found.verdict}"
             if flow.expect != "REJECT" and found not in {passed(packet), dropped(packet)}:

@@ -69,10 +69,12 @@ def test_a_port_that_a_cluster_ip_does_not_have(
 
 
 def test_an_address_that_nobody_has(hooks: Hooks, protocol: Protocol) -> None:
-    """It is dropped."""
+    """It is dropped where it leaves: before, somebody else may lead it to another address."""
     packet = hooks.first(protocol, client(hooks.family), unallocated(hooks.family))
+    with hooks.node.counting(hooks.family):
+        assert hooks.ingress(packet) == passed(packet)
     with hooks.node.counting(hooks.family, packet_drop=1):
-        assert hooks.ingress(packet) == dropped(packet)
+        assert hooks.egress(packet) == dropped(packet)
 
 
 def test_what_is_served_is_served(hooks: Hooks) -> None:
@@ -99,6 +101,20 @@ def test_what_is_for_the_node_itself(hooks: Hooks, protocol: Protocol) -> None:
         packet = hooks.first(protocol, client(family), dst)
         with hooks.node.counting(family):
             assert hooks.ingress(packet) == passed(packet)
+
+
+def test_a_cidr_of_one_address(hooks: Hooks) -> None:
+    """A service that has it comes first; when it is gone, so it is nobody's again."""
+    family = hooks.family
+    dst = frontend(family, 2, OTHER_PORT)
+    restrict(hooks, Prefix(dst.address, 8 * family.address_bytes))
+    packet = hooks.tcp(client(family), dst, SYN)
+    two = plan(family, TCP, 2, [1], local=1)
+    hooks.node.apply(two)
+    assert hooks.ingress(packet).verdict == TC_REDIRECT
+    hooks.node.remove(two)
+    assert hooks.ingress(packet) == passed(packet)
+    assert hooks.egress(packet) == dropped(packet)
 
 
 def test_what_is_about_to_leave(hooks: Hooks, protocol: Protocol) -> None:
@@ -146,13 +162,14 @@ def test_services_come_and_go(hooks: Hooks) -> None:
     dst = frontend(family, 2, OTHER_PORT)
     two = plan(family, TCP, 2, [1], local=1), plan(family, UDP, 2, [1], local=1)
     packet = hooks.tcp(client(family), dst, SYN)
-    assert hooks.ingress(packet) == dropped(packet)
+    assert hooks.ingress(packet) == passed(packet)
     hooks.node.apply(*two)
     assert hooks.ingress(packet).verdict == TC_REDIRECT
     hooks.node.remove(two[0])
     assert hooks.ingress(packet).verdict == TC_REDIRECT
     hooks.node.remove(two[1])
-    assert hooks.ingress(packet) == dropped(packet)
+    assert hooks.ingress(packet) == passed(packet)
+    assert hooks.egress(packet) == dropped(packet)
 
 
 def test_an_agent_that_starts_again_is_as_strict(hooks: Hooks) -> None:
@@ -163,7 +180,7 @@ def test_an_agent_that_starts_again_is_as_strict(hooks: Hooks) -> None:
     packet = hooks.tcp(client(family), frontend(family, port=OTHER_PORT), SYN)
     assert hooks.ingress(packet).verdict == TC_REDIRECT
     hooks.node.remove(plan(family, TCP, 1, [1], local=1))
-    assert hooks.ingress(packet) == dropped(packet)
+    assert hooks.egress(packet) == dropped(packet)
 
 
 def attempt(hooks: Hooks, protocol: Protocol, dst: End) -> int:

@@ -122,11 +122,18 @@ class Seen(NamedTuple):
 
 
 def talk(
-    wire: Wire, family: Family, protocol: Protocol, number: int = 1, timeout_s: float = TIMEOUT_S
+    wire: Wire,
+    family: Family,
+    protocol: Protocol,
+    number: int = 1,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    source: str = "",
 ) -> Seen:
     """Ask the service of the near side from the far side; raises OSError without an answer.
 
     Backend `number` answers in the near namespace, where nothing but packets can be translated.
+    `source` is the client's address, if it is not the one of its side of the wire.
     """
     flavour = FLAVOURS[family]
     with (
@@ -136,6 +143,7 @@ def talk(
         backend.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         backend.bind(flavour.backend(number))
         backend.settimeout(timeout_s)
+        client.bind((source, 0))
         work = _by_stream if protocol is Protocol.TCP else _by_datagram
         return work(client, backend, flavour.service(SERVICE_AT[NEAR], SERVICE_PORT))
 

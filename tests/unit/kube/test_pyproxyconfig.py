@@ -34,6 +34,7 @@ runDir: /run/other
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
+sameUplink: false
 snatPortRange: 10000-19999
 connectionTable:
   maxEntries: 100000
@@ -53,6 +54,7 @@ EXPECTED = PyproxyConfig(
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
+    same_uplink=False,
     source_ports=PortRange(10_000, 10_000),
 )
 
