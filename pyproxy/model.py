@@ -261,3 +261,10 @@ class Node(NamedTuple):
     pod_cidrs: tuple[Prefix, ...] = ()
     taints: frozenset[str] = frozenset()
     deleting: bool = False
+
+
+class ServiceCIDR(NamedTuple):
+    """Where ClusterIPs may come from: nftables mode drops what is for nobody there (A8.7)."""
+
+    name: str
+    cidrs: tuple[Prefix, ...] = ()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Valid Kubernetes objects and model records, a keyword away from any other.
 
-`service`, `endpoint_slice` and `node` give what the API server would give, as plain objects;
-`service_record`, `slice_record`, `endpoint` and `node_record` give the model's records.
+`service`, `endpoint_slice`, `node` and `service_cidr` give what the API server would give, as plain
+objects; `service_record`, `slice_record`, `endpoint`, `node_record` and `service_cidr_record` give
+the model's records.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pyproxy.model import (
     ObjectName,
     Protocol,
     Service,
+    ServiceCIDR,
     ServicePort,
     SlicePort,
     family_of,
@@ -165,6 +167,19 @@ def node(
     }
 
 
+def service_cidr(
+    name: str = "kubernetes", cidrs: Iterable[str] = ("10.96.0.0/16", "fd00:10:96::/112")
+) -> Json:
+    """Return a networking.k8s.io/v1 ServiceCIDR; `kubernetes` is what API servers make at first."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(cidrs)},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
 def service_record(
     name: str = "web",
     *,
@@ -250,6 +265,13 @@ def node_record(
     """Return a Node record; addresses and CIDRs are written as text."""
     cidrs = tuple(parse_prefix(one) for one in pod_cidrs)
     return Node(name=name, addresses=_addresses(addresses), pod_cidrs=cidrs, **fields)
+
+
+def service_cidr_record(
+    name: str = "kubernetes", cidrs: Iterable[str] = ("10.96.0.0/16", "fd00:10:96::/112")
+) -> ServiceCIDR:
+    """Return a ServiceCIDR record; CIDRs are written as text."""
+    return ServiceCIDR(name, tuple(parse_prefix(one) for one in cidrs))
 
 
 def _addresses(texts: Iterable[str]) -> tuple[bytes, ...]:

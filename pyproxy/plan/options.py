@@ -43,7 +43,8 @@ class Options(NamedTuple):
     addresses of its interfaces, loopback ones excepted. `node_port_addresses` holds CIDRs only:
     "primary", which stands for the node IPs, is `node_ports_on_primary` (A7.2). `local_cidrs` are
     those of ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface`
-    is the bridge's name or the name prefix of the two interface modes.
+    is the bridge's name or the name prefix of the two interface modes. `service_cidrs` are those of
+    all ServiceCIDR objects, IPv4 ones first.
 
     Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1; `hide_clients`:
     backends of this node see no more of clients than with kube-proxy; `protect_node_ports`: no

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pyproxy.model import EndpointSlice, Node, ObjectName, Service
+from pyproxy.model import EndpointSlice, Node, ObjectName, Prefix, Service, ServiceCIDR
 from pyproxy.plan.build import plan_service
 from pyproxy.plan.claims import Claims, Conflict, PlanKey, key_of
 from pyproxy.plan.frontends import health_check_node_port
@@ -19,7 +19,7 @@ from pyproxy.tables import PortPlan
 
 
 class World:
-    """Services, EndpointSlices, this node and the settings; one thread owns it.
+    """Services, EndpointSlices, ServiceCIDRs, this node and the settings; one thread owns it.
 
     An object that is put again replaces the former one of its name; dropping an object that
     isn't there does nothing, so every event is safe to see twice.
@@ -32,6 +32,7 @@ class World:
         # whose slice came first.
         self._slices: dict[ObjectName, tuple[EndpointSlice, ...]] = {}
         self._slice_owner: dict[ObjectName, ObjectName] = {}
+        self._service_cidrs: dict[str, tuple[Prefix, ...]] = {}
         self._claims = Claims()
         # What each service asks for; published has the frontends that it got.
         self._asked: dict[ObjectName, tuple[PortPlan, ...]] = {}
@@ -40,7 +41,7 @@ class World:
 
     @property
     def options(self) -> Options:
-        """The settings in force, this node's zone and addresses among them."""
+        """The settings in force, with this node's zone and addresses, and all service CIDRs."""
         return self._options
 
     @property
@@ -92,6 +93,16 @@ class World:
         if name == self._options.node_name:
             self.set_options(with_node(self._options, None))
 
+    def put_service_cidr(self, found: ServiceCIDR) -> None:
+        """Take the CIDRs of a new or changed ServiceCIDR."""
+        self._service_cidrs[found.name] = found.cidrs
+        self._join_service_cidrs()
+
+    def drop_service_cidr(self, name: str) -> None:
+        """Forget a ServiceCIDR; a CIDR that another one has too stays."""
+        if self._service_cidrs.pop(name, None) is not None:
+            self._join_service_cidrs()
+
     def set_options(self, options: Options) -> None:
         """Take other settings; every service is planned anew if any differs (A5.5)."""
         if options != self._options:
@@ -123,8 +134,15 @@ class World:
 
     def is_empty(self) -> bool:
         """Whether no object, plan or claim is left, nor any memory of one."""
-        kept = (self._services, self._slices, self._slice_owner, self._asked, self._published)
-        return not any(kept) and not self._dirty and self._claims.is_empty()
+        objects = (self._services, self._slices, self._slice_owner, self._service_cidrs)
+        kept = (*objects, self._asked, self._published, self._dirty)
+        return not any(kept) and self._claims.is_empty()
+
+    def _join_service_cidrs(self) -> None:
+        """Take the CIDRs over into the options; plans do not depend on them (A8.7)."""
+        cidrs = {cidr for each in self._service_cidrs.values() for cidr in each}
+        in_order = sorted(cidrs, key=_family_first)
+        self._options = self._options._replace(service_cidrs=tuple(in_order))
 
     def _replan_service(self, name: ObjectName) -> set[PlanKey]:
         """Plan one service, settle its claims; return the plans that may have changed by it."""
@@ -174,6 +192,10 @@ def _claimed(plans: tuple[PortPlan, ...]) -> list[object]:
 
 def _name_of(piece: EndpointSlice) -> ObjectName:
     return piece.name
+
+
+def _family_first(cidr: Prefix) -> tuple[int, Prefix]:
+    return len(cidr.address), cidr
 
 
 def _without(pieces: tuple[EndpointSlice, ...], name: ObjectName) -> tuple[EndpointSlice, ...]:
