@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 
 from pyproxy.agent.problems import Problem, conflict, malformed, unreadable
-from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Report, Synced, Trouble
+from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Record, Report, Synced, Trouble
 from pyproxy.model import (
     EndpointSlice,
     Node,
@@ -73,18 +73,22 @@ class Inbox:
         elif self.troubles.pop(event.source, None):
             log.info("%s is read again", event.source)
 
-    def _put(self, thing: Service | EndpointSlice | Node) -> None:
+    def _put(self, thing: Record) -> None:
         if isinstance(thing, Service):
             self.world.put_service(thing)
         elif isinstance(thing, EndpointSlice):
             self.world.put_slice(thing)
-        else:
+        elif isinstance(thing, Node):
             self.world.put_node(thing)
+        else:
+            self.world.put_service_cidr(thing)
 
     def _drop(self, event: Change) -> None:
         if event.kind is Kind.SERVICE:
             self.world.drop_service(event.name)
         elif event.kind is Kind.ENDPOINT_SLICE:
             self.world.drop_slice(event.name)
-        else:
+        elif event.kind is Kind.NODE:
             self.world.drop_node(event.name.name)
+        else:
+            self.world.drop_service_cidr(event.name.name)

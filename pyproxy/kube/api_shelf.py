@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import msgspec
 
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_wire import Object, ObjectMeta, is_older
 from pyproxy.kube.decode import decode, name_of, reference, typed
-from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Report
-from pyproxy.model import EndpointSlice, Node, ObjectName, Service
-
-_Record: TypeAlias = Service | EndpointSlice | Node | None
+from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Record, Report
+from pyproxy.model import ObjectName
 
 # Deleted objects whose resourceVersion is kept, so that late news of them revive nothing.
 _MOST_GONE = 1024
@@ -29,7 +27,7 @@ class _Known(NamedTuple):
     """An object's resourceVersion and its last good record."""
 
     version: str
-    record: _Record
+    record: Record | None
 
 
 class Shelf:

@@ -11,8 +11,8 @@ from bisect import insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pyproxy.kube.documents import Key, Record, Sections, read_sections
-from pyproxy.kube.events import Change, Event, Report
+from pyproxy.kube.documents import Key, Sections, read_sections
+from pyproxy.kube.events import Change, Event, Record, Report
 
 
 class _File(NamedTuple):

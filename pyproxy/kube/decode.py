@@ -13,22 +13,20 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct, ValidationError
 
-from pyproxy import model
 from pyproxy.errors import SourceError
 from pyproxy.kube import reduce, wire
-from pyproxy.kube.events import Change, Kind
+from pyproxy.kube.events import Change, Kind, Record
 from pyproxy.model import ObjectName
 
 Document: TypeAlias = Any
 """msgspec.Raw, bytes, or what YAML gave."""
 
 _Struct = TypeVar("_Struct", bound=Struct)
-_Record: TypeAlias = model.Service | model.EndpointSlice | model.Node | None
 
 
 class _Decoder(NamedTuple):
     struct: type[Any]
-    reduce: Callable[[ObjectName, Any], _Record]
+    reduce: Callable[[ObjectName, Any], Record | None]
     namespaced: bool
 
 
@@ -36,6 +34,7 @@ _DECODERS = {
     Kind.SERVICE: _Decoder(wire.Service, reduce.service, namespaced=True),
     Kind.ENDPOINT_SLICE: _Decoder(wire.EndpointSlice, reduce.endpoint_slice, namespaced=True),
     Kind.NODE: _Decoder(wire.Node, reduce.node, namespaced=False),
+    Kind.SERVICE_CIDR: _Decoder(wire.ServiceCIDR, reduce.service_cidr, namespaced=False),
 }
 
 

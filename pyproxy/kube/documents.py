@@ -16,15 +16,12 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from pyproxy import model
 from pyproxy.errors import SourceError
 from pyproxy.kube import wire
 from pyproxy.kube.decode import Document, decode, name_of, reference, typed
-from pyproxy.kube.events import Kind
+from pyproxy.kube.events import Kind, Record
 from pyproxy.kube.yamltext import load_document
 from pyproxy.model import ObjectName
-
-Record: TypeAlias = model.Service | model.EndpointSlice | model.Node
 
 
 class Key(NamedTuple):
@@ -65,6 +62,9 @@ _KINDS = {
     ("v1", "Service"): Kind.SERVICE,
     ("discovery.k8s.io/v1", "EndpointSlice"): Kind.ENDPOINT_SLICE,
     ("v1", "Node"): Kind.NODE,
+    ("networking.k8s.io/v1", "ServiceCIDR"): Kind.SERVICE_CIDR,
+    # clusters from before 1.33 have it, if they have any; its fields are the same
+    ("networking.k8s.io/v1beta1", "ServiceCIDR"): Kind.SERVICE_CIDR,
 }
 _LISTS: dict[tuple[str | None, str | None], Kind | None] = {
     ("v1", "List"): None,

@@ -11,7 +11,9 @@ import enum
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
-from pyproxy.model import EndpointSlice, Node, ObjectName, Service
+from pyproxy.model import EndpointSlice, Node, ObjectName, Service, ServiceCIDR
+
+Record: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
 
 
 class Kind(enum.Enum):
@@ -20,17 +22,18 @@ class Kind(enum.Enum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NODE = "Node"
+    SERVICE_CIDR = "ServiceCIDR"
 
 
 class Change(NamedTuple):
     """An object is now so; None where it is gone or is not to be proxied.
 
-    `name` has the namespace "" for a Node.
+    `name` has the namespace "" for a Node and a ServiceCIDR.
     """
 
     kind: Kind
     name: ObjectName
-    object: Service | EndpointSlice | Node | None
+    object: Record | None
 
 
 class Synced(NamedTuple):

@@ -18,10 +18,11 @@ from pyproxy import model
 from pyproxy.kube import wire
 from pyproxy.kube.addresses import (
     parse_address,
+    parse_prefix,
     valid_addresses,
     valid_prefixes,
 )
-from pyproxy.model import Address, Family, ObjectName, Packed, Protocol
+from pyproxy.model import Address, Family, ObjectName, Packed, Prefix, Protocol
 
 # The API server's default of sessionAffinityConfig.clientIP.timeoutSeconds, and its limit (A6.2).
 DEFAULT_AFFINITY_S = 10800
@@ -88,6 +89,13 @@ def node(name: ObjectName, found: wire.Node) -> model.Node:
         taints=frozenset(taint.key for taint in spec.taints or [] if taint.key),
         deleting=bool(meta.deletion_timestamp),
     )
+
+
+def service_cidr(name: ObjectName, found: wire.ServiceCIDR) -> model.ServiceCIDR:
+    """Return the CIDRs of a ServiceCIDR; nothing else of it is used, its conditions neither."""
+    texts = (found.spec or wire.ServiceCIDRSpec()).cidrs or []
+    cidrs = (_prefix(text, f"$.spec.cidrs[{index}]") for index, text in enumerate(texts))
+    return model.ServiceCIDR(name.name, tuple(cidrs))
 
 
 def _cluster_ips(cluster_ip: str, spec: wire.ServiceSpec) -> tuple[Address, ...]:
@@ -239,6 +247,13 @@ def _of_type(type_: str, found: Iterable[wire.NodeAddress]) -> list[str]:
 def _address(text: str, path: str) -> Address:
     try:
         return parse_address(text)
+    except ValueError as error:
+        raise ValidationError(f"{error} - at `{path}`") from None
+
+
+def _prefix(text: str, path: str) -> Prefix:
+    try:
+        return parse_prefix(text)
     except ValueError as error:
         raise ValidationError(f"{error} - at `{path}`") from None
 

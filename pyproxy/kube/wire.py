@@ -254,3 +254,15 @@ class Node(Struct, gc=False):
     metadata: NodeMeta | None = None
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
+
+
+class ServiceCIDRSpec(Struct, gc=False):
+    """spec of a ServiceCIDR."""
+
+    cidrs: list[str] | None = None
+
+
+class ServiceCIDR(Struct, gc=False):
+    """networking.k8s.io/v1 ServiceCIDR."""
+
+    spec: ServiceCIDRSpec | None = None

@@ -75,7 +75,7 @@ def _feed(world: World, item: Json) -> None:
         world.put_service(found)
     elif isinstance(found, EndpointSlice):
         world.put_slice(found)
-    elif found is not None:
+    elif isinstance(found, Node):
         world.put_node(found)
 
 

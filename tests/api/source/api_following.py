@@ -15,8 +15,8 @@ from types import FrameType
 from pyproxy.kube.api import SYSTEM_CLOCKS, ApiSource
 from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.api_pace import Pace
-from pyproxy.kube.events import Change, Event, Kind, Report, Synced, Trouble
-from pyproxy.model import EndpointSlice, Node, Service
+from pyproxy.kube.events import Change, Event, Kind, Record, Report, Synced, Trouble
+from pyproxy.model import Service
 from tests.api.source.scripted import Json
 
 BOUND_S = 5.0
@@ -40,7 +40,7 @@ class Followed:
         self.events: queue.Queue[Event] = queue.Queue()
         self.source = ApiSource(settings, node, self.events.put, pace=pace, clocks=SYSTEM_CLOCKS)
         self.seen: list[Event] = []
-        self.objects: dict[tuple[Kind, str], Service | EndpointSlice | Node] = {}
+        self.objects: dict[tuple[Kind, str], Record] = {}
         self.reports: dict[str, str] = {}
         self.troubles: dict[str, Trouble] = {}
         self.synced = 0

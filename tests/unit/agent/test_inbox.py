@@ -7,7 +7,7 @@ from pyproxy.agent.inbox import Inbox
 from pyproxy.kube.events import Change, Kind, Report, Synced
 from pyproxy.model import ObjectName
 from pyproxy.plan.options import Options
-from tests.builders import node_record, service_record, slice_record
+from tests.builders import node_record, service_cidr_record, service_record, slice_record
 
 
 def test_objects_come_and_go() -> None:
@@ -18,13 +18,17 @@ def test_objects_come_and_go() -> None:
     inbox.take(Change(Kind.SERVICE, service.name, service))
     inbox.take(Change(Kind.ENDPOINT_SLICE, piece.name, piece))
     inbox.take(Change(Kind.NODE, ObjectName("", "node1"), node))
+    inbox.take(Change(Kind.SERVICE_CIDR, ObjectName("", "kubernetes"), service_cidr_record()))
     assert inbox.world.replan()
     assert inbox.world.options.node_ips == node.addresses[:1] or inbox.world.options.node_ips
+    assert inbox.world.options.service_cidrs == service_cidr_record().cidrs
     inbox.take(Change(Kind.SERVICE, service.name, None))
     inbox.take(Change(Kind.ENDPOINT_SLICE, piece.name, None))
     inbox.take(Change(Kind.NODE, ObjectName("", "node1"), None))
+    inbox.take(Change(Kind.SERVICE_CIDR, ObjectName("", "kubernetes"), None))
     assert set(inbox.world.replan().values()) == {None}
     assert inbox.world.is_empty()
+    assert inbox.world.options.service_cidrs == ()
 
 
 def test_synced_is_set_by_the_event_alone() -> None:
