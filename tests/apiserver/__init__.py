@@ -6,8 +6,9 @@
         agent --kubeconfig server.kubeconfig(tmp_path / "kubeconfig")
         server.fault("answer", "services", "list", status=429, retry_after=1)
 
-`api.py` has all that tests call. It serves Services, EndpointSlices and Nodes for reading and takes
-Events. `python -m tests.apiserver` runs it as a process, controlled by `ApiServer.at(SOCKET)`.
+`api.py` has all that tests call. It serves Services, EndpointSlices, Nodes and ServiceCIDRs for
+reading and takes Events. `python -m tests.apiserver` runs it as a process, controlled by
+`ApiServer.at(SOCKET)`.
 """
 
 from tests.apiserver.api import ApiServer

@@ -21,9 +21,9 @@ class ApiServer:
     """An API server; a context manager that ends it (over a control socket: hangs up).
 
     `ApiServer(Settings(...))` runs in a thread of this process, `ApiServer.at(SOCKET)` controls one
-    started by `python -m tests.apiserver`. `resource` is a plural (services, nodes, endpointslices)
-    or * for all. Methods raise CommandError with a sentence for what can't be done, and ValueError
-    for a fault or a kubeconfig that there is not.
+    started by `python -m tests.apiserver`. `resource` is a plural (services, nodes, endpointslices,
+    servicecidrs) or * for all. Methods raise CommandError with a sentence for what can't be done,
+    and ValueError for a fault or a kubeconfig that there is not.
     """
 
     def __init__(self, settings: Settings | None = None, *, channel: Channel | None = None) -> None:
@@ -51,7 +51,7 @@ class ApiServer:
         return int(self._call("put", objects=list(objects)))
 
     def delete(self, kind: str, namespace: str, name: str) -> int:
-        """Delete an object (a Node's namespace is ""); return the revision."""
+        """Delete an object (the namespace is "" for a Node or ServiceCIDR); return the revision."""
         return int(self._call("delete", kind=kind, namespace=namespace, name=name))
 
     def advance(self, to: int | None = None, by: int = 1) -> int:
@@ -73,6 +73,16 @@ class ApiServer:
     def revision(self) -> int:
         """The revision of the last write."""
         return int(self._call("revision"))
+
+    # What there is.
+
+    def withdraw(self, resource: str) -> None:
+        """Be a server that has no such resource: 404, and its watches end. Its objects stay."""
+        self._call("withdraw", resource=resource)
+
+    def offer(self, resource: str) -> None:
+        """Take back a `withdraw`."""
+        self._call("offer", resource=resource)
 
     # What goes wrong.
 

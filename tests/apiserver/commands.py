@@ -84,6 +84,15 @@ class Commands:
         self._state.changed(resource, self._state.history.delete(resource, namespace, name))
         return self._state.history.revision
 
+    def do_withdraw(self, resource: str) -> None:
+        """Answer 404 to requests for a resource, and end its watches."""
+        self._state.withdrawn.add(resource_named(resource).plural)
+        self.do_end_watches(resource)
+
+    def do_offer(self, resource: str) -> None:
+        """Take a `withdraw` back."""
+        self._state.withdrawn.discard(resource_named(resource).plural)
+
     def do_advance(self, to: int | None = None, by: int = 1) -> int:
         """Let others' writes bring the revision to `to`, or further `by`; return it."""
         self._state.history.advance(self._state.history.revision + by if to is None else to)

@@ -13,6 +13,7 @@ from tests.apiserver.answers import (
     compact,
     fault_answer,
 )
+from tests.apiserver.discovery import discover
 from tests.apiserver.faults import OF_LINES, OF_REQUESTS, Fault, lie_in_body
 from tests.apiserver.http1 import Exchange, HttpRequest
 from tests.apiserver.listing import NotReachedError, list_answer
@@ -65,6 +66,8 @@ async def respond(
         user = state.auth.identify(request.headers, certificate)
         note(user=user)
         state.auth.authorize(route, user)
+        if route.plural in state.withdrawn:
+            raise no_such_path()
         if is_watch and route.resource:
             await stream_watch(state, route, out, reader)
             return
@@ -115,7 +118,7 @@ async def _send(answer: Answer, fault: Fault | None, out: Exchange) -> None:
 
 async def _answer(state: State, route: Route, request: HttpRequest) -> Answer:
     if route.resource is None:
-        return _plain(route)
+        return _plain(state, route)
     if route.resource in EVENTS:
         if route.verb != "create" or route.name or not route.namespace:
             raise not_allowed()
@@ -127,13 +130,13 @@ async def _answer(state: State, route: Route, request: HttpRequest) -> Answer:
     raise not_allowed()
 
 
-def _plain(route: Route) -> Answer:
+def _plain(state: State, route: Route) -> Answer:
     # The Python client asks for /version/.
     if route.path.rstrip("/") == "/version":
         return Answer(200, compact(VERSION) + b"\n")
     if route.path in {"/healthz", "/livez", "/readyz"}:
         return Answer(200, b"ok", content_type="text/plain; charset=utf-8")
-    raise no_such_path()
+    return discover(route.path.rstrip("/"), state.withdrawn)
 
 
 async def _list(state: State, route: Route, query: Mapping[str, str]) -> Answer:

@@ -88,12 +88,21 @@ ENDPOINT_SLICES = Resource(
     empty={"addressType": "", "endpoints": None, "ports": None},
     has_generation=True,
 )
+SERVICE_CIDRS = Resource(
+    "servicecidrs",
+    "ServiceCIDR",
+    "networking.k8s.io",
+    "v1",
+    namespaced=False,
+    fields=("metadata.name",),
+    empty={"spec": {}, "status": {}},
+)
 # Written by agents, recorded for inspection, never listed.
 EVENTS = (
     Resource("events", "Event", "", "v1", namespaced=True, fields=(), empty={}),
     Resource("events", "Event", "events.k8s.io", "v1", namespaced=True, fields=(), empty={}),
 )
-STORED = (SERVICES, NODES, ENDPOINT_SLICES)
+STORED = (SERVICES, NODES, ENDPOINT_SLICES, SERVICE_CIDRS)
 
 
 def resource_of_object(value: Mapping[str, Any]) -> Resource:

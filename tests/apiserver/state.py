@@ -26,6 +26,8 @@ class State:
         self.watches: dict[Watch, Callable[[], None]] = {}
         self.seen: list[Seen] = []
         self.events: list[Json] = []
+        # Plurals of resources that this server does not have.
+        self.withdrawn: set[str] = set()
         # Whether watches that start before the compaction get 410 as a status instead of an event.
         self.gone_as_status = False
         self._waiting: list[asyncio.Future[None]] = []
