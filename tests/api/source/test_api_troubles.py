@@ -81,6 +81,8 @@ def test_a_right_that_is_missing_is_named(server: Scripted, settings: ApiSetting
         source.until_trouble(
             "API server: endpointslices", '"list"', '"endpointslices"', '"discovery.k8s.io"'
         )
+        # so that it is this list that Synced waits for
+        source.until(lambda: all(server.asked(one, "watch") for one in ("services", "nodes")))
         source.until(lambda: source.names() == {"web"})
         assert not source.synced
         server.script("endpointslices", "watch", status(403, "Forbidden"))
