@@ -26,6 +26,7 @@ from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
+from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,13 @@ def _source(config: RunConfig, put: Put) -> Source:
     from pyproxy.kube.api import ApiSource  # noqa: PLC0415
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    return ApiSource(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name, put)
+    return ApiSource(
+        ApiSettings(kubeconfig=config.kubeconfig),
+        config.options.node_name,
+        put,
+        # nobody else uses them: ten thousand nodes need not watch them
+        service_cidrs=config.options.mode is Mode.NFTABLES,
+    )
 
 
 def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:

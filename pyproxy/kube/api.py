@@ -9,10 +9,11 @@ import time
 
 from pyproxy.kube.api_config import ApiSettings, Credentials
 from pyproxy.kube.api_pace import Pace
+from pyproxy.kube.api_resources import Resource, resources
 from pyproxy.kube.api_troubles import Troubles
 from pyproxy.kube.client import Line
 from pyproxy.kube.events import Event, Put, Synced
-from pyproxy.kube.reflector import Clocks, Reflector, Resource, resources
+from pyproxy.kube.reflector import Clocks, Reflector
 
 # What stop() may take, in seconds. Only name look-ups, connecting (Pace.connect_s) and plugins
 # cannot be cut short; a thread caught in one of them tells nothing any more and ends after it.
@@ -25,7 +26,8 @@ SYSTEM_CLOCKS = Clocks(time.time, time.monotonic, random.random)
 class ApiSource:
     """A source of events (kube.events.Source) that follows an API server.
 
-    `put` is called from the source's own threads, by one at a time.
+    `put` is called from the source's own threads, by one at a time. `service_cidrs`: follow
+    ServiceCIDRs, too, if the server has them and lets us; Synced waits for them only then.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ApiSource:
         node_name: str,
         put: Put,
         *,
+        service_cidrs: bool = False,
         pace: Pace | None = None,
         clocks: Clocks = SYSTEM_CLOCKS,
     ) -> None:
@@ -42,7 +45,7 @@ class ApiSource:
         self._clocks = clocks
         self._credentials = Credentials(settings, clocks.now)
         self._troubles = Troubles(self._put, clocks.now)
-        self._resources = resources(node_name)
+        self._resources = resources(node_name, service_cidrs=service_cidrs)
         self._unlisted = {resource.kind for resource in self._resources}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -94,7 +97,7 @@ class ApiSource:
                 self._downstream(event)
 
     def _note_list(self, resource: Resource) -> None:
-        """Put Synced when the last of the first lists has been delivered."""
+        """Put Synced when the last of the first lists has been delivered, or need not come."""
         with self._lock:
             if resource.kind not in self._unlisted:
                 return

@@ -14,7 +14,9 @@ class Pace(NamedTuple):
     bookmark about once a minute; half as much again lets one be late. `watch_least_s` and
     `watch_most_s`: how long the server is asked to keep a watch (client-go: 5 to 10 minutes),
     at random, so that a cluster's nodes do not come back all at once.
-    `settled_s`: a watch that lived so long was no failure.
+    `settled_s`: a watch that lived so long was no failure. `absent_least_s` and `absent_most_s`:
+    how often a resource is asked for that the server does not have. It may get it by an upgrade, or
+    the answer may be of somebody in between, so at first it is asked soon.
     """
 
     connect_s: float = 5.0
@@ -26,7 +28,15 @@ class Pace(NamedTuple):
     backoff_least_s: float = 0.1
     backoff_most_s: float = 30.0
     retry_after_most_s: float = 60.0
+    absent_least_s: float = 60.0
+    absent_most_s: float = 3600.0
     page: int = 500
+
+    @property
+    def of_absent(self) -> Pace:
+        """The pace at which to ask for what the server does not have."""
+        least, most = self.absent_least_s, self.absent_most_s
+        return self._replace(backoff_least_s=least, backoff_most_s=most)
 
 
 class Backoff:

@@ -42,6 +42,19 @@ class WatchEvent(Struct, gc=False):
     object: msgspec.Raw
 
 
+class ResourceName(Struct, gc=False):
+    """resources[] of an APIResourceList."""
+
+    name: str | None = None
+
+
+class Resources(Struct, gc=False):
+    """v1 APIResourceList: what an API group has."""
+
+    kind: str | None = None
+    resources: list[ResourceName] | None = None
+
+
 class StatusCause(Struct, gc=False):
     """details.causes[] of a Status."""
 

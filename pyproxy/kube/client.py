@@ -49,6 +49,8 @@ class Cause(enum.Enum):
     """There is nothing to show the server: a file or a plugin is at fault."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    MISSING = "missing"
+    """404: the server has nothing at that path."""
     EXPIRED = "expired"
     """410: the resourceVersion or the continue token is gone; list anew."""
     SILENT = "silent"
@@ -273,7 +275,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(text).split()) or type(found).__name__
 
 
-_CAUSES = {401: Cause.UNAUTHORIZED, 403: Cause.FORBIDDEN, 410: Cause.EXPIRED}
+_CAUSES = {
+    401: Cause.UNAUTHORIZED,
+    403: Cause.FORBIDDEN,
+    404: Cause.MISSING,
+    410: Cause.EXPIRED,
+}
 
 
 def _failure(response: urllib3.BaseHTTPResponse) -> ApiFailure:

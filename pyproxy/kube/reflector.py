@@ -15,6 +15,7 @@ import msgspec
 
 from pyproxy.kube.api_pace import Backoff, Pace
 from pyproxy.kube.api_pages import Pages
+from pyproxy.kube.api_resources import Resource, is_absent
 from pyproxy.kube.api_shelf import Shelf
 from pyproxy.kube.api_troubles import SERVER, Troubles
 from pyproxy.kube.api_wire import (
@@ -27,55 +28,13 @@ from pyproxy.kube.api_wire import (
     status_in,
 )
 from pyproxy.kube.client import Answer, ApiFailure, Cause, Line, failure_of
-from pyproxy.kube.events import Event, Kind, Put
+from pyproxy.kube.events import Event, Put
 
 # So many watches in a row that ended at once are no coincidence.
 _MOST_SHORT = 3
 # API servers send bookmarks: so many watches in a row without a word never will say one.
 _MOST_MUTE = 2
 _OF_THE_SERVER = (Cause.UNREACHABLE, Cause.SILENT, Cause.UNAUTHORIZED, Cause.CREDENTIALS)
-
-
-class Resource(NamedTuple):
-    """What is asked for; `plural`, `group` and `only` (the name of the only object) as in RBAC."""
-
-    kind: Kind
-    path: str
-    plural: str
-    group: str
-    selectors: tuple[tuple[str, str], ...]
-    only: str = ""
-
-
-def resources(node_name: str) -> tuple[Resource, ...]:
-    """Return what kube-proxy reads, by its selectors (parity A1.1)."""
-    return (
-        Resource(
-            Kind.SERVICE,
-            "/api/v1/services",
-            "services",
-            "",
-            (
-                ("labelSelector", "!service.kubernetes.io/service-proxy-name"),
-                ("fieldSelector", "spec.clusterIP!=None"),
-            ),
-        ),
-        Resource(
-            Kind.ENDPOINT_SLICE,
-            "/apis/discovery.k8s.io/v1/endpointslices",
-            "endpointslices",
-            "discovery.k8s.io",
-            (("labelSelector", "!service.kubernetes.io/headless"),),
-        ),
-        Resource(
-            Kind.NODE,
-            "/api/v1/nodes",
-            "nodes",
-            "",
-            (("fieldSelector", f"metadata.name={node_name}"),),
-            only=node_name,
-        ),
-    )
 
 
 class Clocks(NamedTuple):
@@ -93,7 +52,10 @@ class _End:
 
 
 class Reflector:
-    """Follows one resource. run() is the body of its thread; `listed` is called once a list."""
+    """Follows one resource. run() is the body of its thread.
+
+    `listed` is called once a list, and where there is none to wait for.
+    """
 
     def __init__(
         self,
@@ -118,6 +80,7 @@ class Reflector:
         self._pace = pace
         self._clocks = clocks
         self._backoff = Backoff(pace, clocks.random)
+        self._rarely = Backoff(pace.of_absent, clocks.random)
         self._pages = Pages(self._page, self._take, pace.page)
         self._position = ""
         self._doubtful = False
@@ -133,24 +96,31 @@ class Reflector:
                 self._stopping.wait(self._turn() + self._backoff.next_s())
 
     def _turn(self) -> float:
-        """List if need be, and watch until the watch ends; return how long the server says to wait.
+        """Do one step; return how many seconds to leave the server alone.
 
-        Between turns there is always a pause: see Backoff.
+        Between turns there is always a pause besides: see Backoff.
         """
+        try:
+            return self._list_and_watch()
+        except Exception:
+            # A connection that stop() cut may break in ways that no library foresees.
+            if not self._stopping.is_set():
+                raise
+        return 0.0
+
+    def _list_and_watch(self) -> float:
+        """List if need be, and watch until the watch ends."""
         try:
             if self._doubtful and self._position:
                 self._check_position()
             if not self._position:
                 self._position = self._list()
+                self._rarely.reset()
                 self._listed()
             self._watch()
         except ApiFailure as failure:
             if not self._stopping.is_set():
-                return self._note(failure)
-        except Exception:
-            # A connection that stop() cut may break in ways that no library foresees.
-            if not self._stopping.is_set():
-                raise
+                return self._do_without() if self._lacks(failure) else self._note(failure)
         return 0.0
 
     # lists
@@ -313,6 +283,26 @@ class Reflector:
 
     # failures
 
+    def _lacks(self, failure: ApiFailure) -> bool:
+        """Whether the server has no such resource, and nothing depends on it."""
+        resource = self._resource
+        return bool(resource.without) and is_absent(
+            resource, failure.cause, self._line, self._pace.answer_s
+        )
+
+    def _do_without(self) -> float:
+        """Go on without the resource; return after how many seconds to ask for it again.
+
+        That is how such a cluster is, so it is no trouble. What was known stays, as after any
+        failure: while a cluster is upgraded, its API servers do not agree.
+        """
+        self._position = ""
+        self._troubles.end(self._source, self._resource.plural)
+        self._listed()
+        # until then the connection might die without a word
+        self._line.close()
+        return self._rarely.next_s()
+
     def _note(self, failure: ApiFailure) -> float:
         """Say what is wrong; return how many seconds the server wants to be left alone."""
         if failure.cause is Cause.EXPIRED:
@@ -328,6 +318,8 @@ class Reflector:
             self._troubles.begin(SERVER, plural, message, since)
         else:
             self._troubles.begin(self._source, plural, message, failure.since)
+        if failure.cause is Cause.FORBIDDEN and self._resource.without:
+            self._listed()
         return min(failure.retry_after_s, self._pace.retry_after_most_s)
 
     def _sentence(self, failure: ApiFailure) -> str:
@@ -341,7 +333,8 @@ class Reflector:
         if failure.cause is not Cause.FORBIDDEN:
             return ""
         plural, group = self._resource.plural, self._resource.group
-        return f': allow "{self._verb}" of "{plural}" in API group "{group}" by a ClusterRole'
+        right = f': allow "{self._verb}" of "{plural}" in API group "{group}" by a ClusterRole'
+        return f"{right}; until then {self._resource.without}" if self._resource.without else right
 
     def _get(self, query: Mapping[str, str], silence_s: float) -> Answer:
         """Make a request; a server that answers, no matter what, is reachable."""
@@ -351,7 +344,7 @@ class Reflector:
                 self._resource.path, {**dict(self._resource.selectors), **query}, silence_s
             )
         except ApiFailure as failure:
-            if failure.cause in (Cause.FORBIDDEN, Cause.EXPIRED, Cause.FAILING):
+            if failure.cause not in _OF_THE_SERVER:
                 self._troubles.end(SERVER, self._resource.plural)
             raise
         self._troubles.end(SERVER, self._resource.plural)

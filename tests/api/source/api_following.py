@@ -30,15 +30,31 @@ FAST = Pace(
     backoff_least_s=0.01,
     backoff_most_s=0.04,
     retry_after_most_s=0.2,
+    absent_least_s=0.02,
+    absent_most_s=0.1,
 )
 
 
 class Followed:
     """A source, the events it put, and the state that they lead to."""
 
-    def __init__(self, settings: ApiSettings, pace: Pace = FAST, node: str = NODE) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        pace: Pace = FAST,
+        node: str = NODE,
+        *,
+        service_cidrs: bool = False,
+    ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
-        self.source = ApiSource(settings, node, self.events.put, pace=pace, clocks=SYSTEM_CLOCKS)
+        self.source = ApiSource(
+            settings,
+            node,
+            self.events.put,
+            service_cidrs=service_cidrs,
+            pace=pace,
+            clocks=SYSTEM_CLOCKS,
+        )
         self.seen: list[Event] = []
         self.objects: dict[tuple[Kind, str], Record] = {}
         self.reports: dict[str, str] = {}
@@ -121,9 +137,11 @@ def kubeconfig(path: Path, server: str, user: Json | None = None, **cluster: obj
 
 
 @contextmanager
-def following(settings: ApiSettings, pace: Pace = FAST, node: str = NODE) -> Iterator[Followed]:
+def following(
+    settings: ApiSettings, pace: Pace = FAST, node: str = NODE, *, service_cidrs: bool = False
+) -> Iterator[Followed]:
     """Start a source and stop it afterwards."""
-    one = Followed(settings, pace, node)
+    one = Followed(settings, pace, node, service_cidrs=service_cidrs)
     one.source.start()
     try:
         yield one

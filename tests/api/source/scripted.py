@@ -22,7 +22,12 @@ from urllib.parse import parse_qsl, urlsplit
 Json: TypeAlias = dict[str, Any]
 Query: TypeAlias = dict[str, str]
 
-KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node"}
+KINDS = {
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+    "nodes": "Node",
+    "servicecidrs": "ServiceCIDR",
+}
 
 
 class Request(NamedTuple):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source an agent gets from its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyproxy.agent.config import RunConfig
+from pyproxy.agent.main import _source
+from pyproxy.kube.api import ApiSource
+from pyproxy.kube.events import Kind
+from pyproxy.kube.manifests import ManifestSource
+from pyproxy.plan.options import Mode, Options
+
+SOMEWHERE = Path("/nowhere")
+
+
+def config(mode: Mode, manifests: Path | None = None) -> RunConfig:
+    """Return settings of an agent that is never started."""
+    return RunConfig(
+        manifests=manifests,
+        kubeconfig=SOMEWHERE,
+        options=Options(node_name="n1", mode=mode),
+        healthz_bind_address=None,
+        metrics_bind_address=None,
+        cgroup_root=SOMEWHERE,
+        bpffs_root=SOMEWHERE,
+        run_dir=SOMEWHERE,
+        devices=(),
+    )
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_service_cidrs_are_asked_for_in_nftables_mode_only(mode: Mode) -> None:
+    """No other mode uses them (A8.7)."""
+    source = _source(config(mode), print)
+    assert isinstance(source, ApiSource)
+    kinds = {one.kind for one in source._resources}
+    assert kinds - {Kind.SERVICE_CIDR} == {Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE}
+    assert (Kind.SERVICE_CIDR in kinds) is (mode is Mode.NFTABLES)
+
+
+def test_manifests_come_first() -> None:
+    """Whatever else is given."""
+    assert isinstance(_source(config(Mode.NFTABLES, SOMEWHERE), print), ManifestSource)
