@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ from tests.lab.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 PORT = 6443
 PROGRAMMED_WITHIN_S = 0.5
+SERVICE_CIDRS = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "ServiceCIDR",
+    "metadata": {"name": "kubernetes"},
+}
+NFTABLES = """
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: nftables
+"""
 
 
 class Followed:
@@ -181,3 +192,31 @@ def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None
     followed.api.put(app.service(), *app.slices(pods[:1]))
     scene.await_backends(app, pods[:1])
     assert [agent.pid for agent in scene.agents if agent.running] == pids
+
+
+def test_nftables_mode_gets_on_without_service_cidrs(followed: Followed, agent: Agent) -> None:
+    """It is healthy, names a right that is missing, and has no problem where there are none.
+
+    What is sent to an address of no service gets out of the node until the agent knows them.
+    """
+    api, scene, pod = followed.api, followed.scene, followed.cluster.pods[0]
+    nobody = replace(scene.app("nobody").tcp(4), timeout_s=0.5)
+    api.put({**SERVICE_CIDRS, "spec": {"cidrs": ["10.96.0.0/16"]}})
+    assert not api.asked("servicecidrs", "list"), "no other mode asks"
+    config = followed.cluster.directory / "nftables.yaml"
+    config.write_text(NFTABLES)
+    agent.options = (*agent.options, f"--config={config}")
+    api.forbid("servicecidrs")
+    agent.restart()
+    wait_for(lambda: bool(followed.problems(agent)), 10, "status to name the right")
+    assert '"networking.k8s.io" by a ClusterRole' in followed.problems(agent)[0]
+    scene.await_answers(pod, nobody, [followed.cluster.client])
+    api.permit("servicecidrs")
+    followed.await_back(agent)
+    scene.await_error(pod, nobody, "TIMEOUT")
+    api.delete("ServiceCIDR", "", "kubernetes")
+    scene.await_answers(pod, nobody, [followed.cluster.client])
+    api.withdraw("servicecidrs")
+    api.forbid("servicecidrs")
+    agent.restart()
+    assert agent.status()["problems"] == []
