@@ -36,20 +36,26 @@ class Addresses(NamedTuple):
     ipv6: str
 
 
-def service(name: str, cluster_ips: Addresses, protocols: Sequence[str]) -> Object:
-    """Return a dual-stack ClusterIP Service with one port a protocol ("TCP", "UDP")."""
+def service(
+    name: str, cluster_ips: Addresses, protocols: Sequence[str], node_port: int = 0
+) -> Object:
+    """Return a dual-stack Service with one port a protocol ("TCP", "UDP").
+
+    It is of type ClusterIP, or NodePort where all protocols have a `node_port`.
+    """
+    at_nodes = {"nodePort": node_port} if node_port else {}
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"namespace": NAMESPACE, "name": name},
         "spec": {
-            "type": "ClusterIP",
+            "type": "NodePort" if node_port else "ClusterIP",
             "clusterIP": cluster_ips.ipv4,
             "clusterIPs": list(cluster_ips),
             "ipFamilies": ["IPv4", "IPv6"],
             "ipFamilyPolicy": "RequireDualStack",
             "ports": [
-                {"name": protocol.lower(), "protocol": protocol, "port": PORT}
+                {"name": protocol.lower(), "protocol": protocol, "port": PORT, **at_nodes}
                 for protocol in protocols
             ],
         },

@@ -8,7 +8,8 @@
 The form is that of Kubernetes 1.31: a table a family, a verdict map from address, protocol and
 port to the service's chain, a random number to the endpoint's chain, DNAT there. Without
 clusterCIDR, as our agent runs beside it, kube-proxy writes no rule that masquerades clients from
-outside of the cluster.
+outside of the cluster; who comes by a NodePort it marks all the same (externalTrafficPolicy
+Cluster), in a chain external-… before the service's.
 
 The text comes in parts, because taking nftables off the path has to take connection tracking
 off as well, and each `ct`, `dnat` and `masquerade` of a table holds on to it, wherever it
@@ -46,13 +47,17 @@ class Endpoint(NamedTuple):
 
 
 class Port(NamedTuple):
-    """A port of a service in one family; `name` is namespace/service/protocol/port, as there."""
+    """A port of a service in one family; `name` is namespace/service/protocol/port, as there.
+
+    `node_port` is 0 where it has none.
+    """
 
     name: str
     cluster_ip: str
     protocol: str
     port: int
     endpoints: tuple[Endpoint, ...]
+    node_port: int = 0
 
 
 class BaseChain(NamedTuple):
@@ -121,6 +126,7 @@ def _port(service: Object, port: Object, endpoint_slice: Object, family: int) ->
             for each in endpoint_slice["endpoints"]
             for address in each["addresses"]
         ),
+        node_port=port.get("nodePort", 0),
     )
 
 
@@ -195,6 +201,15 @@ class Ruleset:
         yield from self._chain(chain, [f"numgen random mod {len(chains)} vmap {{ {choices} }}"])
         yield f"add element {table} cluster-ips {{ {port.cluster_ip} }}"
         yield f"add element {table} service-ips {{ {_key(port)} : goto {chain} }}"
+        if port.node_port:
+            yield from self._external(port, chain)
+
+    def _external(self, port: Port, chain: str) -> Iterator[str]:
+        """Yield what leads from a NodePort to the service's chain, with a mark."""
+        external = f"external-{_hashed(port.name)}"
+        yield from self._chain(external, ["jump mark-for-masquerade", f"goto {chain}"])
+        verdict = f"{_node_key(port)} : goto {external}"
+        yield f"add element {self._ip} kube-proxy service-nodeports {{ {verdict} }}"
 
     def _on(self) -> Iterator[str]:
         table = f"{self._ip} kube-proxy"
@@ -214,6 +229,9 @@ class Ruleset:
         yield f"delete chain {table} masquerading"
         for port in self._dialled:
             yield f"delete element {table} service-ips {{ {_key(port)} }}"
+            if port.node_port:
+                yield f"delete element {table} service-nodeports {{ {_node_key(port)} }}"
+                yield f"delete chain {table} external-{_hashed(port.name)}"
             yield f"delete chain {table} service-{_hashed(port.name)}"
             for endpoint in port.endpoints:
                 yield f"delete chain {table} {_endpoint_chain(port, endpoint)}"
@@ -223,6 +241,10 @@ class Ruleset:
 
 def _key(port: Port) -> str:
     return f"{port.cluster_ip} . {port.protocol} . {port.port}"
+
+
+def _node_key(port: Port) -> str:
+    return f"{port.protocol} . {port.node_port}"
 
 
 def _endpoint_chain(port: Port, endpoint: Endpoint) -> str:

@@ -18,6 +18,7 @@ DNS4 = WEB4._replace(
     protocol="udp",
     endpoints=(Endpoint("10.244.1.12", 53), Endpoint("10.244.1.13", 53)),
 )
+NODE4 = WEB4._replace(node_port=30080)
 # What makes the kernel track connections for as long as it stands anywhere in a table.
 TRACKING = re.compile(r"\bct\b|\bdnat\b|\bmasquerade fully|\bhook\b")
 
@@ -55,6 +56,17 @@ def test_a_dialled_service_chooses_at_random_and_translates() -> None:
         "meta l4proto udp dnat to 10.244.1.12:53",
     ]
     assert re.search(r"service-ips \{ 10.96.0.80 . udp . 80 : goto service-\S+ \}", text)
+
+
+def test_a_node_port_marks_for_masquerade_on_its_way_to_the_service() -> None:
+    """kube-proxy hides who comes by a NodePort, wherever the endpoint is."""
+    text = Ruleset(4, "10.0.0.11", [NODE4]).on()
+    assert _rules(text, "external-") == [
+        "jump mark-for-masquerade",
+        "goto service-HASH-shop/web/tcp/http",
+    ]
+    assert re.search(r"service-nodeports \{ tcp . 30080 : goto external-\S+ \}", text)
+    assert "external-" not in Ruleset(4, "10.0.0.11", [WEB4]).on()
 
 
 def test_ipv6_differs_by_its_addresses_alone() -> None:
@@ -106,12 +118,13 @@ def test_what_stands_tracks_nothing() -> None:
 
 def test_off_deletes_what_on_adds() -> None:
     """Every chain and element is gone again; a chain goes after all that leads to it."""
-    rules = Ruleset(4, "10.0.0.11", [WEB4, DNS4])
+    rules = Ruleset(4, "10.0.0.11", [NODE4, DNS4])
     added, deleted = (rules.on(), rules.off())
     chains = _names("delete", "chain", deleted)
     assert sorted(chains) == sorted(_names("add", "chain", added))
     elements = set(_names("add", "element", added))
-    assert set(_names("delete", "element", deleted)) == elements == {"service-ips", "cluster-ips"}
+    assert set(_names("delete", "element", deleted)) == elements
+    assert elements == {"service-ips", "cluster-ips", "service-nodeports"}
     for source, target in re.findall(r"kube-proxy (\S+) .*(?:jump|goto) (\S+)", added):
         if {source, target} <= set(chains):
             assert chains.index(source) < chains.index(target)
