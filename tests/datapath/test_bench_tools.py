@@ -25,7 +25,8 @@ from tests.bench.attachment import switch_of
 from tests.bench.build import build_tools
 from tests.bench.dialled import dialled_objects, pod_endpoint, service_endpoint, spawner
 from tests.bench.load import Endpoint, Process, Tools, client, probing, running, serving
-from tests.bench.nftables import Tracking, nftables_on
+from tests.bench.netfilter import Tracking
+from tests.bench.nftables import nftables_on
 from tests.bench.packets import untranslated
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
