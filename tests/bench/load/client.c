@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// client tcp-connect|udp-connect|tcp-request|udp-request ADDRESS PORT CPU
+// client tcp-connect|udp-connect|tcp-request|udp-request|udp-burst ADDRESS PORT CPU
 //
 // Each line on standard input, "<milliseconds>", runs one window of operations, one after
 // another, and prints one line of JSON: operations, nanoseconds and their latencies. The
@@ -9,7 +9,10 @@
 //   udp-connect  socket, connect, request, answer, close
 //   tcp-request  request and answer on one connection that is made once a window
 //   udp-request  the same by one connected socket
+//   udp-burst    the same, but 32 requests at once, and then their answers: what packets take
+//                outweighs what it takes to wake the other side
 //
+// Operations are requests that were answered; the latencies of udp-burst are those of a burst.
 // Any failed operation ends the process with status 1.
 #include "endpoint.h"
 #include "process.h"
@@ -24,13 +27,13 @@ struct mode {
 	const char *name;
 	int type;
 	bool kept;
+	size_t requests; // at once: all fit into a socket's buffer as the kernel makes it
 };
 
 static const struct mode modes[] = {
-	{ "tcp-connect", SOCK_STREAM, false },
-	{ "udp-connect", SOCK_DGRAM, false },
-	{ "tcp-request", SOCK_STREAM, true },
-	{ "udp-request", SOCK_DGRAM, true },
+	{ "tcp-connect", SOCK_STREAM, false, 1 }, { "udp-connect", SOCK_DGRAM, false, 1 },
+	{ "tcp-request", SOCK_STREAM, true, 1 },  { "udp-request", SOCK_DGRAM, true, 1 },
+	{ "udp-burst", SOCK_DGRAM, true, 32 },
 };
 
 static int dial(const struct mode *mode, const struct endpoint *to)
@@ -44,22 +47,24 @@ static int dial(const struct mode *mode, const struct endpoint *to)
 	return fd;
 }
 
-static void exchange(int fd)
+static void exchange(int fd, size_t requests)
 {
 	static const char request[MESSAGE_BYTES] = "request";
 	char answer[MESSAGE_BYTES];
 
-	if (message_send(fd, request) != 0)
-		die("send");
-	if (message_receive(fd, answer) != 0)
-		die("receive");
+	for (size_t i = 0; i < requests; i++)
+		if (message_send(fd, request) != 0)
+			die("send");
+	for (size_t i = 0; i < requests; i++)
+		if (message_receive(fd, answer) != 0)
+			die("receive");
 }
 
 static void exchange_once(const struct mode *mode, const struct endpoint *to)
 {
 	int fd = dial(mode, to);
 
-	exchange(fd);
+	exchange(fd, mode->requests);
 	close(fd);
 }
 
@@ -72,7 +77,7 @@ static void run_window(const struct mode *mode, const struct endpoint *to, uint6
 	samples_clear(samples);
 	while (last - start < length_ns) {
 		if (mode->kept)
-			exchange(kept);
+			exchange(kept, mode->requests);
 		else
 			exchange_once(mode, to);
 		uint64_t now = now_ns();
@@ -81,7 +86,7 @@ static void run_window(const struct mode *mode, const struct endpoint *to, uint6
 	}
 	if (mode->kept)
 		close(kept);
-	printf("{\"operations\":%zu,\"ns\":%llu,\"latency_ns\":", samples->count,
+	printf("{\"operations\":%zu,\"ns\":%llu,\"latency_ns\":", samples->count * mode->requests,
 	       (unsigned long long)(last - start));
 	samples_print(samples);
 	puts("}");
@@ -93,7 +98,8 @@ static const struct mode *mode_named(const char *name)
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (strcmp(modes[i].name, name) == 0)
 			return &modes[i];
-	die_usage("the mode must be tcp-connect, udp-connect, tcp-request or udp-request");
+	die_usage("the mode must be tcp-connect, udp-connect, tcp-request, udp-request or "
+		  "udp-burst");
 }
 
 int main(int argc, char **argv)
