@@ -195,7 +195,7 @@ class Ruleset:
             # A pod that reaches itself: replies have to come back by the node.
             rules = [f"{self._ip} saddr {endpoint.address} jump mark-for-masquerade"]
             if translating:
-                rules.append(f"meta l4proto {port.protocol} dnat to {_socket(endpoint)}")
+                rules.append(f"meta l4proto {port.protocol} dnat to {socket_text(endpoint)}")
             yield from self._chain(name, rules)
         choices = ", ".join(f"{number} : goto {name}" for number, name in enumerate(chains))
         yield from self._chain(chain, [f"numgen random mod {len(chains)} vmap {{ {choices} }}"])
@@ -259,7 +259,8 @@ def _hashed(name: str) -> str:
     return f"{digest[:8].decode()}-{name}"
 
 
-def _socket(endpoint: Endpoint) -> str:
+def socket_text(endpoint: Endpoint) -> str:
+    """Return an endpoint as both tools take it."""
     address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     return f"{address}:{endpoint.port}"
 

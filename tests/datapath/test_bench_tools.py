@@ -10,8 +10,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from subprocess import PIPE
 
@@ -23,9 +23,17 @@ from pyproxy.kernel import libbpf
 from tests.bench import objects
 from tests.bench.attachment import switch_of
 from tests.bench.build import build_tools
-from tests.bench.dialled import dialled_objects, pod_endpoint, service_endpoint, spawner
+from tests.bench.dialled import (
+    NODE_PORT,
+    dialled_objects,
+    node_endpoint,
+    pod_endpoint,
+    service_endpoint,
+    spawner,
+)
+from tests.bench.iptables import iptables_on
 from tests.bench.load import Endpoint, Process, Tools, client, probing, running, serving
-from tests.bench.netfilter import Tracking
+from tests.bench.netfilter import Rules, Tracking
 from tests.bench.nftables import nftables_on
 from tests.bench.packets import untranslated
 from tests.lab.agent import Agent
@@ -33,6 +41,7 @@ from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host
 
 ANY_CPU = -1
+BURST = 32  # of load/client.c
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -81,6 +90,19 @@ def test_a_window_counts_operations(tools: Tools, port: int, mode: str, family: 
             assert latency[0] > 0
             assert window.operations >= 10
             assert latency[0] <= 1e9 / window.rate <= latency[-1]
+
+
+def test_a_burst_counts_each_datagram(tools: Tools, port: int) -> None:
+    """All requests of a burst are answered and counted; a latency is that of the whole burst."""
+    at = Endpoint(LOOPBACK[4], port)
+    with (
+        serving(spawn, tools, "udp", at, name="me", cpu=ANY_CPU),
+        client(spawn, tools, "udp-burst", at, ANY_CPU) as caller,
+    ):
+        window = caller.window(30)
+    assert window.operations % BURST == 0
+    assert window.operations > 2 * BURST
+    assert window.latency_ns["min"] <= BURST * 1e9 / window.rate <= window.latency_ns["max"]
 
 
 def test_connections_leave_no_time_wait(tools: Tools, port: int) -> None:
@@ -235,6 +257,38 @@ def _connects(host: Host) -> bool:
     return host.run("bash", "-c", script).returncode == 0
 
 
+@pytest.mark.parametrize("tool", ["nftables", "iptables"])
+def test_rules_carry_node_ports_and_leave_no_trace(tools: Tools, tool: str) -> None:
+    """On, a host outside reaches the pod by the NodePort, and as the node; off, it does not.
+
+    The pod is another node's, so that an answer comes back only if the source was masqueraded.
+    """
+    crowd = list(itertools.chain(*map(objects.crowd_member, range(3))))
+    with Cluster(nodes=2, pods_per_node=1) as cluster, ExitStack() as undo:
+        (node, other), client_host = cluster.nodes, cluster.client
+        (answering,) = other.pods
+        ours = dialled_objects(answering, NODE_PORT)
+        loaded: AbstractContextManager[Rules] = (
+            nftables_on(node, crowd, ours)
+            if tool == "nftables"
+            else iptables_on(node, [*crowd, *ours])
+        )
+        tracking = Tracking(node.netns)
+        undo.callback(tracking.close)
+        to = {family: node_endpoint(node, family) for family in (4, 6)}
+        with loaded as rules:
+            for _ in range(2):
+                assert not tracking.is_on()
+                assert _answers(tools, client_host, answering, to) == []
+                rules.turn(True)
+                assert _answers(tools, client_host, answering, to) == EVERY
+                assert tracking.entries() >= len(EVERY)
+                rules.turn(False)
+            rules.turn(True)
+        assert not tracking.is_on()
+        assert node.run("nft", "list", "ruleset").stdout == ""
+
+
 def test_nftables_translate_and_leave_no_trace(tools: Tools) -> None:
     """On, both families and protocols reach the pod by the ClusterIP and are tracked.
 
@@ -265,13 +319,22 @@ def test_nftables_translate_and_leave_no_trace(tools: Tools) -> None:
 EVERY = [("tcp", 4), ("tcp", 6), ("udp", 4), ("udp", 6)]
 
 
-def _answers(tools: Tools, dialling: Host, answering: Host) -> list[tuple[str, int]]:
+CLUSTER_IPS = {family: service_endpoint(family) for family in (4, 6)}
+
+
+def _answers(
+    tools: Tools, dialling: Host, answering: Host, to: Mapping[int, Endpoint] = CLUSTER_IPS
+) -> list[tuple[str, int]]:
     """Return by which protocols and families the pod answers behind the service."""
-    return [each for each in EVERY if _answers_by(tools, dialling, answering, *each)]
+    return [
+        (protocol, family)
+        for protocol, family in EVERY
+        if _answers_by(tools, dialling, answering, protocol, to[family])
+    ]
 
 
-def _answers_by(tools: Tools, dialling: Host, answering: Host, protocol: str, family: int) -> bool:
-    at, to = pod_endpoint(answering, family), service_endpoint(family)
+def _answers_by(tools: Tools, dialling: Host, answering: Host, protocol: str, to: Endpoint) -> bool:
+    at = pod_endpoint(answering, 6 if ":" in to.address else 4)
     mode = f"{protocol}-connect"
     with (
         serving(spawner(answering), tools, protocol, at, name="pod", cpu=ANY_CPU),
