@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from pyproxy.errors import ConfigError
-from tests.bench import packets, rates
+from tests.bench import nodeports, packets, rates
 from tests.bench.bench import Bench
 from tests.bench.figures import Figure
 from tests.bench.memory import api_memory_figures
@@ -18,6 +18,7 @@ from tests.bench.startup import startup_figures, status_figures
 SHARED = (
     (rates.MEASURES, rates.rate_figures),
     (packets.MEASURES, packets.packet_figures),
+    (nodeports.MEASURES, nodeports.node_port_figures),
 )
 DATAPATH = tuple(name for measures, _ in SHARED for name in measures)
 CONTROL_PLANE = {
@@ -50,7 +51,8 @@ def selected(group: str, only: Sequence[str]) -> list[str]:
 def parts(names: Collection[str]) -> dict[str, Part]:
     """Return what is to be run for these names, by what to call it when it fails.
 
-    The sockets path is one part, the packet path another: the measures of each share agents.
+    The sockets path is one part, the packet path another, NodePorts a third one: the measures of
+    each share agents.
     """
     chosen: dict[str, Part] = {}
     for measures, figures in SHARED:

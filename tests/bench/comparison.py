@@ -52,12 +52,16 @@ class Ends(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A state of the node: `enter` brings it about, `proxied` windows dial the service in it."""
+    """A state of the node: `enter` brings it about, `proxied` windows dial the service in it.
+
+    `served` says by family where that is: the ClusterIP, unless it is told otherwise.
+    """
 
     name: str
     enter: Callable[[], object]
     ends: Ends
     proxied: bool
+    served: Callable[[int], Endpoint] = service_endpoint
 
 
 # The windows of one round, by the name of their variant.
@@ -141,7 +145,7 @@ def _serve(bench: Bench, undo: ExitStack, host: Host, cases: Sequence[Case]) -> 
 
 def _to(case: Case, variant: Variant) -> Endpoint:
     if variant.proxied and not case.direct:
-        return service_endpoint(case.family)
+        return variant.served(case.family)
     return pod_endpoint(variant.ends.answering, case.family)
 
 

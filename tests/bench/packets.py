@@ -30,7 +30,8 @@ from tests.bench.comparison import (
 )
 from tests.bench.dialled import NAME, dialled_objects
 from tests.bench.figures import Figure, at_least
-from tests.bench.nftables import Nftables, nftables_on
+from tests.bench.netfilter import Rules
+from tests.bench.nftables import nftables_on
 from tests.lab import foreign
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Pod
@@ -136,7 +137,7 @@ def untranslated(cluster: Cluster, pod: Pod) -> Host:
     return Host(f"{pod.name}-machine", pod.netns, cgroup, pod.ipv4, pod.ipv6)
 
 
-def _states(switch: Switch, rules: Nftables, ends: Ends) -> list[Variant]:
+def _states(switch: Switch, rules: Rules, ends: Ends) -> list[Variant]:
     def neither() -> None:
         switch.turn(False)
         rules.turn(False)

@@ -35,6 +35,7 @@ from tests.bench.iptables import iptables_on
 from tests.bench.load import Endpoint, Process, Tools, client, probing, running, serving
 from tests.bench.netfilter import Rules, Tracking
 from tests.bench.nftables import nftables_on
+from tests.bench.nodeports import lead_through
 from tests.bench.packets import untranslated
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
@@ -344,6 +345,22 @@ def _answers_by(tools: Tools, dialling: Host, answering: Host, protocol: str, to
             return caller.window(5).operations > 0
         except PyproxyError:
             return False
+
+
+def test_packets_without_a_proxy_pass_the_node(tools: Tools) -> None:
+    """A pod elsewhere is reached by the node, and answers by it, also after some traffic."""
+    with Cluster(nodes=2, pods_per_node=1) as cluster:
+        node, other = cluster.nodes
+        (pod,) = other.pods
+        lead_through(node, cluster.client, other, pod)
+        for family in (4, 6):
+            to = pod_endpoint(pod, family)
+            for protocol in ("tcp", "udp"):
+                assert _answers_by(tools, cluster.client, pod, protocol, to)
+            ways = [(cluster.client, pod), (other, cluster.client)]
+            for host, end in ways:
+                shown = host.run("ip", "route", "get", end.address(family)).stdout
+                assert f"via {node.address(family)} " in shown
 
 
 def test_rules_that_nft_refuses_are_its_words() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,13 +63,15 @@ def test_measures_of_the_datapath_share_one_part() -> None:
 
 def test_every_ratio_has_at_least_fifteen_rounds() -> None:
     """Neither --quick nor a full run falls below what a ratio has to be made of."""
-    assert min(QUICK.pairs, FULL.pairs, QUICK.triples, FULL.triples) >= 15
+    for extent in (QUICK, FULL):
+        assert min(extent.pairs, extent.triples, extent.quads) >= 15
 
 
-def test_each_order_of_three_states_comes_equally_often() -> None:
-    """What one state leaves to the next weighs on all three alike."""
-    assert QUICK.triples % 6 == 0
-    assert FULL.triples % 6 == 0
+def test_each_order_of_states_comes_equally_often() -> None:
+    """What one state leaves to the next weighs on all three alike, or on all four."""
+    for extent in (QUICK, FULL):
+        assert extent.triples % math.factorial(3) == 0
+        assert extent.quads % math.factorial(4) == 0
 
 
 def test_every_figure_of_the_packet_path_has_its_target() -> None:
