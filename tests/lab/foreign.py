@@ -14,6 +14,7 @@ CGROUP_SOCK_ADDR = 18
 CGROUP_INET4_CONNECT = 10  # enum bpf_attach_type
 TCX_NEXT = -1  # enum tcx_action_base; TC_ACT_UNSPEC
 ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI
+INSTRUCTION_BYTES = 8
 LIBBPF = "libbpf.so.1"
 
 
@@ -27,14 +28,26 @@ class _LoadOptions(ctypes.Structure):
     )
 
 
+def loaded(kind: int, attach_type: int, instructions: bytes) -> int:
+    """Load a program of these instructions; return its descriptor, the caller's to close."""
+    options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, attach_type)
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    count = ctypes.c_size_t(len(instructions) // INSTRUCTION_BYTES)
+    load = ctypes.CDLL(LIBBPF).bpf_prog_load
+    return _checked(load(kind, b"foreign", b"GPL", code, count, ctypes.byref(options)))
+
+
+def made_map(kind: int, key_size: int, value_size: int, entries: int) -> int:
+    """Make a map; return its descriptor, the caller's to close."""
+    make = ctypes.CDLL(LIBBPF).bpf_map_create
+    return _checked(make(kind, b"foreign", key_size, value_size, entries, None))
+
+
 def _returning(kind: int, attach_type: int, verdict: int) -> int:
     """Load `return verdict` and return its descriptor, which is the caller's to close."""
     move = bytes([0xB7, 0, 0, 0]) + verdict.to_bytes(4, "little", signed=True)
     leave = bytes([0x95]) + bytes(7)
-    options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, attach_type)
-    code = ctypes.create_string_buffer(move + leave, 16)
-    load = ctypes.CDLL(LIBBPF).bpf_prog_load
-    return _checked(load(kind, b"foreign", b"GPL", code, ctypes.c_size_t(2), ctypes.byref(options)))
+    return loaded(kind, attach_type, move + leave)
 
 
 def passing_on() -> int:
