@@ -59,6 +59,17 @@ class Switch:
             self._namespace, [each._replace(program_fd=program_fd) for each in on_devices]
         )
 
+    def of_device(self, ifindex: int) -> Switch:
+        """Return a switch of what belongs to one device."""
+        own = [each for each in self._attachments if each.attach_type in TCX]
+        return Switch(self._namespace, [each for each in own if each.target == ifindex])
+
+    def program(self, attach_type: int) -> int:
+        """Return the descriptor of the first program that is attached that way."""
+        return next(
+            each.program_fd for each in self._attachments if each.attach_type == attach_type
+        )
+
     @property
     def names(self) -> list[str]:
         """The names of what is attached when the switch is on."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nanoseconds a packet by BPF_PROG_TEST_RUN: of every kind, at both sides, in both families.
 
-Two nodes with few and many services have the agent's own programs and maps. Four things take
-turns: an empty program by itself, the same entered by the program that rewinds the packet (see
-rewind.py), and the programs of each node entered so. What the rewinding takes is left out:
+A node has had two agents, with few and with many services, whose programs and maps stay. Four
+things take turns: an empty program by itself, the same entered by the program that rewinds the
+packet (see rewind.py), and the programs of each agent entered so. What the rewinding takes is left
+out:
 
     ns = (rewound and ours) - (rewound and empty) + (empty by itself)
 
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple, TypeAlias
 
 from pyproxy.errors import PyproxyError
@@ -28,7 +29,7 @@ from pyproxy.kernel import libbpf
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.testrun import Options
 from pyproxy.model import Family
-from tests.bench import objects
+from tests.bench.agents import started_agent
 from tests.bench.bench import Bench
 from tests.bench.conversations import (
     EGRESS,
@@ -44,6 +45,7 @@ from tests.bench.conversations import (
     served,
 )
 from tests.bench.figures import Figure, at_most, median_figure
+from tests.bench.objects import crowded
 from tests.bench.rewind import Rewind
 from tests.bench.rounds import interleave
 from tests.datapath.packets import IP_BYTES
@@ -86,55 +88,56 @@ def nanosecond_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figu
     if MEASURE not in measures:
         return
     bench.progress(f"datapath: agents with {FEW} and with {MANY} services, single packets")
-    with Cluster(nodes=2, pods_per_node=1) as cluster, ExitStack() as undo:
+    with Cluster(nodes=1, pods_per_node=1) as cluster, ExitStack() as undo:
+        (node,) = cluster.nodes
         uplinks = {
-            size: undo.enter_context(uplink_with(cluster, node, size))
-            for node, size in zip(cluster.nodes, (FEW, MANY), strict=True)
+            size: undo.enter_context(uplink_with(cluster, node, size)) for size in (FEW, MANY)
         }
         empty = foreign.passing_on()
         undo.callback(os.close, empty)
         for family in Family:
             places = {
                 size: undo.enter_context(place_on(uplink, node, family))
-                for node, (size, uplink) in zip(cluster.nodes, uplinks.items(), strict=True)
+                for size, uplink in uplinks.items()
             }
             rewound = undo.enter_context(_rewind(empty, family))
             kinds = ", ".join(map(str, KINDS))
             bench.progress(f"datapath: {bench.extent.quads} rounds of {kinds}, {family.label}")
-            yield from figures_of(family, _rounds(bench, places, empty, rewound))
+            yield from figures_of(MEASURE, family, _rounds(bench, places, empty, rewound))
 
 
-def figures_of(family: Family, taken: Mapping[Kind, Sequence[Times]]) -> Iterator[Figure]:
-    """Yield the figures of a family: the empty program's, each kind's, and how that grows."""
+def figures_of(
+    measure: str,
+    family: Family,
+    taken: Mapping[Kind, Sequence[Times]],
+    told: Collection[str] = (),
+) -> Iterator[Figure]:
+    """Yield the figures of a family: the empty program's, each kind's, and how that grows.
+
+    How the kinds of `told` names grow has no target.
+    """
     label = family.label.lower()
     empties = [times["empty"] for rounds in taken.values() for times in rounds]
-    yield median_figure(f"datapath/{MEASURE}/empty/{label}", "ns", empties)
+    yield median_figure(f"datapath/{measure}/empty/{label}", "ns", empties)
     for kind, rounds in taken.items():
-        name = f"datapath/{MEASURE}/{kind}/{label}"
+        name = f"datapath/{measure}/{kind}/{label}"
         own = {size: [_own(times, size) for times in rounds] for size in (FEW, MANY)}
         details = {"rounds": [{str(key): ns for key, ns in times.items()} for times in rounds]}
         for size, samples in own.items():
             yield median_figure(f"{name}/{size}", "ns", samples, TARGETS[kind.name], details)
         growth = [many / few for few, many in zip(own[FEW], own[MANY], strict=True)]
-        yield median_figure(f"{name}/{MANY}-by-{FEW}", "ratio", growth, GROWTH)
+        target = None if kind.name in told else GROWTH
+        yield median_figure(f"{name}/{MANY}-by-{FEW}", "ratio", growth, target)
 
 
 def _own(times: Times, size: int) -> float:
-    return times[size] - times["rewound"] + times["empty"]
+    return times[size] - times["rewound"] + times["empty"] if "rewound" in times else times[size]
 
 
 @contextmanager
 def uplink_with(cluster: Cluster, node: Node, size: int) -> Iterator[Uplink]:
     """Load what an agent with so many services loads; give it with the node's uplink."""
-    manifests = cluster.directory / f"manifests-{node.name}"
-    manifests.mkdir()
-    own = list(served(node))
-    crowd = map(objects.crowd_member, range(size - len(own)))
-    # one file: how long it takes to read many is none of this measure's
-    objects.write(manifests / "all.json", [each for member in (*own, *crowd) for each in member])
-    agent = cluster.agent(node)
-    agent.source = f"--manifests={manifests}"
-    agent.start()
+    agent = started_agent(cluster, node, crowded(list(chain(*served(node))), size))
     agent.stop()
     with ExitStack() as undo:
         (directory,) = Pins(agent.bpffs, Family.IPV4).program_directories()

@@ -14,14 +14,14 @@ as well, there and back. Else the ratio would say what a hop costs, and not what
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from pyproxy.errors import PyproxyError
 from tests.bench import objects
-from tests.bench.attachment import Switch, switch_of
+from tests.bench.agents import packet_switch_of, started_agent
+from tests.bench.attachment import Switch
 from tests.bench.bench import Bench
 from tests.bench.comparison import (
     FEW,
@@ -33,12 +33,11 @@ from tests.bench.comparison import (
     compare,
     ratio_figure,
 )
-from tests.bench.dialled import NAME, NODE_PORT, dialled_objects, node_endpoint
+from tests.bench.dialled import NODE_PORT, dialled_objects, node_endpoint
 from tests.bench.figures import Figure, Target, at_least
 from tests.bench.iptables import iptables_on
 from tests.bench.netfilter import Rules
 from tests.bench.nftables import nftables_on
-from tests.bench.packets import CONFIG
 from tests.lab import netns
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Node
@@ -93,7 +92,8 @@ def _figures_at(bench: Bench, cases: Sequence[Case], *, remote: bool) -> Iterato
             lead_through(node, cluster.client, cluster.nodes[1], answering)
         crowd = list(chain(*map(objects.crowd_member, range(FEW - 1))))
         dialled = dialled_objects(answering, NODE_PORT)
-        switch = undo.enter_context(_agent_with(cluster, node, [*crowd, *dialled]))
+        agent = started_agent(cluster, node, [*crowd, *dialled])
+        switch = undo.enter_context(packet_switch_of(agent))
         tables = undo.enter_context(nftables_on(node, crowd, dialled))
         chains = undo.enter_context(iptables_on(node, [*crowd, *dialled]))
         states = _states(switch, tables, chains)
@@ -104,20 +104,6 @@ def _figures_at(bench: Bench, cases: Sequence[Case], *, remote: bool) -> Iterato
         ]
         for comparison in compare(bench, cases, variants, bench.extent.quads):
             yield from figures_of(bench, comparison, switch.names)
-
-
-@contextmanager
-def _agent_with(cluster: Cluster, node: Node, served: Sequence[objects.Object]) -> Iterator[Switch]:
-    """Have a node's agent read these objects; give what attaches its programs."""
-    objects.write(cluster.directory / "manifests" / f"{NAME}.json", served)
-    config = cluster.directory / "config.yaml"
-    config.write_text(CONFIG, encoding="utf-8")
-    agent = cluster.agent(node, f"--config={config}")
-    agent.start()
-    with switch_of(agent) as switch:
-        if not switch.devices:
-            raise PyproxyError("the agent attached nothing to devices, so it translates no packets")
-        yield switch
 
 
 def lead_through(node: Node, client: Host, other: Node, pod: Host) -> None:

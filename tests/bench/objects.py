@@ -108,6 +108,12 @@ def crowd_member(number: int) -> list[Object]:
     ]
 
 
+def crowded(own: Sequence[Object], services: int) -> list[Object]:
+    """Return objects with as many services besides as make it so many."""
+    others = services - sum(each["kind"] == "Service" for each in own)
+    return [*own, *(each for number in range(others) for each in crowd_member(number))]
+
+
 def whole_member(number: int) -> list[Object]:
     """Return an IPv4 service with a slice of ten pods, with all that controllers write there.
 

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 
-from pyproxy.errors import PyproxyError
 from tests.bench import objects
-from tests.bench.attachment import Switch, switch_of
+from tests.bench.agents import CONFIG, packet_switch_of
+from tests.bench.attachment import Switch
 from tests.bench.bench import Bench
 from tests.bench.comparison import (
     FEW,
@@ -35,14 +35,6 @@ from tests.bench.nftables import nftables_on
 from tests.lab import foreign
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Pod
-
-# Thousands of sockets a second that send once and end without a word would fill the table: two
-# minutes is for how long it holds on to each. What nftables has tracked is forgotten whenever it
-# is taken off.
-CONFIG = """apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-conntrack: {udpTimeout: 5s, udpStreamTimeout: 5s}
-"""
 
 CONNECTS = at_least(0.92)
 KEEPS = at_least(0.97)
@@ -95,9 +87,7 @@ def _figures_of_size(bench: Bench, size: int, cases: Sequence[Case]) -> Iterator
         config.write_text(CONFIG, encoding="utf-8")
         agent = cluster.agent(node, f"--config={config}")
         agent.start()
-        switch = undo.enter_context(switch_of(agent))
-        if not switch.devices:
-            raise PyproxyError("the agent attached nothing to devices, so it translates no packets")
+        switch = undo.enter_context(packet_switch_of(agent))
         ends = Ends(untranslated(cluster, dialling), answering)
         yield from _hooks_figures(bench, switch, ends, [case for case in cases if case in HOOKS])
         proxied = [case for case in cases if case not in HOOKS]

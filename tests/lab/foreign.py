@@ -34,13 +34,13 @@ def loaded(kind: int, attach_type: int, instructions: bytes) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     count = ctypes.c_size_t(len(instructions) // INSTRUCTION_BYTES)
     load = ctypes.CDLL(LIBBPF).bpf_prog_load
-    return _checked(load(kind, b"foreign", b"GPL", code, count, ctypes.byref(options)))
+    return checked(load(kind, b"foreign", b"GPL", code, count, ctypes.byref(options)))
 
 
 def made_map(kind: int, key_size: int, value_size: int, entries: int) -> int:
     """Make a map; return its descriptor, the caller's to close."""
     make = ctypes.CDLL(LIBBPF).bpf_map_create
-    return _checked(make(kind, b"foreign", key_size, value_size, entries, None))
+    return checked(make(kind, b"foreign", key_size, value_size, entries, None))
 
 
 def _returning(kind: int, attach_type: int, verdict: int) -> int:
@@ -55,14 +55,15 @@ def passing_on() -> int:
     return _returning(SCHED_CLS, 0, TCX_NEXT)
 
 
-def _checked(result: int) -> int:
+def checked(result: int) -> int:
+    """Return what libbpf did, if it is no error; raises OSError."""
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result
 
 
 def _pin(descriptor: int, path: Path) -> None:
-    _checked(ctypes.CDLL(LIBBPF).bpf_obj_pin(descriptor, str(path).encode()))
+    checked(ctypes.CDLL(LIBBPF).bpf_obj_pin(descriptor, str(path).encode()))
 
 
 def attach_to_cgroup(node: Node) -> None:
@@ -71,7 +72,7 @@ def attach_to_cgroup(node: Node) -> None:
     group = os.open(node.root, os.O_RDONLY)
     try:
         attach = ctypes.CDLL(LIBBPF).bpf_prog_attach
-        _checked(attach(program, group, CGROUP_INET4_CONNECT, ALLOW_MULTI))
+        checked(attach(program, group, CGROUP_INET4_CONNECT, ALLOW_MULTI))
     finally:
         os.close(group)
         os.close(program)

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from pyproxy.model import Family
-from tests.bench import nanoseconds
+from tests.bench import nanoseconds, traffic
 from tests.bench.catalogue import selected
 from tests.bench.conversations import EGRESS, INGRESS, KINDS, Kind
 from tests.bench.figures import Figure
@@ -20,7 +20,9 @@ KIND = Kind(INGRESS, "request")
 
 def _figures(kind: Kind = KIND, many: float = 150.0) -> dict[str, Figure]:
     """Return the figures of a kind whose rounds were all the same."""
-    figures = nanoseconds.figures_of(Family.IPV4, {kind: [{**ROUND, 10_000: many}] * 20})
+    figures = nanoseconds.figures_of(
+        nanoseconds.MEASURE, Family.IPV4, {kind: [{**ROUND, 10_000: many}] * 20}
+    )
     return {figure.name: figure for figure in figures}
 
 
@@ -79,3 +81,31 @@ def test_table_and_json_have_the_names() -> None:
     assert all(figure.name in out.getvalue() for figure in figures)
     assert "100.0 ns" in out.getvalue()
     assert record[1]["details"]["rounds"][0] == {str(key): ns for key, ns in ROUND.items()}
+
+
+def test_traffic_has_the_kinds_that_a_window_can_be_made_of() -> None:
+    """Each kind is of one load; what begins at egress, and replies at ingress, never come alone."""
+    kinds = [kind for load in traffic.LOADS for kind in load.kinds]
+    assert len(set(kinds)) == len(kinds)
+    assert set(KINDS) - set(kinds) == {
+        Kind(INGRESS, "reply"),
+        Kind(EGRESS, "request"),
+        Kind(EGRESS, "begin"),
+    }
+
+
+def test_figures_of_traffic_have_no_rewinding() -> None:
+    """What the kernel has counted is taken as it is; growth that is chance is told alone."""
+    assert selected("datapath", [traffic.MEASURE]) == [traffic.MEASURE]
+    times: dict[str | int, float] = {"empty": 50.0, 10: 90.0, 10_000: 120.0}
+    figures = nanoseconds.figures_of(
+        traffic.MEASURE, Family.IPV6, {Kind(EGRESS, "not-ours"): [times] * 18}, told=["not-ours"]
+    )
+    found = {figure.name: (figure.estimate.value, figure.met) for figure in figures}
+    name = "datapath/nanoseconds-traffic"
+    assert found == {
+        f"{name}/empty/ipv6": (50.0, None),
+        f"{name}/egress-not-ours/ipv6/10": (90.0, True),
+        f"{name}/egress-not-ours/ipv6/10000": (120.0, True),
+        f"{name}/egress-not-ours/ipv6/10000-by-10": (120 / 90, None),
+    }
