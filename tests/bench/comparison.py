@@ -88,7 +88,7 @@ def compare(
     names = ", ".join(f"{case.measure}/{case.name}" for case in cases)
     against = ", ".join(variant.name for variant in variants)
     bench.progress(f"datapath: {rounds} rounds ({against}) of {names}")
-    with callers_of(bench, cases, variants) as callers:
+    with _callers(bench, cases, variants) as callers:
         runs = [_run(bench, variant, callers[variant.name]) for variant in variants]
         taken = interleave(runs, rounds)
     for number, case in enumerate(cases):
@@ -117,7 +117,7 @@ def _window(bench: Bench, caller: Client) -> Window:
 
 
 @contextmanager
-def callers_of(
+def _callers(
     bench: Bench, cases: Sequence[Case], variants: Sequence[Variant]
 ) -> Iterator[dict[str, list[Client]]]:
     """Have the clients of each variant, case by case, and their servers while the block runs."""

@@ -3,9 +3,9 @@
 
 A client outside talks to a node by its uplink alone: the other devices' programs are left off,
 so that all that the uplink's program sees in a window is of one kind. Three states take turns: an
-empty program, and those of two agents that the node has had, with few and with many services. Of
-what begins a connection at egress there is no such window, nor of what goes to other nodes and
-back: the other half would be replies. nanoseconds.py has these.
+empty program, and those of two agents that the node has had, with few and with many services. What
+leaves for a backend elsewhere is never answered: replies would come in and leave by the same
+device. So there are none of those that come in from elsewhere; nanoseconds.py has these.
 
 What a packet takes depends on where programs lie in memory, more than on most else, since caches
 are not warm here: so all is loaded several times. It is chance, too, whether the one end that is
@@ -16,31 +16,45 @@ nanoseconds.py, where it has many ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from pyproxy.kernel.programs import TCX_EGRESS, TCX_INGRESS
 from pyproxy.model import Family
+from tests.bench import objects
 from tests.bench.agents import packet_switch_of, started_agent
 from tests.bench.attachment import Attachment, Switch
 from tests.bench.bench import Bench
-from tests.bench.comparison import WARM_UP_MS, Case, Ends, Variant, callers_of
-from tests.bench.conversations import EGRESS, INGRESS, SIDES, Kind, device_facts
-from tests.bench.dialled import NODE_PORT, dialled_objects, node_endpoint
+from tests.bench.comparison import WARM_UP_MS
+from tests.bench.conversations import (
+    CLUSTER_IPS,
+    EGRESS,
+    FAR,
+    INGRESS,
+    NEAR,
+    NODE_PORTS,
+    SIDES,
+    Kind,
+    device_facts,
+)
+from tests.bench.dialled import TARGET_PORT, dialled_objects, pod_endpoint, spawner
 from tests.bench.figures import Figure
-from tests.bench.load import Client
+from tests.bench.load import Client, Endpoint, client, serving
 from tests.bench.nanoseconds import FEW, MANY, UPLINK, Times, figures_of
-from tests.bench.objects import crowded
+from tests.bench.nodeports import lead_through
 from tests.bench.rounds import interleave
 from tests.bench.runstats import runs_of, statistics
-from tests.lab import foreign
+from tests.lab import foreign, netns
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Node
 
 MEASURE = "nanoseconds-traffic"
 MEASURES = (MEASURE,)
+
+IN_FRONT = 29  # programs, of 64 bytes each
 
 # What each kind of packet took, round by round.
 Taken: TypeAlias = dict[Kind, list[Times]]
@@ -49,29 +63,87 @@ SIDE_OF = {INGRESS: TCX_INGRESS, EGRESS: TCX_EGRESS}
 
 
 class Load(NamedTuple):
-    """What a window's client does, and of what kind its packets are."""
+    """What a window's client does, of what kind its packets are, and where they go.
+
+    That is a service by its NodePort, or "" for the pod itself. `part` of a window's time is enough
+    for what leaves a connection behind with each packet: the more of those there are, the longer is
+    the search for a source port that is free.
+    """
 
     mode: str
     kinds: tuple[Kind, ...]
-    direct: bool = False
-
-    def case(self, family: Family) -> Case:
-        """Return it as a case."""
-        return Case(MEASURE, family.label.lower(), self.mode, family.value, direct=self.direct)
+    service: str
+    part: float = 1.0
 
 
+# FAR's datagrams are never answered, so that each packet at a side is of one kind.
 LOADS = (
-    Load("tcp-request", (Kind(INGRESS, "not-ours"), Kind(EGRESS, "not-ours")), direct=True),
-    Load("tcp-request", (Kind(INGRESS, "request"), Kind(EGRESS, "reply"))),
-    Load("udp-connect", (Kind(INGRESS, "begin"),)),
+    Load("tcp-request", (Kind(INGRESS, "not-ours"), Kind(EGRESS, "not-ours")), ""),
+    Load("tcp-request", (Kind(INGRESS, "request"), Kind(EGRESS, "reply")), NEAR),
+    Load("udp-send", (Kind(EGRESS, "request"),), FAR),
+    Load("udp-open", (Kind(INGRESS, "begin"), Kind(EGRESS, "begin")), FAR, part=0.2),
 )
 
 
 class State(NamedTuple):
-    """A state of a node's uplink: what brings it about, who talks, and what runs by then."""
+    """A state of the node's uplink: what brings it about, and the programs that run by then.
 
-    variant: Variant
+    Without a proxy clients dial pods for services.
+    """
+
+    name: str
+    enter: Callable[[], object]
     programs: Mapping[str, int]
+    proxied: bool
+
+    @property
+    def key(self) -> str | int:
+        """What its times are named: the number of services, where it has some."""
+        return int(self.name) if self.proxied else self.name
+
+
+class Lab:
+    """A node with a pod, another node's pod, and a client outside that reaches both by the node."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node, other = cluster.nodes
+        self.client = cluster.client
+        self.pods = {NEAR: self.node.pods[0], FAR: other.pods[0]}
+        lead_through(self.node, self.client, other, self.pods[FAR])
+
+    def objects(self) -> list[objects.Object]:
+        """Return the services of both pods."""
+        ports, far = {"UDP": TARGET_PORT}, self.pods[FAR]
+        return [
+            *dialled_objects(self.pods[NEAR], NODE_PORTS[NEAR]),
+            objects.service(FAR, CLUSTER_IPS[FAR], list(ports), NODE_PORTS[FAR]),
+            objects.slice_of(FAR, "IPv4", [far.ipv4], ports, far.node_name),
+            objects.slice_of(FAR, "IPv6", [far.ipv6], ports, far.node_name),
+        ]
+
+    def endpoint(self, load: Load, family: int, *, proxied: bool) -> Endpoint:
+        """Return what a load's client dials."""
+        if load.service and proxied:
+            return Endpoint(self.node.address(family), NODE_PORTS[load.service])
+        return pod_endpoint(self.pods[load.service or NEAR], family)
+
+    @contextmanager
+    def answering(self, bench: Bench, family: int) -> Iterator[None]:
+        """Have the near pod answer, and the far one keep silence, for a block."""
+        near, cpu = self.pods[NEAR], bench.server_cpu
+        with ExitStack() as undo:
+            at, spawn = pod_endpoint(near, family), spawner(near)
+            undo.enter_context(serving(spawn, bench.tools, "tcp", at, name=NEAR, cpu=cpu))
+            undo.enter_context(netns.inside(self.pods[FAR].netns, partial(_silent, family)))
+            yield
+
+
+def _silent(family: int) -> socket.socket:
+    """Return a socket that takes what comes and never answers, where ICMP would else."""
+    sock = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("", TARGET_PORT))
+    return sock
 
 
 def traffic_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]:
@@ -82,32 +154,57 @@ def traffic_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]
     for number in range(bench.extent.loads):
         load = f"load {number + 1} of {bench.extent.loads}"
         bench.progress(f"datapath: agents with {FEW} and with {MANY} services, statistics, {load}")
-        _take(bench, taken)
+        _take(bench, taken, number)
     for family, rounds in taken.items():
         yield from figures_of(MEASURE, family, rounds, told=["not-ours"])
 
 
-def _take(bench: Bench, taken: Mapping[Family, Taken]) -> None:
-    """Load all programs, and add to what was taken of either family by others before."""
-    with Cluster(nodes=1, pods_per_node=1) as cluster, ExitStack() as undo:
-        (node,) = cluster.nodes
-        switches = {"empty": undo.enter_context(empty_switch(node))}
-        for size in (FEW, MANY):
-            switches[str(size)] = undo.enter_context(uplink_switch(cluster, node, size))
-        ends = Ends(cluster.client, node.pods[0])
-        states = [state_of(name, node, ends, switches) for name in switches]
+def _take(bench: Bench, taken: Mapping[Family, Taken], number: int) -> None:
+    """Load all programs, and add to what was taken of either family by others before.
+
+    They lie elsewhere than before: those of the agents change places, and more of nobody's lie in
+    front of them.
+    """
+    with Cluster(nodes=2, pods_per_node=1) as cluster, ExitStack() as undo:
+        for _ in range(number * IN_FRONT):
+            undo.callback(os.close, foreign.passing_on())
+        lab = Lab(cluster)
+        sizes = (MANY, FEW) if number % 2 else (FEW, MANY)
+        states = undo.enter_context(states_of(lab, sizes))
         undo.enter_context(statistics())
         for family, before in taken.items():
-            for kind, rounds in rounds_of(bench, family, states).items():
+            for kind, rounds in rounds_of(bench, lab, family, states).items():
                 before.setdefault(kind, []).extend(rounds)
 
 
 @contextmanager
-def uplink_switch(cluster: Cluster, node: Node, size: int) -> Iterator[Switch]:
-    """Have an agent with so many services; give what attaches its programs to its uplink alone."""
-    dialled = dialled_objects(node.pods[0], NODE_PORT)
-    agent = started_agent(cluster, node, crowded(dialled, size))
-    ifindex, _ = device_facts(node.netns, UPLINK)
+def states_of(lab: Lab, sizes: Sequence[int]) -> Iterator[list[State]]:
+    """Have agents with so many services; give the uplink's states, an empty program's first."""
+    with ExitStack() as undo:
+        switches = {"empty": undo.enter_context(empty_switch(lab.node))}
+        for size in sizes:
+            switches[str(size)] = undo.enter_context(uplink_switch(lab, size))
+
+        def enter(name: str) -> None:
+            for other in switches.values():
+                other.turn(other is switches[name])
+
+        yield [
+            State(
+                name,
+                partial(enter, name),
+                {side: switch.program(SIDE_OF[side]) for side in SIDES},
+                name != "empty",
+            )
+            for name, switch in switches.items()
+        ]
+
+
+@contextmanager
+def uplink_switch(lab: Lab, size: int) -> Iterator[Switch]:
+    """Have an agent with so many services; give what attaches its programs to the uplink alone."""
+    agent = started_agent(lab.cluster, lab.node, objects.crowded(lab.objects(), size))
+    ifindex, _ = device_facts(lab.node.netns, UPLINK)
     with packet_switch_of(agent) as switch, ExitStack() as undo:
         uplink = switch.of_device(ifindex)
         undo.callback(uplink.turn, False)
@@ -129,45 +226,36 @@ def empty_switch(node: Node) -> Iterator[Switch]:
         yield switch
 
 
-def state_of(name: str, node: Node, ends: Ends, switches: Mapping[str, Switch]) -> State:
-    """Return the state of this name, in which no other switch is on."""
-
-    def enter() -> None:
-        for other in switches.values():
-            other.turn(other is switches[name])
-
-    served = partial(node_endpoint, node)
-    programs = {side: switches[name].program(SIDE_OF[side]) for side in SIDES}
-    return State(Variant(name, enter, ends, name != "empty", served), programs)
-
-
-def rounds_of(bench: Bench, family: Family, states: Sequence[State]) -> Taken:
+def rounds_of(bench: Bench, lab: Lab, family: Family, states: Sequence[State]) -> Taken:
     """Take all loads in each state by turns; return what each kind took, round by round."""
-    cases = [load.case(family) for load in LOADS]
-    with callers_of(bench, cases, [state.variant for state in states]) as callers:
-        runs = [partial(_times, bench, state, callers[state.variant.name]) for state in states]
+    with ExitStack() as undo:
+        undo.enter_context(lab.answering(bench, family.value))
+
+        def caller(load: Load, state: State) -> Client:
+            to = lab.endpoint(load, family.value, proxied=state.proxied)
+            spawn = spawner(lab.client)
+            return undo.enter_context(client(spawn, bench.tools, load.mode, to, bench.client_cpu))
+
+        runs = [
+            partial(_times, bench, state, [caller(load, state) for load in LOADS])
+            for state in states
+        ]
         taken = interleave(runs, bench.extent.triples // bench.extent.loads)
-    names = [_key(state) for state in states]
     return {
-        kind: [{name: ns[kind] for name, ns in zip(names, each, strict=True)} for each in taken]
+        kind: [{s.key: ns[kind] for s, ns in zip(states, each, strict=True)} for each in taken]
         for load in LOADS
         for kind in load.kinds
     }
 
 
-def _key(state: State) -> str | int:
-    name = state.variant.name
-    return int(name) if name.isdigit() else name
-
-
 def _times(bench: Bench, state: State, callers: Sequence[Client]) -> dict[Kind, float]:
     """Bring a state about, and return the nanoseconds of a packet of each kind."""
-    state.variant.enter()
+    state.enter()
     found: dict[Kind, float] = {}
     for load, caller in zip(LOADS, callers, strict=True):
-        caller.window(WARM_UP_MS)
+        caller.window(max(1, round(WARM_UP_MS * load.part)))
         before = {kind: runs_of(state.programs[kind.side]) for kind in load.kinds}
-        caller.window(bench.extent.window_ms)
+        caller.window(max(1, round(bench.extent.window_ms * load.part)))
         for kind, runs in before.items():
             found[kind] = runs_of(state.programs[kind.side]).mean_since(runs)
     return found

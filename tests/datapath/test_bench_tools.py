@@ -106,6 +106,17 @@ def test_a_burst_counts_each_datagram(tools: Tools, port: int) -> None:
     assert window.latency_ns["min"] <= BURST * 1e9 / window.rate <= window.latency_ns["max"]
 
 
+@pytest.mark.parametrize(("mode", "step"), [("udp-open", 1), ("udp-send", 0)])
+def test_no_port_opens_twice(tools: Tools, port: int, mode: str, step: int) -> None:
+    """Datagrams that open connections come from one port after the other, and need no answer."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sink:
+        sink.bind((LOOPBACK[4], port))
+        with client(spawn, tools, mode, Endpoint(LOOPBACK[4], port), ANY_CPU) as caller:
+            assert caller.window(2).operations > 10
+        ports = [sink.recvfrom(100, socket.MSG_DONTWAIT)[1][1] for _ in range(10)]
+    assert [later - ports[0] for later in ports] == [n * step for n in range(10)]
+
+
 def test_connections_leave_no_time_wait(tools: Tools, port: int) -> None:
     """Thousands of connections use up no ports: none of them is in TIME_WAIT afterwards."""
     at = Endpoint(LOOPBACK[4], port)

@@ -10,9 +10,16 @@ from pathlib import Path
 from pyproxy.model import Family
 from tests.bench.bench import QUICK, Bench
 from tests.bench.build import build_tools
-from tests.bench.comparison import Ends
 from tests.bench.runstats import runs_of, statistics
-from tests.bench.traffic import LOADS, SIDE_OF, empty_switch, rounds_of, state_of, uplink_switch
+from tests.bench.traffic import (
+    LOADS,
+    SIDE_OF,
+    Lab,
+    empty_switch,
+    rounds_of,
+    states_of,
+    uplink_switch,
+)
 from tests.datapath import packets, prog_run
 from tests.lab import foreign
 from tests.lab.cluster import Cluster
@@ -38,6 +45,15 @@ def test_statistics_count_runs() -> None:
     assert SETTING.read_text() == setting
 
 
+def test_only_the_uplink_has_programs() -> None:
+    """Those of other devices would see other kinds of packets by the same descriptors."""
+    with Cluster(nodes=2, pods_per_node=1) as cluster:
+        lab = Lab(cluster)
+        with empty_switch(lab.node) as empty, uplink_switch(lab, SERVICES) as ours:
+            assert len(ours.names) == len(SIDE_OF)
+            assert ours.devices == empty.devices
+
+
 def test_traffic_is_seen_by_the_uplink_alone(tmp_path: Path) -> None:
     """An agent's programs on the uplink make a NodePort answer; each kind of packet is timed.
 
@@ -46,17 +62,12 @@ def test_traffic_is_seen_by_the_uplink_alone(tmp_path: Path) -> None:
     """
     extent = replace(QUICK, triples=4, loads=1, window_ms=5)
     bench = Bench(build_tools(tmp_path), extent, CPU, CPU, lambda _line: None)
-    with Cluster(nodes=1, pods_per_node=1) as cluster:
-        (node,) = cluster.nodes
-        ends = Ends(cluster.client, node.pods[0])
-        with empty_switch(node) as empty, uplink_switch(cluster, node, SERVICES) as ours:
-            assert len(ours.names) == len(SIDE_OF)
-            assert ours.devices == empty.devices
-            switches = {"empty": empty, str(SERVICES): ours}
-            states = [state_of(name, node, ends, switches) for name in switches]
-            with statistics():
-                taken = rounds_of(bench, Family.IPV4, states)
+    with Cluster(nodes=2, pods_per_node=1) as cluster:
+        lab = Lab(cluster)
+        with states_of(lab, [SERVICES]) as states, statistics():
+            taken = rounds_of(bench, lab, Family.IPV4, states)
     assert [*taken] == [kind for load in LOADS for kind in load.kinds]
     shortest = {str(kind): min(times[SERVICES] for times in each) for kind, each in taken.items()}
     assert shortest["ingress-not-ours"] < shortest["ingress-request"] < shortest["ingress-begin"]
+    assert shortest["egress-not-ours"] < shortest["egress-reply"] < shortest["egress-begin"]
     assert all(times["empty"] > 0 for each in taken.values() for times in each)

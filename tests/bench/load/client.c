@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// client tcp-connect|udp-connect|tcp-request|udp-request|udp-burst ADDRESS PORT CPU
+// client MODE ADDRESS PORT CPU
 //
 // Each line on standard input, "<milliseconds>", runs one window of operations, one after
 // another, and prints one line of JSON: operations, nanoseconds and their latencies. The
@@ -11,8 +11,11 @@
 //   udp-request  the same by one connected socket
 //   udp-burst    the same, but 32 requests at once, and then their answers: what packets take
 //                outweighs what it takes to wake the other side
+//   udp-open     socket, bind, connect, request, close: no answer is awaited, and no port comes
+//                again before all others had their turn
+//   udp-send     requests by one connected socket, without answers
 //
-// Operations are requests that were answered; the latencies of udp-burst are those of a burst.
+// Operations are requests; the latencies of udp-burst are those of a burst.
 // Any failed operation ends the process with status 1.
 #include "endpoint.h"
 #include "process.h"
@@ -28,17 +31,33 @@ struct mode {
 	int type;
 	bool kept;
 	size_t requests; // at once: all fit into a socket's buffer as the kernel makes it
+	bool answered;
 };
 
 static const struct mode modes[] = {
-	{ "tcp-connect", SOCK_STREAM, false, 1 }, { "udp-connect", SOCK_DGRAM, false, 1 },
-	{ "tcp-request", SOCK_STREAM, true, 1 },  { "udp-request", SOCK_DGRAM, true, 1 },
-	{ "udp-burst", SOCK_DGRAM, true, 32 },
+	{ "tcp-connect", SOCK_STREAM, false, 1, true },
+	{ "udp-connect", SOCK_DGRAM, false, 1, true },
+	{ "tcp-request", SOCK_STREAM, true, 1, true },
+	{ "udp-request", SOCK_DGRAM, true, 1, true },
+	{ "udp-burst", SOCK_DGRAM, true, 32, true },
+	{ "udp-open", SOCK_DGRAM, false, 1, false },
+	{ "udp-send", SOCK_DGRAM, true, 1, false },
 };
+
+// Returns the port to send from: each in its turn where sockets only open connections, 0 else.
+static uint16_t port_of(const struct mode *mode)
+{
+	static uint16_t last;
+
+	if (mode->kept || mode->answered)
+		return 0;
+	last = last < 1024 || last == UINT16_MAX ? 1024 : last + 1;
+	return last;
+}
 
 static int dial(const struct mode *mode, const struct endpoint *to)
 {
-	int fd = endpoint_dial(to, mode->type);
+	int fd = endpoint_dial_from(to, mode->type, port_of(mode));
 
 	if (fd < 0)
 		die("connect");
@@ -47,15 +66,15 @@ static int dial(const struct mode *mode, const struct endpoint *to)
 	return fd;
 }
 
-static void exchange(int fd, size_t requests)
+static void exchange(int fd, const struct mode *mode)
 {
 	static const char request[MESSAGE_BYTES] = "request";
 	char answer[MESSAGE_BYTES];
 
-	for (size_t i = 0; i < requests; i++)
+	for (size_t i = 0; i < mode->requests; i++)
 		if (message_send(fd, request) != 0)
 			die("send");
-	for (size_t i = 0; i < requests; i++)
+	for (size_t i = 0; mode->answered && i < mode->requests; i++)
 		if (message_receive(fd, answer) != 0)
 			die("receive");
 }
@@ -64,7 +83,7 @@ static void exchange_once(const struct mode *mode, const struct endpoint *to)
 {
 	int fd = dial(mode, to);
 
-	exchange(fd, mode->requests);
+	exchange(fd, mode);
 	close(fd);
 }
 
@@ -77,7 +96,7 @@ static void run_window(const struct mode *mode, const struct endpoint *to, uint6
 	samples_clear(samples);
 	while (last - start < length_ns) {
 		if (mode->kept)
-			exchange(kept, mode->requests);
+			exchange(kept, mode);
 		else
 			exchange_once(mode, to);
 		uint64_t now = now_ns();
@@ -98,8 +117,8 @@ static const struct mode *mode_named(const char *name)
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (strcmp(modes[i].name, name) == 0)
 			return &modes[i];
-	die_usage("the mode must be tcp-connect, udp-connect, tcp-request, udp-request or "
-		  "udp-burst");
+	die_usage("the mode must be tcp-connect, udp-connect, tcp-request, udp-request, "
+		  "udp-burst, udp-open or udp-send");
 }
 
 int main(int argc, char **argv)

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -40,12 +41,30 @@ static void give_up_after(int fd, long seconds)
 		die("cannot limit how long a socket waits");
 }
 
+static void leave_by(int fd, int family, uint16_t port)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	bool is_v6 = family == AF_INET6;
+	const void *any = is_v6 ? (const void *)&v6 : (const void *)&v4;
+
+	if (bind(fd, any, is_v6 ? sizeof(v6) : sizeof(v4)) != 0)
+		die("cannot bind the port to send from");
+}
+
 int endpoint_dial(const struct endpoint *to, int type)
+{
+	return endpoint_dial_from(to, type, 0);
+}
+
+int endpoint_dial_from(const struct endpoint *to, int type, uint16_t port)
 {
 	int fd = socket(to->family, type | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		die("cannot make a socket");
+	if (port)
+		leave_by(fd, to->family, port);
 	give_up_after(fd, 5);
 	if (connect(fd, (const struct sockaddr *)&to->address, to->length) == 0)
 		return fd;

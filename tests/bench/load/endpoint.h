@@ -4,6 +4,7 @@
 #define ENDPOINT_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/socket.h>
 
 // Requests and answers have this size in TCP and UDP: one segment, one datagram, so a rate
@@ -23,6 +24,9 @@ struct endpoint endpoint_parse(const char *address, const char *port);
 // sends and receives give up after five seconds (EAGAIN): a lost packet ends a run, it
 // doesn't hang it. What may fail only for want of memory or files ends the process.
 int endpoint_dial(const struct endpoint *to, int type);
+
+// The same from a port, or from any where that is 0.
+int endpoint_dial_from(const struct endpoint *to, int type, uint16_t port);
 
 // Makes close() send RST instead of FIN.
 //

@@ -84,14 +84,10 @@ def test_table_and_json_have_the_names() -> None:
 
 
 def test_traffic_has_the_kinds_that_a_window_can_be_made_of() -> None:
-    """Each kind is of one load; what begins at egress, and replies at ingress, never come alone."""
+    """Each kind is of one load; replies at ingress never come alone."""
     kinds = [kind for load in traffic.LOADS for kind in load.kinds]
     assert len(set(kinds)) == len(kinds)
-    assert set(KINDS) - set(kinds) == {
-        Kind(INGRESS, "reply"),
-        Kind(EGRESS, "request"),
-        Kind(EGRESS, "begin"),
-    }
+    assert set(KINDS) - set(kinds) == {Kind(INGRESS, "reply")}
 
 
 def test_figures_of_traffic_have_no_rewinding() -> None:
