@@ -25,6 +25,7 @@
 
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_SCTP 132
 
 #define MAPPED_PREFIX be32(0x0000ffff) /* third word of ::ffff:a.b.c.d (RFC 4291 2.5.5.2) */
 

@@ -107,6 +107,8 @@ static __always_inline long reply_insert(struct connection *record, __u32 number
 	for (int i = 0; i < OPEN_TRIES; i++) {
 		if (i == 1 && picked->target.service && !picked->is_affine && !clash)
 			backend_pick(picked, NULL);
+		else if ((i || clash) && packet->proto == IPPROTO_SCTP)
+			return -EADDRINUSE;
 		else if (i || clash)
 			record->client_port = FIRST_FREE_PORT +
 					      random_below(65536 - FIRST_FREE_PORT);
@@ -152,6 +154,8 @@ static __always_inline int connection_failed(struct __sk_buff *skb, const struct
 	/* another CPU that was faster has left the connection that this packet finds now */
 	if (failed == -EEXIST || failed == TWIN)
 		stage_again(skb, packet->ip, SIDE_INGRESS);
+	else if (failed == -EADDRINUSE)
+		count_trouble(COUNTER_SOURCE_EXHAUSTED, MOMENT_SOURCE_EXHAUSTED);
 	else
 		count_trouble(COUNTER_INSERT_FAILED, MOMENT_INSERT_FAILED);
 	return TC_DROP;

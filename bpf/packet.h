@@ -35,6 +35,25 @@ struct udp_header { /* RFC 768 */
 	__u16 check;
 };
 
+/* Its first chunk follows the header; the checksum covers no addresses. */
+struct sctp_header { /* RFC 9260 3.1, 3.2 */
+	__be16 src_port;
+	__be16 dst_port;
+	__be32 tag;
+	__u32 check; /* in little endian */
+	__u8 chunk;
+	__u8 flags;
+	__be16 length;
+};
+
+enum sctp_chunk { /* RFC 9260 3.2 */
+		  SCTP_INIT = 1,
+		  SCTP_INIT_ACK = 2,
+		  SCTP_ABORT = 6,
+		  SCTP_SHUTDOWN = 7,
+		  SCTP_SHUTDOWN_ACK = 8,
+};
+
 /* Offsets of the checksums. */
 #define TCP_CHECK __builtin_offsetof(struct tcp_header, check)
 #define UDP_CHECK __builtin_offsetof(struct udp_header, check)
@@ -45,8 +64,8 @@ struct packet {
 	__u32 ip; /* offsets of the headers */
 	__u32 transport;
 	__u16 check; /* of the IP header, if it has one */
-	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 flags; /* of TCP; 0 for UDP */
+	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP */
+	__u8 flags; /* of TCP; 0 for UDP; sctp_flags() */
 };
 
 #define VLAN_ID 0x0fff /* IEEE 802.1Q: 0 is no VLAN, the tag only says how urgent a frame is */
@@ -71,12 +90,33 @@ static __always_inline enum reading reading_cut(struct __sk_buff *skb, const voi
 	return skb->len > end - data ? READ_SHORT : READ_OTHER;
 }
 
-/* Read ports, and flags for TCP, of the transport header at `transport`. */
+/* What TCP would say, in four bits for each chunk: associations begin and end like connections. */
+#define SCTP_SYN 1
+#define SCTP_RST 2
+#define SCTP_FIN 4
+#define SCTP_NO_ACK 8
+#define SCTP_SAYS(chunk, bits) ((__u64)(bits) << 4 * (chunk))
+#define SCTP_WORDS                                                                                 \
+	(SCTP_SAYS(SCTP_INIT, SCTP_SYN | SCTP_NO_ACK) | SCTP_SAYS(SCTP_INIT_ACK, SCTP_SYN) |       \
+	 SCTP_SAYS(SCTP_ABORT, SCTP_RST | SCTP_NO_ACK) | SCTP_SAYS(SCTP_SHUTDOWN, SCTP_FIN) |      \
+	 SCTP_SAYS(SCTP_SHUTDOWN_ACK, SCTP_FIN))
+
+/* Return TCP's flags for an SCTP packet by its first chunk. No branch: verifiers walk each. */
+static __always_inline __u8 sctp_flags(__u8 chunk)
+{
+	__u32 says = chunk < 16 ? SCTP_WORDS >> 4 * (chunk & 15) & 15 : 0;
+
+	return (says & SCTP_SYN ? TCP_SYN : 0) | (says & SCTP_RST ? TCP_RST : 0) |
+	       (says & SCTP_FIN ? TCP_FIN : 0) | (says & SCTP_NO_ACK ? 0 : TCP_ACK);
+}
+
+/* Read ports and flags of the transport header at `transport`. */
 static __always_inline enum reading transport_read(struct __sk_buff *skb, const void *transport,
 						   const void *end, struct packet *packet)
 {
 	const struct tcp_header *tcp = transport;
 	const struct udp_header *udp = transport;
+	const struct sctp_header *sctp = transport;
 
 	if (packet->proto == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
@@ -86,6 +126,10 @@ static __always_inline enum reading transport_read(struct __sk_buff *skb, const 
 		if ((void *)(udp + 1) > end)
 			return reading_cut(skb, (void *)(long)skb->data, end);
 		packet->flags = 0;
+	} else if (packet->proto == IPPROTO_SCTP) {
+		if ((void *)(sctp + 1) > end)
+			return reading_cut(skb, (void *)(long)skb->data, end);
+		packet->flags = sctp_flags(sctp->chunk);
 	} else {
 		return packet->proto == IPPROTO_ICMP_FAMILY ? READ_ICMP : READ_OTHER;
 	}
@@ -118,9 +162,15 @@ static __always_inline enum reading packet_read(struct __sk_buff *skb, __u32 at,
 	return transport_read(skb, (void *)ip + length, end, packet);
 }
 
+/* Return whether services have a protocol. */
+static __always_inline bool is_served(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
 /*
  * Read the packet that an ICMP message quotes, whose IP header is at offset `at`. Return false
- * if it is none of TCP's or UDP's.
+ * if it is of no protocol that services have.
  */
 static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct packet *packet)
 {
@@ -132,7 +182,7 @@ static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct 
 		return false;
 	length = ip_length(&ip);
 	packet->proto = ip.proto;
-	if (!length || (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP) ||
+	if (!length || !is_served(packet->proto) ||
 	    bpf_skb_load_bytes(skb, at + length, ports, sizeof(ports)))
 		return false;
 	packet->src.addr = ip.src;
@@ -229,13 +279,13 @@ static __always_inline void looked_back(struct __sk_buff *skb, __u32 side)
 	skb->cb[3] = LOOKED_BACK + side;
 }
 
-/* Return whether the packet begins a TCP connection (rule 3). */
+/* Return whether the packet begins a connection of TCP or SCTP (rule 3). */
 static __always_inline bool is_first(const struct packet *packet)
 {
 	return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
-/* Return whether the packet may begin a connection: a first one of TCP, or any of UDP. */
+/* Return whether the packet may begin a connection: a first one, or any of UDP. */
 static __always_inline bool may_open(const struct packet *packet)
 {
 	return packet->proto == IPPROTO_UDP || is_first(packet);

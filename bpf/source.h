@@ -49,6 +49,9 @@ static __always_inline bool is_sockets(struct __sk_buff *skb, const struct conne
 	struct bpf_sock_tuple *of = (void *)&tuple;
 	struct bpf_sock *sk;
 
+	/* nothing finds those of SCTP */
+	if (record->proto == IPPROTO_SCTP)
+		return false;
 	if (record->proto == IPPROTO_TCP)
 		sk = bpf_skc_lookup_tcp(skb, of, sizeof(tuple), BPF_F_CURRENT_NETNS, 0);
 	else
@@ -68,6 +71,9 @@ static __always_inline __u16 source_draw(const struct connection *record, int i)
 	__u32 first = setting(SETTING_SOURCE_PORT_FIRST), many = setting(SETTING_SOURCE_PORT_COUNT);
 	__u32 client = addr_fold(&record->client.addr) ^ record->client.port << 16;
 
+	/* it keeps the client's, in every try */
+	if (record->proto == IPPROTO_SCTP)
+		return record->client_port;
 	if (!i)
 		return first + (hash16(client ^ setting(SETTING_SOURCE_SEED)) * many >> 16);
 	if (i < SOURCE_TRIES)

@@ -88,7 +88,7 @@ static __always_inline bool is_usable(struct found *found, const struct packet *
 		return false;
 	if (!may_open(packet))
 		return true;
-	if (packet->proto == IPPROTO_TCP && (is_closed(copy->life) || copy->life & LIFE_CLASH))
+	if (packet->proto != IPPROTO_UDP && (is_closed(copy->life) || copy->life & LIFE_CLASH))
 		return false;
 	if (!copy->service)
 		return true;

@@ -6,6 +6,7 @@
 #include "state.h"
 
 #define EEXIST 17
+#define EADDRINUSE 98
 
 #define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
 

@@ -17,7 +17,10 @@ static __always_inline __u32 port_diff(__u16 from, __u16 to)
 	return be16(to) + (0xffff - be16(from));
 }
 
-/* Put the transport's checksum right; one of UDP that is not used stays so (RFC 768). */
+/*
+ * Put the transport's checksum right; one of UDP that is not used stays so (RFC 768). Fails for
+ * SCTP with other ports: its checksum is of the whole packet, and no helper makes it.
+ */
 static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
 						   const struct packet *packet, __u32 addresses,
 						   __u32 ports)
@@ -26,6 +29,11 @@ static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
 	__u32 at = packet->transport + (is_tcp ? TCP_CHECK : UDP_CHECK);
 	__u64 flags = is_tcp ? 0 : BPF_F_MARK_MANGLED_0;
 
+	/* SCTP's covers neither addresses nor ports that stay */
+	if (packet->proto == IPPROTO_SCTP) {
+		packet_sum_fix(skb, addresses);
+		return ports;
+	}
 	/* the pseudo-header's part apart: it alone stands in a checksum left to the device */
 	if (bpf_l4_csum_replace(skb, at, 0, addresses, flags | BPF_F_PSEUDO_HDR))
 		return -1;

@@ -49,12 +49,13 @@ def kept(name: str) -> Problem:
     )
 
 
-def not_served(name: str) -> Problem:
-    """A service port has a protocol that is not translated."""
+def not_served(name: str, ports: str) -> Problem:
+    """SCTP would have to change its port; its checksum cannot be made anew."""
     return Problem(
         "not-served",
-        f"service port {name} is not served: SCTP is not translated",
-        "reach its endpoints directly, or serve it by TCP or UDP",
+        f"service port {name} is not served by {ports}: SCTP cannot change its port",
+        "give the Service the endpoints' own port; nodePorts of SCTP are served where the "
+        "endpoints have that very port",
     )
 
 

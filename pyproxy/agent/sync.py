@@ -22,12 +22,14 @@ RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 30.0  # kube-proxy's syncPeriod, after which it tries again (parity A15.2)
 
 
-def serves(frontend: Frontend) -> bool:
-    """Return whether the datapath serves a frontend: TCP and UDP so far."""
-    return frontend.key.protocol in _SERVED_PROTOCOLS
+def serves(plan: PortPlan, frontend: Frontend) -> bool:
+    """Return whether the datapath serves a frontend: SCTP only where the port stays the same.
 
-
-_SERVED_PROTOCOLS = frozenset({int(Protocol.TCP), int(Protocol.UDP)})
+    The checksum of SCTP is of the whole packet (RFC 9260 6.8), and no program can make it.
+    """
+    if frontend.key.protocol != Protocol.SCTP:
+        return True
+    return all(backend.port == frontend.key.port for backend in plan.backends)
 
 
 class Syncers:
@@ -35,7 +37,7 @@ class Syncers:
 
     def __init__(self, loaded: dict[Family, Loaded]) -> None:
         self.syncers = {f: Syncer(each.datapath, serves) for f, each in loaded.items()}
-        self._not_served: set[ServicePortName] = set()
+        self._not_served: dict[PlanKey, str] = {}
         self._failed: dict[Family, str] = {}
         self._retry_after_s = RETRY_FIRST_S
         self.retry_at: float | None = None
@@ -133,7 +135,12 @@ class Syncers:
         for syncer in self.syncers.values():
             found += [refused(str(name), why) for name, why in sorted(syncer.refused.items())]
         found += [kept(str(name)) for name in sorted(self.kept)]
-        return found + [not_served(str(name)) for name in sorted(self._not_served)]
+        return found + [not_served(str(name), ports) for name, ports in self.unserved.items()]
+
+    @property
+    def unserved(self) -> dict[ServicePortName, str]:
+        """By which of their ports service ports are not served; each family's are the same."""
+        return {key.name: ports for key, ports in sorted(self._not_served.items())}
 
     @property
     def kept(self) -> set[ServicePortName]:
@@ -144,7 +151,7 @@ class Syncers:
     def refused(self) -> int:
         """How many service ports are not programmed."""
         names = {name for syncer in self.syncers.values() for name in syncer.refused}
-        return len(names | self._not_served)
+        return len(names | self.unserved.keys())
 
     def counts(self) -> tuple[int, int]:
         """Return how many Services and how many backends are programmed."""
@@ -167,8 +174,22 @@ class Syncers:
         for key, plan in changes.items():
             if key.name.protocol is not Protocol.SCTP:
                 continue
-            if plan is None:
-                self._not_served.discard(key.name)
-            elif key.name not in self._not_served:
-                self._not_served.add(key.name)
-                log.warning("%s is not served: SCTP is not translated", key.name)
+            ports = _unserved(plan) if plan else ""
+            if not ports:
+                self._not_served.pop(key, None)
+            elif self._not_served.get(key) != ports:
+                self._not_served[key] = ports
+                log.warning("%s is not served by %s: SCTP with a changed port", key.name, ports)
+
+
+def _unserved(plan: PortPlan) -> str:
+    """Return by which ports a plan is not served, and where they lead."""
+    missing = sorted({each.key.port for each in plan.frontends if not serves(plan, each)})
+    targets = sorted({backend.port for backend in plan.backends})
+    if not missing:
+        return ""
+    return f"port {_words(missing)}, which leads to {_words(targets)}"
+
+
+def _words(ports: list[int]) -> str:
+    return ", ".join(map(str, ports))

@@ -39,12 +39,12 @@ class Programmed(NamedTuple):
         return 1 + len(self.run.backends)
 
 
-def state_of(plan: PortPlan | None, serves: Callable[[Frontend], bool]) -> State | None:
+def state_of(plan: PortPlan | None, serves: Callable[[PortPlan, Frontend], bool]) -> State | None:
     """Return what is to be in the kernel for a plan; None if nothing is.
 
     `serves` says which frontends this datapath can serve.
     """
-    frontends = tuple(sorted(filter(serves, plan.frontends))) if plan else ()
+    frontends = tuple(sorted(f for f in plan.frontends if serves(plan, f))) if plan else ()
     if not plan or not frontends:
         return None
     header = _shared_header(

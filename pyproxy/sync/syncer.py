@@ -32,7 +32,7 @@ class Syncer:
     that were adopted from the kernel and are not wanted, but may only be unreadable now.
     """
 
-    def __init__(self, datapath: Datapath, serves: Callable[[Frontend], bool]) -> None:
+    def __init__(self, datapath: Datapath, serves: Callable[[PortPlan, Frontend], bool]) -> None:
         self._datapath = datapath
         self._serves = serves
         self._wanted: dict[ServicePortName, State] = {}

@@ -30,7 +30,7 @@ from tests.datapath import packets, prog_run
 from tests.datapath.ends import SOURCE_PORTS
 from tests.datapath.flowtable import FlowTable
 from tests.datapath.node import Node, run_ip
-from tests.datapath.packets import ACK, ETH_P, ETHERNET_BYTES, PLAIN, SYN, TEXT, End, ether
+from tests.datapath.packets import ACK, ETH_P, ETHERNET_BYTES, PLAIN, SYN, TEXT, Chunk, End, ether
 from tests.datapath.prog_run import TC_NEXT, Ran, Tuples
 from tests.lab import netns
 
@@ -186,17 +186,26 @@ class Hooks:
         """Return a UDP datagram as the device has it."""
         return packets.udp(src, dst, payload, checksum=checksum, head=self._head)
 
+    def sctp(self, src: End, dst: End, chunk: int, payload: bytes = TEXT) -> bytes:
+        """Return an SCTP packet of one chunk as the device has it."""
+        return packets.sctp(src, dst, chunk, payload, head=self._head)
+
     def first(self, protocol: Protocol, src: End, dst: End) -> bytes:
-        """Return what begins a connection: a SYN, or a datagram."""
-        return self.tcp(src, dst, SYN) if protocol is Protocol.TCP else self.udp(src, dst)
+        """Return what begins a connection: a SYN, INIT, or a datagram."""
+        return self._said(protocol, src, dst, SYN, Chunk.INIT)
 
     def further(self, protocol: Protocol, src: End, dst: End) -> bytes:
-        """Return what goes on in a connection: a segment in mid-stream, or a datagram."""
-        return self.tcp(src, dst, ACK) if protocol is Protocol.TCP else self.udp(src, dst)
+        """Return what goes on in a connection: a segment in mid-stream, data, or a datagram."""
+        return self._said(protocol, src, dst, ACK, Chunk.DATA)
 
     def answer(self, protocol: Protocol, src: End, dst: End) -> bytes:
         """Return what a backend answers first."""
-        return self.tcp(src, dst, SYN | ACK) if protocol is Protocol.TCP else self.udp(src, dst)
+        return self._said(protocol, src, dst, SYN | ACK, Chunk.INIT_ACK)
+
+    def _said(self, protocol: Protocol, src: End, dst: End, flags: int, chunk: Chunk) -> bytes:
+        if protocol is Protocol.TCP:
+            return self.tcp(src, dst, flags)
+        return self.udp(src, dst) if protocol is Protocol.UDP else self.sctp(src, dst, chunk)
 
     @property
     def _head(self) -> packets.Head:

@@ -7,6 +7,7 @@ from the same builders, so that a comparison of bytes checks every field and eve
 
 from __future__ import annotations
 
+import enum
 import struct
 from typing import NamedTuple
 
@@ -27,6 +28,20 @@ HOST_MAC = bytes(6)
 PEER_MAC = bytes.fromhex("020000000002")
 
 TEXT = b"some payload of a packet"
+
+
+class Chunk(enum.IntEnum):
+    """What an SCTP packet says first (RFC 9260 3.2)."""
+
+    DATA = 0
+    INIT = 1
+    INIT_ACK = 2
+    ABORT = 6
+    SHUTDOWN = 7
+    SHUTDOWN_ACK = 8
+    COOKIE_ECHO = 10
+    COOKIE_ACK = 11
+    SHUTDOWN_COMPLETE = 14
 
 
 class End(NamedTuple):
@@ -122,6 +137,27 @@ def udp(
         if not any(raw[6:8]):
             raw = raw[:6] + b"\xff\xff" + raw[8:]
     return ip(src.address, dst.address, Protocol.UDP, raw, head)
+
+
+def crc32c(data: bytes) -> int:
+    """Return the checksum of SCTP (RFC 9260 appendix A)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def sctp(
+    src: End, dst: End, chunk: int, body: bytes = TEXT, *, tag: int = 7, head: Head = PLAIN
+) -> bytes:
+    """Return an SCTP packet of one chunk (RFC 9260 3)."""
+    start = struct.pack("!HHI", src.port, dst.port, tag)
+    rest = struct.pack("!BBH", chunk, 0, 4 + len(body)) + body + bytes(-len(body) % 4)
+    check = crc32c(start + bytes(4) + rest)
+    raw = start + struct.pack("<I", check) + rest
+    return ip(src.address, dst.address, Protocol.SCTP, raw, head)
 
 
 def icmp(src: bytes, dst: bytes, kind: int, code: int, body: bytes, *, head: Head = PLAIN) -> bytes:

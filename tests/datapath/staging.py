@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pyproxy.kernel.addresses import LOOPBACK, address_flags
-from pyproxy.model import Address, Family, Protocol, family_of
+from pyproxy.model import Address, Family, family_of
 from pyproxy.plan.connection import Connection, Decision
 from pyproxy.plan.decide import decide, tables_of
 from pyproxy.plan.options import IPV6_LOOPBACK, Mode, Options
@@ -67,11 +67,6 @@ def decider(world: World) -> Callable[[Connection], Decision]:
     """Return the model's decision about connections in a world."""
     tables = tables_of(world.plans.values(), world.health_check_node_ports().values())
     return lambda connection: decide(connection, tables, world.options)
-
-
-def is_pending(flow: Flow) -> bool:
-    """Return whether the programs are yet to learn what a flow asks of them: SCTP."""
-    return flow.connection.protocol == Protocol.SCTP
 
 
 def spoiled(flow: Flow, draw: random.Random) -> Flow:

@@ -29,7 +29,6 @@ from tests.datapath.staging import (
     ON_THE_NODE,
     decider,
     forget_case,
-    is_pending,
     spoiled,
     uneven,
     write_case,
@@ -135,7 +134,7 @@ def test_packets_go_where_kube_proxy_sends_them(stage: Stage, flow_case: Case) -
     complaints: list[str] = []
     for flow in flow_case.flows:
         decision = decide_here(flow.connection)
-        if flow.role in ON_THE_NODE or is_pending(flow):
+        if flow.role in ON_THE_NODE:
             continue
         complaints += stage.try_one(flow, decision, world.options)
     assert complaints == []
@@ -144,13 +143,11 @@ def test_packets_go_where_kube_proxy_sends_them(stage: Stage, flow_case: Case) -
 def test_what_is_not_sent_as_packets_is_counted(
     flow_file: FlowFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The rest is the node's own, or named as pending."""
+    """The rest is the node's own: test_flows_of_sockets.py."""
     roles: Counter[str] = Counter()
     for case in flow_file.cases:
         for flow in case.flows:
-            pending = is_pending(flow)
-            kind = "on the node" if flow.role in ON_THE_NODE else "as packets"
-            roles["pending" if pending else kind] += 1
+            roles["on the node" if flow.role in ON_THE_NODE else "as packets"] += 1
     with capsys.disabled():
         print(f"\n{flow_file.path.name}: {dict(roles)} of {flow_file.found} flows")
     assert sum(roles.values()) == flow_file.found
@@ -165,7 +162,7 @@ def test_wrong_expectations_of_packets_are_noticed(stage: Stage) -> None:
         decide_here, options = decider(world), world.options
         for flow in case.flows:
             decision = decide_here(flow.connection)
-            if flow.role in ON_THE_NODE or is_pending(flow):
+            if flow.role in ON_THE_NODE:
                 continue
             wrong = spoiled(flow, random)
             assert list(stage.try_one(wrong, decision, options)), (case.id, wrong)

@@ -100,7 +100,9 @@ def test_sctp_is_named_once_and_counted(datapaths: dict[Family, FakeDatapath]) -
     both = syncers(datapaths)
     both.apply(changes(sctp("a"), plan("b", vips=(2,))))
     assert both.refused == 1
-    assert [problem.code for problem in both.problems()] == ["not-served"]
+    (problem,) = both.problems()
+    assert problem.code == "not-served"
+    assert "port 80, which leads to 8080" in problem.message
     assert both.counts() == (1, 2)
     both.apply(dict.fromkeys(changes(sctp("a"))))
     assert both.refused == 0
@@ -121,18 +123,29 @@ def test_what_did_not_fit_is_placed_in_a_quiet_moment() -> None:
     assert len(datapaths[Family.IPV4].names) == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "protocol", "served"),
-    [
-        (Kind.CLUSTER_IP, Protocol.TCP, True),
-        (Kind.CLUSTER_IP, Protocol.UDP, True),
-        (Kind.CLUSTER_IP, Protocol.SCTP, False),
-        (Kind.NODE_PORT, Protocol.TCP, True),
-    ],
-)
-def test_what_is_served(kind: Kind, protocol: Protocol, *, served: bool) -> None:
-    """TCP and UDP, by whatever address."""
-    assert serves(Frontend(FrontendKey(bytes(4), 80, int(protocol)), kind)) is served
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_tcp_and_udp_are_served_whatever_the_port(protocol: Protocol) -> None:
+    """The programs translate ports."""
+    frontend = Frontend(FrontendKey(bytes(4), 80, int(protocol)), Kind.NODE_PORT)
+    assert serves(plan("a"), frontend)
+
+
+def test_sctp_is_served_where_the_port_stays(datapaths: dict[Family, FakeDatapath]) -> None:
+    """By the addresses whose port is every backend's; without backends by all."""
+    made = sctp("a")
+    key = made.frontends[0].key
+    same = Frontend(key._replace(port=made.backends[0].port), Kind.CLUSTER_IP)
+    other = Frontend(FrontendKey(bytes(4), 30_000, key.protocol), Kind.NODE_PORT)
+    both = made._replace(frontends=(same, other))
+    assert serves(both, same)
+    assert not serves(both, other)
+    assert serves(both._replace(backends=()), other)
+    synced = syncers(datapaths)
+    synced.apply(changes(both))
+    assert set(datapaths[Family.IPV4].frontends) == {same.key}
+    assert synced.unserved == {both.name: "port 30000, which leads to 8080"}
+    synced.apply(changes(both._replace(frontends=(same,))))
+    assert synced.unserved == {}
 
 
 def test_backends_are_counted_per_family(datapaths: dict[Family, FakeDatapath]) -> None:

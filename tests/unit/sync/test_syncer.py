@@ -18,7 +18,7 @@ from tests.unit.sync.plans import backend, plan
 Plans = dict[ServicePortName, PortPlan | None]
 
 
-def serves(frontend: Frontend) -> bool:
+def serves(_: PortPlan, frontend: Frontend) -> bool:
     """Serve all but NodePorts."""
     return frontend.kind is not Kind.NODE_PORT
 

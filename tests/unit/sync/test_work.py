@@ -16,7 +16,7 @@ BIG = Room(frontends=4096, services=4096, slots=16384, members=4096, nodes=4096,
 def test_all_of_a_long_round_is_written_and_counted() -> None:
     """Members, nodes and slots of thousands of backends, each once."""
     datapath = FakeDatapath(BIG)
-    syncer = Syncer(datapath, lambda _: True)
+    syncer = Syncer(datapath, lambda _, __: True)
     wide = plan(backends=[backend(number, node=f"node-{number}") for number in range(MANY)])
     written = syncer.apply({wide.name: wide})
     assert {member.address for member in datapath.members.values()} == set(
@@ -30,7 +30,7 @@ def test_all_of_a_long_round_is_written_and_counted() -> None:
 def test_all_of_many_services_is_written() -> None:
     """Names, frontends and members of thousands of services, and their removal."""
     datapath = FakeDatapath(BIG)
-    syncer = Syncer(datapath, lambda _: True)
+    syncer = Syncer(datapath, lambda _, __: True)
     plans = [_small(number) for number in range(MANY)]
     syncer.apply({each.name: each for each in plans})
     assert len(datapath.names) == len(datapath.frontends) == len(datapath.members) == MANY
