@@ -11,10 +11,16 @@ static __always_inline __u32 hash16(__u32 value)
 	return ((value * 0x9e3779b1) & 0xffffffff) >> 16;
 }
 
+/* Return where the mark of a fold of an address and a port is. */
+static __always_inline __u32 mark_index(__u32 value)
+{
+	return ((value * 0x9e3779b1) & 0xffffffff) >> 14;
+}
+
 /* Return where an end's mark is. pyproxy.kernel.marks has the same formula; a test compares. */
 static __always_inline __u32 endpoint_hash(const struct endpoint *end)
 {
-	return hash16(addr_fold(&end->addr) + end->port);
+	return mark_index(addr_fold(&end->addr) + end->port);
 }
 
 /*
@@ -40,7 +46,7 @@ static __always_inline void mark_socket(__u32 index)
 /* Return whether some connected socket may have an end with this fold of its address as backend. */
 static __always_inline bool is_socket_marked(__u32 fold, __u16 port)
 {
-	__u32 index = hash16(fold + port);
+	__u32 index = mark_index(fold + port);
 	const struct socket_mark *mark = socket_marks.lookup(&index);
 
 	return mark && *(const __u64 *)mark;

@@ -21,20 +21,20 @@ _GOLDEN = 0x9E3779B1
 _MOST_PREFIX_BITS = 8  # 256 prefixes set nearly every bit of 64
 
 
-def _hash16(value: int) -> int:
-    return (value * _GOLDEN & 0xFFFFFFFF) >> 16
+def _product(value: int) -> int:
+    return value * _GOLDEN & 0xFFFFFFFF
 
 
 def endpoint_hash(address: Address, port: int) -> int:
     """Return where the mark of an address and port is, as bpf/marks.h does."""
-    return _hash16(addr_fold(address) + port)
+    return _product(addr_fold(address) + port) >> 14
 
 
 def prefix_bit(address: Address) -> int:
     """Return the bit that stands for an address's network, as bpf/marks.h has it."""
     ipv4 = family_of(address) is Family.IPV4
     prefix = int.from_bytes(address[:2], "big") if ipv4 else addr_fold(address[:8])
-    return 1 << (_hash16(prefix) & 63)
+    return 1 << (_product(prefix) >> 16 & 63)
 
 
 def prefix_bits(prefix: Prefix) -> int:

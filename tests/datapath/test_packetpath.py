@@ -102,7 +102,7 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         "host_netns": netns.inside(configured.namespace, netns_cookie),
         "netns": netns.inside(configured.namespace, netns_cookie),
         "detector": Detector.CIDRS if family is IPV4 else Detector.NONE,
-        "policy": Policy.PROTECT_PORTS,
+        "policy": Policy.PROTECT_PORTS | Policy.SAME_UPLINK,
         "source_port_first": 2_000,
         "source_port_count": 500,
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},

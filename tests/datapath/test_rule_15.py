@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel import libbpf
 from pyproxy.kernel.addresses import device_facts
 from pyproxy.kernel.devices import devices
 from pyproxy.model import Family, Prefix, Protocol
@@ -52,7 +53,7 @@ def covered(node: Node, tmp_path: Path) -> Iterator[Covering]:
             netns.inside(path, settled)
         for family in Family:
             netns.inside(near, partial(meet, end_address(family, FAR)))
-        with covering(node, wire, tmp_path, tcx=True) as made:
+        with covering(node, wire, tmp_path, tcx=libbpf.tcx_exists()) as made:
             assert made.attach(wire.inside(devices)) == {}
             yield made
 

@@ -18,7 +18,7 @@ from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
 STRIDE, OFFSET = 8, 0
-MARKS = 1 << 16
+MARKS = 1 << 18
 
 End = tuple[bytes, int]
 
@@ -97,12 +97,12 @@ TWINS = ((bytes((10, 96, 0, 1)), 81), (bytes((11, 96, 0, 1)), 80))
 @pytest.mark.parametrize(
     ("address", "port", "index"),
     [
-        # the upper half of (0x0100600a + 80) * 0x9e3779b1, worked out by hand
-        (bytes((10, 96, 0, 1)), 80, (0x0100605A * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
+        # the upper 18 bits of (0x0100600a + 80) * 0x9e3779b1, worked out by hand
+        (bytes((10, 96, 0, 1)), 80, (0x0100605A * 0x9E3779B1 & 0xFFFFFFFF) >> 14),
         (bytes(4), 0, 0),
-        (bytes(4), 1, 0x9E37),
-        (b"\xff" * 4, 65535, (0xFFFE * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
-        (bytes(15) + b"\x01", 53, ((1 << 24) + 53) * 0x9E3779B1 % (1 << 32) >> 16),
+        (bytes(4), 1, 0x9E3779B1 >> 14),
+        (b"\xff" * 4, 65535, (0xFFFE * 0x9E3779B1 & 0xFFFFFFFF) >> 14),
+        (bytes(15) + b"\x01", 53, ((1 << 24) + 53) * 0x9E3779B1 % (1 << 32) >> 14),
     ],
 )
 def test_an_ends_mark_is_where_the_formula_says(address: bytes, port: int, index: int) -> None:
