@@ -87,11 +87,12 @@ static __always_inline __u32 closed_age(const struct connection *record,
 {
 	if (!life || is_expired(life, now))
 		return AGE_FREE;
-	if (!(life & LIFE_READY) || !is_closed(life))
-		return 0;
 	/* its backend knows the client's new connection from the old one */
-	if (endpoint_equal(&other->client, &record->client))
+	if (life & LIFE_READY && is_over((__u32)life) &&
+	    endpoint_equal(&other->client, &record->client))
 		return AGE_FREE;
+	if (!(life & LIFE_READY) || !is_spent(life, now))
+		return 0;
 	return life_age(life, now) + 1;
 }
 

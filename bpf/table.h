@@ -16,7 +16,7 @@
 /* How many of those are neighbours. */
 #define HAND_TRIES 4
 
-/* For how long a half-open connection keeps its record in any case (3 s, in ticks). */
+/* For how long half-open connections, and those that were reset, keep theirs in any case (3 s). */
 #define OPENING_TICKS 180
 
 /* Delete what leads to a connection by key, unless it leads to another one by now. */
@@ -55,6 +55,15 @@ static __always_inline bool record_take(struct connection *record, __u64 life, _
 }
 
 /*
+ * Return whether a connection is over for all who need its place: it was closed, or has been silent
+ * since it was reset, which a forged reset would not have made it.
+ */
+static __always_inline bool is_spent(__u64 life, __u32 now)
+{
+	return is_closed(life) || (life & LIFE_RESET && life_age(life, now) > OPENING_TICKS);
+}
+
+/*
  * Return whether a connection has to make room while there is none: one that is over, or that
  * has not been established and was silent. Established ones never have to (rule 11).
  */
@@ -62,7 +71,7 @@ static __always_inline bool may_evict(__u64 life, __u32 now)
 {
 	if (!(life & LIFE_READY))
 		return false;
-	if (is_closed(life))
+	if (is_spent(life, now))
 		return true;
 	return !(life & LIFE_ESTABLISHED) && life_age(life, now) > OPENING_TICKS;
 }

@@ -31,7 +31,7 @@ TROUBLES = {
     "source_exhausted": (
         "source-ports-exhausted",
         "packets were dropped: no address or port of this node was free as their source",
-        "spread the load over more backends, or narrow net.ipv4.ip_local_port_range",
+        "spread the load over more backends or nodes: each pair has its own ports",
     ),
     "insert_failed": (
         "no-memory",

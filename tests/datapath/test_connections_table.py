@@ -125,11 +125,16 @@ def test_status_shows_how_full_the_table_is(told: Told, tmp_path: Path) -> None:
 @pytest.fixture
 def moments(node: Node, family: Family) -> Iterator[ArrayMap]:
     """When something last went wrong: never."""
-    found = ArrayMap(str(node.loaded[family].pins.maps / "moments"), write=True)
-    _forget(found)
-    yield found
-    _forget(found)
-    found.close()
+    maps = {
+        each: ArrayMap(str(loaded.pins.maps / "moments"), write=True)
+        for each, loaded in node.loaded.items()
+    }
+    for found in maps.values():
+        _forget(found)
+    yield maps[family]
+    for found in maps.values():
+        _forget(found)
+        found.close()
 
 
 def _forget(moments: ArrayMap) -> None:

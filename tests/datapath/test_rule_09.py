@@ -15,7 +15,7 @@ from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import Kind, PortRange
 from tests.datapath.ends import backend, client, frontend, node_address, plan
-from tests.datapath.flowtable import ESTABLISHED, Record
+from tests.datapath.flowtable import ESTABLISHED, OPENING_TICKS, Record, begin_tick
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, FIN, RST, SYN, End
@@ -23,6 +23,7 @@ from tests.datapath.packets import ACK, FIN, RST, SYN, End
 TCP, UDP = Protocol.TCP, Protocol.UDP
 PORT = 2_000
 ONE_PORT = PortRange(PORT, 1)
+RESET = ESTABLISHED | Life.RESET
 CLOSED = ESTABLISHED | Life.FIN_CLIENT | Life.FIN_BACKEND
 FREE_PORTS = range(1_024, 65_536)
 
@@ -115,11 +116,12 @@ def test_a_client_gets_the_port_that_it_had(hooks: Hooks, protocol: Protocol) ->
     assert len(set(found.values())) > 1
 
 
-def test_a_closed_connections_port_is_free_for_its_client(hooks: Hooks) -> None:
+@pytest.mark.parametrize("flags", [CLOSED, RESET], ids=["closed", "reset"])
+def test_a_closed_connections_port_is_free_for_its_client(hooks: Hooks, flags: Life) -> None:
     """At once, and it is not counted as taken from anybody."""
     only_this_port(hooks)
     old = begin(hooks, TCP)
-    hooks.table.set_life(old.number, CLOSED | Life.SOURCE_WANTED | Life.SOURCE_READY, 0)
+    hooks.table.set_life(old.number, flags | Life.SOURCE_WANTED | Life.SOURCE_READY, 0)
     f2 = frontend(hooks.family, 2)
     hooks.node.apply(plan(hooks.family, TCP, 2, [1]))
     inside = hooks.ingress(hooks.tcp(old.client, f2, SYN))
@@ -144,6 +146,20 @@ def test_others_get_the_port_that_was_closed_first(hooks: Hooks) -> None:
         left = hooks.egress(inside.data)
     assert left == passed(hooks.tcp(older.source, backend(family), SYN))
     assert older.client not in {each.client for each in hooks.table.records()}
+
+
+@pytest.mark.parametrize("age", [OPENING_TICKS, OPENING_TICKS + 1])
+def test_the_port_of_one_that_was_reset(hooks: Hooks, age: int) -> None:
+    """The reset may be forged: when nothing came for three seconds, it was not."""
+    only_this_port(hooks)
+    old = begin(hooks, TCP)
+    begin_tick()
+    hooks.table.set_life(old.number, RESET | Life.SOURCE_WANTED | Life.SOURCE_READY, age)
+    inside = hooks.ingress(hooks.tcp(client(hooks.family, 2), frontend(hooks.family), SYN))
+    taken = age > OPENING_TICKS
+    expected = {"packet_source": 1, "packet_out": 1, "source_taken": 1}
+    with hooks.node.counting(hooks.family, **(expected if taken else {"source_exhausted": 1})):
+        hooks.egress(inside.data)
 
 
 @pytest.mark.parametrize("flags", [ESTABLISHED, ESTABLISHED | Life.FIN_CLIENT], ids=str)

@@ -198,17 +198,19 @@ def test_rule_11_a_full_table_refuses_the_new(small: Hooks, protocol: Protocol) 
         (UDP_SENT | Life.REPLIED | Life.ESTABLISHED, OPENING_TICKS + 1, False),
         (ESTABLISHED | BOTH_FIN, 0, True),
         (OPENED | Life.RESET, 0, True),
-        (ESTABLISHED | Life.RESET, OPENING_TICKS + 1, False),
+        (ESTABLISHED | Life.RESET, OPENING_TICKS, False),
+        (ESTABLISHED | Life.RESET, OPENING_TICKS + 1, True),
         (ESTABLISHED | Life.FIN_CLIENT, OPENING_TICKS + 1, False),
         (Life.CLAIMED, OPENING_TICKS + 1, False),
     ],
     ids=[
         "opening", "opening-for-long", "answered-for-long", "udp", "udp-without-answer",
-        "udp-answered", "udp-stream", "closed", "refused", "reset", "half-closed", "claimed",
+        "udp-answered", "udp-stream", "closed", "refused", "reset", "reset-for-long",
+        "half-closed", "claimed",
     ],
 )  # fmt: skip
 def test_rule_11_who_makes_room(small: Hooks, flags: Life, age: int, evicted: bool) -> None:
-    """One that is over, or silent for three seconds before it was established, gives way."""
+    """One that is over, or silent for three seconds though not established or reset, gives way."""
     family = small.family
     protocol = UDP if flags & Life.UDP else TCP
     fill(small, protocol)
