@@ -147,6 +147,26 @@ def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
     followed.await_back(agent)
 
 
+def test_sequence_apiserver_restart(followed: Followed) -> None:
+    """Not one request to an old service fails while the server restarts; new ones come after."""
+    scene, pods = followed.scene, followed.cluster.pods
+    old, new = scene.app("old"), scene.app("new")
+    followed.api.put(old.service(), *old.slices(pods[:1]))
+    scene.await_backends(old, pods[:1])
+    streams = {"tcp": old.tcp(4), "udp": old.udp(6)}
+    for name, to in streams.items():
+        pods[1].prober.start(name, to)
+    followed.api.stop()
+    followed.await_away(followed.scene.agents[0])
+    followed.api.start()
+    followed.api.put(new.service(), *new.slices(pods[1:2]))
+    scene.await_backends(new, pods[1:2])
+    scene.await_backends(old, pods[:1])
+    for name in streams:
+        outcomes = pods[1].prober.stop(name)
+        assert {(each.who, each.error) for each in outcomes} == {(pods[0].name, "")}, name
+
+
 def test_an_agent_that_starts_while_the_server_is_down(followed: Followed) -> None:
     """What was programmed goes on, and status says why nothing new comes."""
     scene, pods, agent = followed.scene, followed.cluster.pods, followed.scene.agents[0]
