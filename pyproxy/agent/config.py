@@ -14,7 +14,8 @@ class RunConfig(NamedTuple):
     """The settings of one agent. Addresses to bind are host and port, None for no server.
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
-    the one of the cluster in whose pod the agent runs.
+    the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
+    at, for what others have changed there.
     """
 
     manifests: Path | None
@@ -28,3 +29,4 @@ class RunConfig(NamedTuple):
     devices: tuple[str, ...]
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
+    sync_period_s: float = 30.0

@@ -25,14 +25,14 @@ from pyproxy.plan.options import Options
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-CHECK_S = 60.0  # somebody may have taken programs off a device: nothing tells of that
 
 
 class Cover:
     """Keeps the devices of this network namespace covered.
 
     refresh() is called at the start and then by the thread that watches devices; `changed` is
-    called whenever `failures` has become another one.
+    called whenever `failures` has become another one. Every `check_s` all devices are looked at:
+    somebody may have taken programs off one, and nothing tells of that.
     """
 
     def __init__(
@@ -43,9 +43,11 @@ class Cover:
         patterns: tuple[str, ...],
         changed: Callable[[], None],
         *,
+        check_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._check_s = check_s
         self._check_at = clock()
         self._entries = entries
         self._paths = paths
@@ -88,12 +90,13 @@ class Cover:
         else:
             # the rest has had no programs when that was due, and nobody has attached any since
             others &= believed
-        failures = self._entries.attach(sorted(wanted - believed))
+        failures, changed = self._entries.attach(sorted(wanted - believed))
+        self._note_repaired(self._covered.intersection(changed))
         self._entries.forget({device.ifindex for device in wanted}, sorted(others))
         self._covered = wanted - failures.keys()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
-        return RETRY_S if self._failures or self._facts_failure else CHECK_S
+        return RETRY_S if self._failures or self._facts_failure else self._check_s
 
     def use(self, options: Options) -> None:
         """Take over the options as the Node makes them; called by the thread that knows it."""
@@ -131,8 +134,12 @@ class Cover:
         now = self._clock()
         if now < self._check_at:
             return False
-        self._check_at = now + CHECK_S
+        self._check_at = now + self._check_s
         return True
+
+    def _note_repaired(self, repaired: set[Device]) -> None:
+        for device in sorted(repaired):
+            log.warning("programs were gone from %s: attached again", device.name)
 
     def _note(self, failures: dict[Device, str]) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import threading
 
 from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
-from pyproxy.agent.cover import CHECK_S, Cover
+from pyproxy.agent.cover import Cover
 from pyproxy.agent.kernel import Loading, forget_former_programs
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
@@ -82,8 +82,9 @@ def _run(
             config.options,
             config.devices,
             lambda: messages.put(CoverChanged()),
+            check_s=config.sync_period_s,
         )
-        watch = Watch(cover.refresh, CHECK_S)
+        watch = Watch(cover.refresh, config.sync_period_s)
         moves = _attach(config, loading, cover)
         watch.start()
         running.callback(watch.stop)

@@ -73,6 +73,7 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         devices=_devices(flags["devices"], own),
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
+        sync_period_s=config.sync_period_s,
     )
 
 

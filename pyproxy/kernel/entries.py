@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import links
@@ -27,6 +28,13 @@ SIDES = (("egress", TCX_EGRESS, EGRESS), ("ingress", TCX_INGRESS, INGRESS))
 def entry_of(device: Device, side: str) -> str:
     """Return the name of the program that fits a device's side: "ingress" or "egress"."""
     return side if device.has_link_layer else f"{side}_l3"
+
+
+class Attached(NamedTuple):
+    """What attaching came to: which devices failed and why, and on which anything was changed."""
+
+    failures: dict[Device, str]
+    changed: set[Device]
 
 
 class Entries:
@@ -49,8 +57,8 @@ class Entries:
             array = self._programs[Family.IPV4] / OTHER_FAMILY_ARRAY
             fill_array(array, [six / entry.name for entry in ENTRIES])
 
-    def attach(self, devices: Sequence[Device]) -> dict[Device, str]:
-        """Attach to devices; return what failed and why.
+    def attach(self, devices: Sequence[Device]) -> Attached:
+        """Attach to devices; return what failed and what had to be changed.
 
         Programs that are attached are replaced on one side of all devices before the other.
         Devices that have none are covered one after the other: each takes two RCU grace periods.
@@ -61,23 +69,23 @@ class Entries:
         new = [device for device in devices if device.ifindex not in attached]
         turns = [(device, side) for side in SIDES for device in old]
         turns += [(device, side) for device in new for side in SIDES]
-        failures: dict[Device, str] = {}
+        done = Attached({}, set())
         for device, side in turns:
             # half covered, a device would have its requests translated and not their answers
-            if device not in failures:
+            if device not in done.failures:
                 try:
-                    self._attach(device, *side)
+                    if self._attach(device, *side):
+                        done.changed.add(device)
                 except KernelError as error:
-                    failures[device] = str(error)
-        return failures
+                    done.failures[device] = str(error)
+        return done
 
-    def _attach(self, device: Device, side: str, attach_type: int, parent: int) -> None:
+    def _attach(self, device: Device, side: str, attach_type: int, parent: int) -> bool:
         program = self._programs[Family.IPV4] / entry_of(device, side)
         if self._clsact:
-            self._clsact.ensure(Filter(device.ifindex, parent), program)
-            return
+            return self._clsact.ensure(Filter(device.ifindex, parent), program)
         pin = self._pins.devices / f"{device.ifindex}-{side}"
-        links.ensure(pin, program, device.ifindex, device.ifindex, attach_type, first=True)
+        return links.ensure(pin, program, device.ifindex, device.ifindex, attach_type, first=True)
 
     def _attached(self, devices: Iterable[Device]) -> set[int]:
         """Return the devices that have programs of ours, whichever."""

@@ -14,15 +14,17 @@ from pyproxy.kube.addresses import parse_address, parse_prefix
 from pyproxy.kube.configfields import FIELDS
 from pyproxy.kube.configtypes import LONGEST_TIMEOUT_S
 from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
-from pyproxy.kube.durations import whole_seconds
+from pyproxy.kube.durations import parse_duration, whole_seconds
 from pyproxy.kube.proxyoptions import proxy_options
 from pyproxy.model import Address, Prefix, address_text, family_of
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import ConnectionTimeouts
 
 SCHEMA = Schema("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", FIELDS)
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
+SYNC_PERIOD_S = 30.0  # parity A19.6
+SHORTEST_PERIOD_S = 1.0
 
 _CONNTRACK_SIZE = ("conntrack.maxPerCore", "conntrack.min")
 
@@ -40,8 +42,9 @@ class ProxyConfig(NamedTuple):
     `node_name` is "" where the file has no hostnameOverride. `cluster_cidrs` has at most one
     prefix a family. `kubeconfig` is where the API server is found if no flag says so, None for
     in-cluster. `options` has what the file says of traffic, but for name and CIDRs. Of `timeouts` a
-    file gives those that kube-proxy sets in the kernel (A17.2). `warnings` name the fields that
-    were passed over, for the log.
+    file gives those that kube-proxy sets in the kernel (A17.2). `sync_period_s` is how often the
+    kernel is looked at: what others have changed there is restored (A15.8). `warnings`
+    name the fields that were passed over, for the log.
     """
 
     node_name: str = ""
@@ -52,6 +55,7 @@ class ProxyConfig(NamedTuple):
     kubeconfig: Path | None = None
     options: Options = Options("")
     timeouts: ConnectionTimeouts = ConnectionTimeouts()
+    sync_period_s: float = SYNC_PERIOD_S
     warnings: tuple[str, ...] = ()
 
 
@@ -133,8 +137,19 @@ def _validated(found: Walk) -> ProxyConfig:
         kubeconfig=found.parsed("clientConnection.kubeconfig", Path, None),
         options=proxy_options(found),
         timeouts=timeouts,
+        sync_period_s=found.parsed(
+            f"{found.text('mode') or Mode.IPTABLES.value}.syncPeriod", _parse_period, SYNC_PERIOD_S
+        ),
         warnings=(*found.warnings, *_without_meaning(found)),
     )
+
+
+def _parse_period(text: str) -> float:
+    """Return a syncPeriod in seconds; the shortest are too short for us. Raises ValueError."""
+    found = parse_duration(text) / 1e9
+    if found <= 0:
+        raise ValueError(f"{text!r} must be more than 0s")
+    return max(found, SHORTEST_PERIOD_S)
 
 
 def _timeouts(found: Walk) -> ConnectionTimeouts:

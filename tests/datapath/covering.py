@@ -43,7 +43,7 @@ class Covering:
 
     def attach(self, wanted: list[Device]) -> dict[Device, str]:
         """Attach to devices; return what failed and why."""
-        return self.wire.inside(lambda: self._entries.attach(wanted))
+        return self.wire.inside(lambda: self._entries.attach(wanted).failures)
 
     def forget(self, present: list[Device]) -> None:
         """Unpin what is for other devices than these."""

@@ -176,7 +176,7 @@ class Node:
         """
         entries = self.entries(self.directory)
         where = Where(namespace or self.namespace)
-        return children.run(where, lambda: entries.attach(devices))
+        return children.run(where, lambda: entries.attach(devices).failures)
 
     def detach(self, devices: Iterable[Device] = (), namespace: Path | None = None) -> None:
         """Take the packet path off everything: links of all devices, filters of these."""

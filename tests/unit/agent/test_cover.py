@@ -13,6 +13,7 @@ from pyproxy.errors import MapFullError
 from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.devices import Device
+from pyproxy.kernel.entries import Attached
 from pyproxy.model import Family
 from pyproxy.plan.options import DetectLocalMode, Options
 
@@ -20,6 +21,7 @@ ETH, POD, OTHER = (Device(n, name, True) for n, name in ((2, "eth0"), (3, "pod3"
 
 
 HERE = Options("here")
+CHECK_S = 30.0
 
 
 class Node:
@@ -29,6 +31,7 @@ class Node:
         self.devices = [ETH]
         self.failing: dict[Device, str] = {}
         self.vanishing: set[Device] = set()
+        self.stripped: set[Device] = set()
         self.log: list[str] = []
         self.now = 1000.0
         self.told: list[list[str]] = []
@@ -65,12 +68,13 @@ class Node:
         """Note which devices are described."""
         self.log.append(f"facts {sorted(facts)}")
 
-    def attach(self, devices: list[Device]) -> dict[Device, str]:
+    def attach(self, devices: list[Device]) -> Attached:
         """Note to which devices is attached; some fail, some vanish just then."""
         self.log += [f"attach {each.name}" for each in devices]
         gone = {each: "No such device" for each in devices if each in self.vanishing}
         self.devices = [each for each in self.devices if each not in gone]
-        return gone | {each: why for each, why in self.failing.items() if each in devices}
+        failures = gone | {each: why for each, why in self.failing.items() if each in devices}
+        return Attached(failures, self.stripped)
 
     def forget(self, wanted: set[int], others: Iterable[Device]) -> None:
         """Note which devices' programs stay, and which go though the device is there."""
@@ -99,6 +103,7 @@ def covering(node: Node, *patterns: str, options: Options = HERE) -> Cover:
         options,
         patterns,
         lambda: node.told.append(made.failures),
+        check_s=CHECK_S,
         clock=lambda: node.now,
     )
     return made
@@ -122,9 +127,9 @@ def test_a_device_is_covered_once(node: Node) -> None:
 def test_all_devices_are_looked_at_again_now_and_then(node: Node) -> None:
     """Somebody may have deleted a filter, its qdisc or a link, of which no message tells."""
     made = covering(node)
-    assert made.refresh() == cover.CHECK_S
+    assert made.refresh() == CHECK_S
     node.log.clear()
-    node.now += cover.CHECK_S - 1
+    node.now += CHECK_S - 1
     made.refresh()
     assert "attach eth0" not in node.log
     node.now += 1
@@ -132,6 +137,19 @@ def test_all_devices_are_looked_at_again_now_and_then(node: Node) -> None:
     assert node.log.count("attach eth0") == 1
     made.refresh()
     assert node.log.count("attach eth0") == 1
+
+
+def test_programs_that_were_taken_off_are_told_of(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a device that counted as covered; on a new one there were none."""
+    made = covering(node)
+    node.stripped = {ETH}
+    made.refresh()
+    assert caplog.messages == []
+    node.now += CHECK_S
+    made.refresh()
+    assert caplog.messages == ["programs were gone from eth0: attached again"]
 
 
 def test_a_device_that_goes_is_forgotten_and_covered_when_it_is_back(node: Node) -> None:

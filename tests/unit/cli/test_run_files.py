@@ -19,6 +19,7 @@ PROXY_FILE = """apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: /from/file}
 conntrack: {tcpEstablishedTimeout: 2h, tcpCloseWaitTimeout: 0s, udpTimeout: 5s}
+iptables: {syncPeriod: 20s}
 """
 OWN_FILE = """apiVersion: pyproxy/v1alpha1
 kind: PyproxyConfiguration
@@ -119,6 +120,7 @@ def test_timeouts_come_from_both_files(
     from_proxy = ConnectionTimeouts(tcp_established=7200, udp=5)
     config = config_of(started, "--config", proxy_file)
     assert config.connections == ConnectionTable(timeouts=from_proxy)
+    assert config.sync_period_s == 20
     config = config_of(started, "--config", proxy_file, "--pyproxy-config", own_file)
     both = from_proxy._replace(tcp_opening=7, tcp_closed=3)
     assert config.connections == ConnectionTable(2000, both)

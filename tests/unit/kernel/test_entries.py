@@ -46,7 +46,7 @@ def attached(
     """Attach to devices by tcx, over links that stand for the kernel's; return failures."""
     monkeypatch.setattr("pyproxy.kernel.links.ensure", links.ensure)
     programs = {Family.IPV4: tmp_path / "four", Family.IPV6: tmp_path / "six"}
-    return Entries(tmp_path, programs, tmp_path, tcx=True).attach(devices)
+    return Entries(tmp_path, programs, tmp_path, tcx=True).attach(devices).failures
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_rule_23_filters_are_replaced_in_the_same_order(tmp_path: Path, filters:
     """No pins say which devices have them: the devices do."""
     new = Device(8, "veth8", True)
     made = Entries(tmp_path, {Family.IPV4: tmp_path}, tmp_path, tcx=False)
-    assert made.attach([new, ETH, POD, TUN]) == {}
+    assert made.attach([new, ETH, POD, TUN]) == ({}, {new, ETH, POD, TUN})
     assert filters.done == [
         ("egress", 2), ("egress", 7), ("ingress", 2), ("ingress", 7),
         ("egress", 8), ("ingress", 8), ("egress_l3", 9), ("ingress_l3", 9),

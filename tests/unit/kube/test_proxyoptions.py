@@ -50,6 +50,30 @@ def test_masquerade_all_is_the_modes_own(text: str, *, masquerades: bool) -> Non
     assert options(text).masquerade_all is masquerades
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 30.0),
+        ("iptables: {syncPeriod: 10s}", 10.0),
+        ("iptables: {syncPeriod: 2500ms}", 2.5),
+        ("iptables: {syncPeriod: 1ms}", 1.0),
+        ("nftables: {syncPeriod: 10s}", 30.0),
+        ("mode: nftables\nnftables: {syncPeriod: 10s}", 10.0),
+        ("mode: ipvs\nipvs: {syncPeriod: 10s}\niptables: {syncPeriod: 20s}", 10.0),
+    ],
+)
+def test_the_sync_period_is_the_modes_own(text: str, seconds: float) -> None:
+    """30 s by default (A19.6, A19.9); one that would be all we do is a second."""
+    assert parse_config((HEAD + text).encode()).sync_period_s == seconds
+
+
+@pytest.mark.parametrize("period", ["0s", "-1s"])
+def test_a_sync_period_is_more_than_nothing(period: str) -> None:
+    """kube-proxy refuses it, too (A19.11)."""
+    with pytest.raises(ConfigError, match=r"iptables\.syncPeriod: .* more than 0s"):
+        parse_config((HEAD + f"iptables: {{syncPeriod: {period}}}").encode())
+
+
 def test_node_port_addresses() -> None:
     """CIDRs, or the word primary alone (A7.1, A7.2)."""
     found = options("nodePortAddresses: [10.0.0.0/8, 'fd00::/64']")
