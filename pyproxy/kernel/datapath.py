@@ -15,7 +15,16 @@ from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.strict import ClusterCidrs
 from pyproxy.model import Address, Family, Prefix, Protocol, ServicePortName
-from pyproxy.sync.api import FrontendValue, Header, NamedService, Room, Run, SlotBackend, Snapshot
+from pyproxy.sync.api import (
+    Counts,
+    FrontendValue,
+    Header,
+    NamedService,
+    Room,
+    Run,
+    SlotBackend,
+    Snapshot,
+)
 from pyproxy.tables import BackendFlag, FrontendKey, Kind, Member
 
 _FRONTEND_KEY = ("addr", "port", "proto")
@@ -115,10 +124,11 @@ class KernelDatapath:
             names,
             {service: tuple(found) for service, found in members.items()},
             {number: text(name) for (number,), (name,) in self.nodes.items()},
-            self._read_sources(),
+            self.read_sources(),
         )
 
-    def _read_sources(self) -> dict[int, tuple[Prefix, ...]]:
+    def read_sources(self) -> dict[int, tuple[Prefix, ...]]:
+        """Return who may ask which service."""
         found: dict[int, list[Prefix]] = {}
         for length, service, address in (key for key, _ in self.sources.items()):
             found.setdefault(service, []).append(Prefix(address, length - _SERVICE_BITS))
@@ -158,6 +168,34 @@ class KernelDatapath:
             backends.append(SlotBackend(*rest))
         return Run(first, generation, header, tuple(backends))
 
+    def counts(self) -> Counts:
+        """Return how many entries the maps have now."""
+        return Counts(*map(len, (self.frontends, self.members, self.names, self.nodes)))
+
+    def lacking_frontends(
+        self, items: Sequence[tuple[FrontendKey, FrontendValue]]
+    ) -> list[tuple[FrontendKey, FrontendValue]]:
+        """Return those that are not in the map just as put_frontends() writes them."""
+        return [item for item in items if not self.frontends.has(*_frontend_item(*item))]
+
+    def lacking_members(self, items: Sequence[tuple[int, Member]]) -> list[tuple[int, Member]]:
+        """Return those that are not in the map just as put_members() writes them."""
+        return [item for item in items if not self.members.has(*_member_item(*item))]
+
+    def lacking_names(
+        self, items: Sequence[tuple[int, NamedService]]
+    ) -> list[tuple[int, NamedService]]:
+        """Return those that are not in the map just as put_names() writes them."""
+        return [item for item in items if not self.names.has(*_name_item(*item))]
+
+    def lacking_nodes(self, items: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Return those that are not in the map just as put_nodes() writes them."""
+        return [item for item in items if not self.nodes.has(*_node_item(*item))]
+
+    def mend_marks(self) -> int:
+        """Mark all frontends again, and no others; return how many marks were wrong."""
+        return self._frontend_marks.mend()
+
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends; packets to them are looked at from before that on."""
         added, replaced = [], []
@@ -171,12 +209,7 @@ class KernelDatapath:
                     self._frontend_marks.remove(key)
                     replaced.append((key, before.kind))
                 self._marked[key] = shape
-        self.frontends.update(
-            [
-                (key, (to.service, addr_fold(key.address), *key[1:], to.kind, int(to.filtered)))
-                for key, to in items
-            ]
-        )
+        self.frontends.update([_frontend_item(*item) for item in items])
         self._cluster.add(added)
         self._cluster.remove(replaced)
 
@@ -202,7 +235,7 @@ class KernelDatapath:
 
     def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
         """Write members."""
-        self.members.update([((s, m.address, m.port), (int(m.flags),)) for s, m in items])
+        self.members.update([_member_item(*item) for item in items])
 
     def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
         """Delete members."""
@@ -218,7 +251,7 @@ class KernelDatapath:
 
     def put_names(self, items: Sequence[tuple[int, NamedService]]) -> None:
         """Write who service ids are."""
-        self.names.update([((service,), _name_fields(named)) for service, named in items])
+        self.names.update([_name_item(*item) for item in items])
 
     def delete_names(self, services: Iterable[int]) -> None:
         """Forget who service ids are."""
@@ -226,7 +259,7 @@ class KernelDatapath:
 
     def put_nodes(self, items: Sequence[tuple[int, str]]) -> None:
         """Write node names."""
-        self.nodes.update([((number,), (name.encode(),)) for number, name in items])
+        self.nodes.update([_node_item(*item) for item in items])
 
     def delete_nodes(self, nodes: Iterable[int]) -> None:
         """Forget node names."""
@@ -234,16 +267,28 @@ class KernelDatapath:
 
     def write_run(self, service: int, run: Run) -> None:
         """Write a header and its backends to slots that nothing reads."""
+        self.slots.write(run.first, self._packed(service, run))
+
+    def has_run(self, service: int, run: Run) -> bool:
+        """Return whether the slots hold a run just as write_run() writes it."""
+        return self.slots.read(run.first, 1 + len(run.backends)) == self._packed(service, run)
+
+    def _packed(self, service: int, run: Run) -> bytes:
         parts = [self._header.pack(service, run.generation, *run.header)]
         pack = self._backend.pack
         parts += [
             pack(service, run.generation, b.address, b.port, b.flags, b.node) for b in run.backends
         ]
-        self.slots.write(run.first, b"".join(parts))
+        return b"".join(parts)
 
     def generation(self, service: int) -> int:
         """Return the last generation of a service id."""
-        return int(self._service.unpack(self.services.read(service))[1])
+        return self.published(service)[1]
+
+    def published(self, service: int) -> tuple[int, int]:
+        """Return first slot and generation of the run that a service has, as publish() stores."""
+        first, generation = self._service.unpack(self.services.read(service))
+        return first, generation
 
     def publish(self, service: int, first: int, generation: int) -> None:
         """Make a run the service's, in one aligned 8-byte store."""
@@ -253,6 +298,25 @@ class KernelDatapath:
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""
         wait_for_readers()
+
+
+_Item = tuple[tuple[Any, ...], tuple[Any, ...]]  # key and value, as HashMap takes them
+
+
+def _frontend_item(key: FrontendKey, to: FrontendValue) -> _Item:
+    return key, (to.service, addr_fold(key.address), *key[1:], to.kind, int(to.filtered))
+
+
+def _member_item(service: int, member: Member) -> _Item:
+    return (service, member.address, member.port), (int(member.flags),)
+
+
+def _name_item(service: int, named: NamedService) -> _Item:
+    return (service,), _name_fields(named)
+
+
+def _node_item(number: int, name: str) -> _Item:
+    return (number,), (name.encode(),)
 
 
 def _source_key(service: int, source: Prefix) -> tuple[int, int, bytes]:

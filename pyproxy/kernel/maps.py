@@ -45,6 +45,11 @@ class HashMap:
             values = b"".join(self.value.pack(*value) for _, value in part)
             libbpf.map_update_batch(self.fd, keys, values, len(part))
 
+    def has(self, key: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
+        """Return whether an element is in the map as update() writes it, to the last byte."""
+        found = libbpf.map_lookup(self.fd, self.key.pack(*key), self.info.value_size)
+        return found == self.value.pack(*value)
+
     def delete(self, keys: Iterable[tuple[Any, ...]]) -> None:
         """Delete elements; those that are gone already are not missed."""
         for key in keys:

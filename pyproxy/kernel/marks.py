@@ -7,6 +7,7 @@ a NodePort, which has no address, is looked at for ports in a range alone.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable
 
@@ -74,13 +75,18 @@ class FrontendMarks:
         for key, to in frontends:
             self._counts[endpoint_hash(key.address, key.port)] += 1
             self._note(key, to)
-        self._store_settings()
+        self.mend()
+
+    def mend(self) -> int:
+        """Store what is not in the kernel as it was stored; return how much that was."""
         present = self._marks.read(0, self._marks.max)[self._offset :: self._marks.stride]
         wanted = bytes(map(bool, self._counts))
+        wrong = []
         if present != wanted:
-            for index in range(len(wanted)):
-                if present[index] != wanted[index]:
-                    self._store(index)
+            wrong = [index for index in range(len(wanted)) if present[index] != wanted[index]]
+        for index in wrong:
+            self._store(index)
+        return len(wrong) + self._store_settings()
 
     def add(self, key: FrontendKey, to: FrontendValue) -> None:
         """Mark a frontend that is about to be written."""
@@ -115,10 +121,17 @@ class FrontendMarks:
             self._node_ports = range(min(ports[0], key.port), max(ports[-1], key.port) + 1)
         return before != (self._prefixes, self._node_ports)
 
-    def _store_settings(self) -> None:
+    def _store_settings(self) -> int:
+        """Say "perhaps" of what there is; return how many settings said something else."""
         ports = self._node_ports
-        self._settings.store(SETTINGS.index(PREFIXES), self._prefixes | self._strict)
-        self._settings.store(SETTINGS.index(NODE_PORT_RANGE), ports.start | len(ports) << 32)
+        said = {PREFIXES: self._prefixes | self._strict, NODE_PORT_RANGE: ports.start | len(ports) << 32}
+        wrong = [name for name, word in said.items() if self._setting(name) != word]
+        for name in wrong:
+            self._settings.store(SETTINGS.index(name), said[name])
+        return len(wrong)
+
+    def _setting(self, name: str) -> int:
+        return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
 
     def _store(self, index: int) -> None:
         self._marks.write_byte(index, self._offset, int(bool(self._counts[index])))

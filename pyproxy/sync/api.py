@@ -73,6 +73,15 @@ class Snapshot(NamedTuple):
     sources: dict[int, tuple[Prefix, ...]]
 
 
+class Counts(NamedTuple):
+    """How many entries the maps have now."""
+
+    frontends: int
+    members: int
+    names: int
+    nodes: int
+
+
 class Room(NamedTuple):
     """How many entries each map holds at most."""
 
@@ -99,6 +108,46 @@ class Datapath(Protocol):
 
     def read(self) -> Snapshot:
         """Return everything that is in the maps; runs whose slots are not theirs are left out."""
+        ...
+
+    def counts(self) -> Counts:
+        """Return how many entries the maps have now."""
+        ...
+
+    def read_sources(self) -> dict[int, tuple[Prefix, ...]]:
+        """Return who may ask which service."""
+        ...
+
+    def lacking_frontends(
+        self, items: Sequence[tuple[FrontendKey, FrontendValue]]
+    ) -> list[tuple[FrontendKey, FrontendValue]]:
+        """Return those that are not in the map just as put_frontends() writes them."""
+        ...
+
+    def lacking_members(self, items: Sequence[tuple[int, Member]]) -> list[tuple[int, Member]]:
+        """Return those that are not in the map just as put_members() writes them."""
+        ...
+
+    def lacking_names(
+        self, items: Sequence[tuple[int, NamedService]]
+    ) -> list[tuple[int, NamedService]]:
+        """Return those that are not in the map just as put_names() writes them."""
+        ...
+
+    def lacking_nodes(self, items: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Return those that are not in the map just as put_nodes() writes them."""
+        ...
+
+    def published(self, service: int) -> tuple[int, int]:
+        """Return first slot and generation of the run that a service has, as publish() stores."""
+        ...
+
+    def has_run(self, service: int, run: Run) -> bool:
+        """Return whether the slots hold a run just as write_run() writes it."""
+        ...
+
+    def mend_marks(self) -> int:
+        """Mark all frontends again, and no others; return how many marks were wrong."""
         ...
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class Ids:
@@ -89,6 +89,10 @@ class NodeNumbers:
         """Keep numbers from being handed out until free() gets them."""
         for number in numbers:
             self._ids.adopt(number)
+
+    def numbers(self) -> Iterator[tuple[int, str]]:
+        """Yield each number that is in use, and its name."""
+        return ((number, name) for name, number in self._numbers.items())
 
     def adopt(self, name: str, number: int) -> None:
         """Take a name whose number is in the kernel already."""

@@ -51,6 +51,19 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     return ""
 
 
+def renew(books: Books, work: Work, name: ServicePortName) -> bool:
+    """Add to work what gives a service port the same backends in other slots, and note it.
+
+    Returns False if there are none.
+    """
+    entry = books.programmed[name]
+    run = _run(books, work, entry.service, entry, entry.state, anew=True)
+    if run is None:
+        return False
+    books.enter(name, entry._replace(run=run))
+    return True
+
+
 def remove(books: Books, work: Work, name: ServicePortName) -> None:
     """Add to work what takes a service port out of the kernel, and note it in the books."""
     entry = books.programmed[name]

