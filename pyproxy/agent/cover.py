@@ -114,13 +114,19 @@ class Cover:
         try:
             with self._facts_lock:
                 for family, path in self._paths.items():
-                    path.write_devices(device_facts(family, everything, self._options))
+                    facts = device_facts(family, everything, self._options)
+                    harmed = path.write_devices(facts)
                     addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
-                    path.write_hop_sources(hop_sources(addresses, hops))
+                    harmed = path.write_hop_sources(hop_sources(addresses, hops)) or harmed
                     if self._knows_node:
                         found = node_addresses(family, everything, self._options)
-                        path.write_addresses(found)
+                        harmed = path.write_addresses(found) or harmed
                         self._addresses[family] = frozenset(found)
+                    if harmed:
+                        log.warning(
+                            "%s: devices or addresses were changed in our maps: written again",
+                            family.label,
+                        )
         except (KernelError, OSError) as error:
             self._facts_failure = str(error)
         else:

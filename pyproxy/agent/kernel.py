@@ -33,13 +33,14 @@ def families(if_inet6: Path = IF_INET6) -> tuple[Family, ...]:
 
 
 class Loaded(NamedTuple):
-    """One family in the kernel."""
+    """One family in the kernel; `pinned` are the pins of all programs and maps."""
 
     pins: Pins
     digest: str
     datapath: KernelDatapath
     path: PacketPath
     connections: Connections
+    pinned: tuple[Path, ...] = ()
 
     @property
     def programs(self) -> Path:
@@ -115,7 +116,8 @@ class Loading:
             where = self._config.cgroup_root
             log.info("attached %d %s socket programs to %s", changed, request.family.label, where)
         connections = Connections(request.connections, pins.maps)
-        return Loaded(pins, digest, KernelDatapath(pins), path, connections)
+        pinned = tuple(filter(Path.exists, load.pinned(request)))
+        return Loaded(pins, digest, KernelDatapath(pins), path, connections, pinned)
 
 
 def _former_tables(request: load.Request) -> tuple[Path, ...]:

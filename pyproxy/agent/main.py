@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
 
 from pyproxy.agent import report
@@ -18,6 +19,7 @@ from pyproxy.agent.kernel import Loading, forget_former_programs
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.sweeper import Sweeper
+from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, cleanup, features
 from pyproxy.kernel.devices import Watch
@@ -60,9 +62,18 @@ def run(config: RunConfig) -> None:
         _run(config, messages, stopping)
     except LoadingEndedError:
         log.info("stopped before the programs were loaded")
+    except PinsGoneError as error:
+        log.warning("%s: starting anew", error)
+        # which lets go of the lock, too
+        _start_anew()
     finally:
         lock.release()
     log.info("stopped; what is loaded stays and goes on serving")
+
+
+def _start_anew() -> None:
+    """Become the same command again: what is missing is loaded, and every map is written."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - it is ourselves
 
 
 def _run(

@@ -25,6 +25,7 @@ from pyproxy.agent.ownips import OwnClusterIPs
 from pyproxy.agent.problems import not_attached
 from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
+from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.model import Family
@@ -71,6 +72,7 @@ class Agent:
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
+        self._upkeep = Upkeep(config.cgroup_root, loaded, self._syncers, config.sync_period_s)
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
@@ -83,14 +85,21 @@ class Agent:
         return Health(healthy, self._syncers.last_success)
 
     def run(self) -> str:
-        """Handle messages until Stop; return its reason."""
+        """Handle messages until Stop; return its reason.
+
+        Raises PinsGoneError where everything has to be loaded anew.
+        """
         while True:
             messages = self._wait()
             stops = [each for each in messages if isinstance(each, Stop)]
             if stops:
                 self._report()
                 return stops[0].reason
-            self._handle(messages)
+            is_due = self._synced and not self._upkeep.patience()
+            if messages or not is_due:
+                self._handle(messages)
+            if is_due:
+                self._upkeep.step()
 
     def _wait(self) -> list[Message]:
         try:
@@ -106,6 +115,8 @@ class Agent:
         due = []
         if self._synced and self._syncers.has_idle_work:
             due.append(IDLE_S)
+        if self._synced:
+            due.append(self._upkeep.patience())
         if self._changed:
             due.append(max(self._report_due - time.monotonic(), 0))
         if self._syncers.retry_at is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
@@ -105,15 +106,36 @@ class Syncers:
         try:
             written = syncer.apply(plans, may_lack)
         except KernelError as error:
-            log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)
-            self._failed[family] = str(error)
-            self.retry_at = time.monotonic() + self._retry_after_s
-            self._retry_after_s = min(self._retry_after_s * 2, RETRY_MOST_S)
+            self._fail(family, error)
             return 0
         self._failed.pop(family, None)
         for name in syncer.refused.keys() - known:
             log.error("%s is not programmed for %s: %s", name, family.label, syncer.refused[name])
         return written
+
+    def _fail(self, family: Family, error: KernelError) -> None:
+        log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)
+        self._failed[family] = str(error)
+        self.retry_at = time.monotonic() + self._retry_after_s
+        self._retry_after_s = min(self._retry_after_s * 2, RETRY_MOST_S)
+
+    def audit(self) -> Iterator[None]:
+        """Compare the maps with what was written, in steps of a few ms; mend and tell of harm."""
+        for family, syncer in self.syncers.items():
+            harm: Counter[str] = Counter()
+            try:
+                for mended in syncer.audit():
+                    harm.update(mended)
+                    yield
+            except KernelError as error:
+                self._fail(family, error)
+            if harm:
+                told = ", ".join(f"{number} in {name}" for name, number in sorted(harm.items()))
+                log.warning(
+                    "%s: entries of our maps were missing or changed: %s; written again",
+                    family.label,
+                    told,
+                )
 
     def idle(self) -> None:
         """Use a quiet moment: free what was replaced, and place what did not fit."""

@@ -8,7 +8,7 @@ to the IPv6 object's by a tail call, which is cheaper than a second program for 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,15 @@ SIDES = (("egress", TCX_EGRESS, EGRESS), ("ingress", TCX_INGRESS, INGRESS))
 def entry_of(device: Device, side: str) -> str:
     """Return the name of the program that fits a device's side: "ingress" or "egress"."""
     return side if device.has_link_layer else f"{side}_l3"
+
+
+def join(programs: Mapping[Family, Path]) -> int:
+    """Let the IPv4 programs hand packets over to the IPv6 ones; return how many did not."""
+    six = programs.get(Family.IPV6)
+    if six is None:
+        return 0
+    array = programs[Family.IPV4] / OTHER_FAMILY_ARRAY
+    return fill_array(array, [six / entry.name for entry in ENTRIES])
 
 
 class Attached(NamedTuple):
@@ -52,10 +61,7 @@ class Entries:
 
     def join(self) -> None:
         """Let the IPv4 programs hand packets over to the IPv6 ones."""
-        six = self._programs.get(Family.IPV6)
-        if six:
-            array = self._programs[Family.IPV4] / OTHER_FAMILY_ARRAY
-            fill_array(array, [six / entry.name for entry in ENTRIES])
+        join(self._programs)
 
     def attach(self, devices: Sequence[Device]) -> Attached:
         """Attach to devices; return what failed and what had to be changed.

@@ -43,6 +43,13 @@ LOAD_TIMEOUT_S = 120
 ASK_EVERY_S = 0.1
 
 FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
+SHARED_MAPS = ("connected", "socket_marks")  # in bpf/shared.h
+# PINNED in bpf/maps.h
+MAPS = (
+    "affinity", "counters", "devices", "frontends", "local_cidrs", "marks", "members", "moments",
+    "node_addresses", "node_names", "service_names", "services", "settings", "slots", "sock_nat",
+    "sources", "udp_backends", "udp_services",
+)  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -104,14 +111,30 @@ def _from_json(text: str) -> list[Request]:
     ]
 
 
-def is_loaded(request: Request) -> bool:
-    """Return whether these very programs are pinned already, all of them, and their connections.
+def fill_stages(programs: Path) -> int:
+    """Put the stages into their array, beside which they are pinned; return how many it lacked."""
+    return fill_array(programs / STAGE_ARRAY, [programs / stage.name for stage in STAGES])
 
-    Programs may outlive their table, where a device could not be given others.
-    """
+
+def pinned(request: Request) -> list[Path]:
+    """Return the pins of everything that is loaded for a request: programs and maps, not links."""
     directory = request.pins.programs(request.build().digest)
-    pins = [directory / program.name for program in programs(request.family)]
-    return all(pin.exists() for pin in (*pins, *map(request.connections.joinpath, FLOW_MAPS)))
+    names = [program.name for program in programs(request.family)]
+    return [
+        *(directory / name for name in (*names, STAGE_ARRAY, OTHER_FAMILY_ARRAY)),
+        *map(request.connections.joinpath, FLOW_MAPS),
+        *map(request.pins.maps.joinpath, MAPS),
+        *map(request.pins.shared.joinpath, SHARED_MAPS),
+    ]
+
+
+def is_loaded(request: Request) -> bool:
+    """Return whether these very programs are pinned already, all of them, and their maps.
+
+    Programs may outlive their table, where a device could not be given others; and somebody may
+    have removed pins.
+    """
+    return all(pin.exists() for pin in pinned(request))
 
 
 def start(requests: Sequence[Request]) -> subprocess.Popen[str]:
@@ -203,7 +226,7 @@ def _load_programs(request: Request) -> None:
     # an array that is not pinned loses its programs with the last process that has it open
     for name in (STAGE_ARRAY, OTHER_FAMILY_ARRAY):
         libbpf.obj_pin(compiled.map_shape(name)[0], str(unfinished / name))
-    fill_array(unfinished / STAGE_ARRAY, [unfinished / stage.name for stage in STAGES])
+    fill_stages(unfinished)
     unfinished.rename(final)
 
 
@@ -227,13 +250,22 @@ def look_back(programs: Path, formers: int) -> None:
                 (programs / of_former(program, place)).unlink(missing_ok=True)
 
 
-def fill_array(array: Path, wanted: Sequence[Path], first: int = 0) -> None:
-    """Put pinned programs into a pinned program array, in order, from an index on."""
+def fill_array(array: Path, wanted: Sequence[Path], first: int = 0) -> int:
+    """Put pinned programs into a pinned program array, in order, from an index on.
+
+    Returns how many were not there already.
+    """
+    changed = 0
     with opened(array) as fd:
         for index, program in enumerate(wanted, first):
             with opened(program) as program_fd:
-                key, value = index.to_bytes(4, sys.byteorder), program_fd.to_bytes(4, sys.byteorder)
-                libbpf.map_update(fd, key, value)
+                key = index.to_bytes(4, sys.byteorder)
+                # what is written as a descriptor is read as an id
+                there = libbpf.program_info(program_fd).id.to_bytes(4, sys.byteorder)
+                if libbpf.map_lookup(fd, key, 4) != there:
+                    libbpf.map_update(fd, key, program_fd.to_bytes(4, sys.byteorder))
+                    changed += 1
+    return changed
 
 
 def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None:

@@ -124,7 +124,10 @@ class FrontendMarks:
     def _store_settings(self) -> int:
         """Say "perhaps" of what there is; return how many settings said something else."""
         ports = self._node_ports
-        said = {PREFIXES: self._prefixes | self._strict, NODE_PORT_RANGE: ports.start | len(ports) << 32}
+        said = {
+            PREFIXES: self._prefixes | self._strict,
+            NODE_PORT_RANGE: ports.start | len(ports) << 32,
+        }
         wrong = [name for name, word in said.items() if self._setting(name) != word]
         for name in wrong:
             self._settings.store(SETTINGS.index(name), said[name])

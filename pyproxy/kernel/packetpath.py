@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
 from pyproxy.kernel.hops import Way
@@ -97,6 +98,10 @@ class PacketPath:
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
         self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
         self._hops = HashMap(str(pins.maps / "hop_sources"), ("length", "ifindex", "addr"), ("",))
+        # what was written last, to tell whether somebody else has changed it
+        self._stored: dict[str, int] = {}
+        self._own_cidrs: tuple[Prefix, ...] | None = None
+        self._facts: dict[HashMap, dict[Any, Any]] = {}
 
     def close(self) -> None:
         """Close the maps."""
@@ -144,47 +149,69 @@ class PacketPath:
         """Say how pods are recognised, and what holds for all services."""
         # of several the first counts, as in kube-proxy (parity A9.14)
         own = [c for c in options.local_cidrs if family_of(c.address) is self._family][:1]
-        self._write_cidrs(own)
+        self._own_cidrs = tuple(own)
+        self._write_cidrs(self._own_cidrs)
         self._store("detector", _detector(self._family, options))
         self._store("policy", _policy(options))
 
+    def mend(self) -> list[str]:
+        """Write settings and CIDRs that are not as they were written; return which those were."""
+        wrong = [name for name, value in self._stored.items() if self._load(name) != value]
+        for name in wrong:
+            self._store(name, self._stored[name])
+        if self._own_cidrs is not None and self._write_cidrs(self._own_cidrs):
+            wrong.append("local_cidrs")
+        return wrong
+
     def _store(self, name: str, value: int) -> None:
+        self._stored[name] = int(value)
         self._settings.store(SETTINGS.index(name), value)
 
     def _load(self, name: str) -> int:
         return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
 
-    def _write_cidrs(self, wanted: Sequence[Prefix]) -> None:
+    def _write_cidrs(self, wanted: Sequence[Prefix]) -> bool:
+        """Make these the CIDRs; return whether there were others."""
         keys = {(cidr.length, cidr.address) for cidr in wanted}
-        self._cidrs.update([(key, (1,)) for key in sorted(keys)])
-        self._cidrs.delete(key for key, _ in self._cidrs.items() if key not in keys)
+        before = {key for key, _ in self._cidrs.items()}
+        self._cidrs.update([(key, (1,)) for key in sorted(keys - before)])
+        self._cidrs.delete(before - keys)
+        return before != keys
 
-    def write_addresses(self, wanted: Mapping[Address, NodeAddressFlag]) -> None:
-        """Say which addresses the node has; those that are not named are forgotten."""
-        before = {address: flags for (address,), (flags,) in self._addresses.items()}
-        changed = {a: int(flags) for a, flags in wanted.items() if before.get(a) != flags}
-        self._addresses.update([((address,), (flags,)) for address, flags in changed.items()])
-        gone = before.keys() - wanted.keys()
-        self._addresses.delete((address,) for address in gone)
+    def write_addresses(self, wanted: Mapping[Address, NodeAddressFlag]) -> bool:
+        """Say which addresses the node has; those that are not named are forgotten.
+
+        Returns whether somebody else has changed what was said before.
+        """
+        elements = {(address,): (int(flags),) for address, flags in wanted.items()}
+        gone = {key for key, _ in self._addresses.items()} - elements.keys()
+        harmed = self._write_facts(self._addresses, elements)
         if gone:
-            self._store(ADDRESS_EPOCH, (self._load(ADDRESS_EPOCH) + 1) & 0xFFFFFFFF)
+            # not by _store(): mend() is another thread's
+            epoch = (self._load(ADDRESS_EPOCH) + 1) & 0xFFFFFFFF
+            self._settings.store(SETTINGS.index(ADDRESS_EPOCH), epoch)
+        return harmed
 
-    def write_hop_sources(self, wanted: Mapping[Way, Address]) -> None:
-        """Say which of a device's addresses stand for clients; others are forgotten."""
-        before = {key: value for key, (value,) in self._hops.items()}
-        keys = {(32 + way.to.length, way.ifindex, way.to.address): a for way, a in wanted.items()}
-        changed = [(key, (a,)) for key, a in keys.items() if before.get(key) != a]
-        self._hops.delete(before.keys() - keys.keys())
-        self._hops.update(changed)
+    def write_hop_sources(self, wanted: Mapping[Way, Address]) -> bool:
+        """Say which of a device's addresses stand for clients; as write_addresses()."""
+        elements = {
+            (32 + way.to.length, way.ifindex, way.to.address): (a,) for way, a in wanted.items()
+        }
+        return self._write_facts(self._hops, elements)
 
-    def write_devices(self, facts: Mapping[int, DeviceFacts]) -> None:
-        """Say what the devices are; those that are not named are forgotten."""
-        before = dict(self._devices.items())
+    def write_devices(self, facts: Mapping[int, DeviceFacts]) -> bool:
+        """Say what the devices are; as write_addresses()."""
         none = bytes(self._family.address_bytes)
-        wanted = {(index,): (*fact[:-1], fact.gateway or none) for index, fact in facts.items()}
-        changed = [(key, value) for key, value in wanted.items() if before.get(key) != value]
-        self._devices.update(changed)
-        self._devices.delete(before.keys() - wanted.keys())
+        elements = {(index,): (*fact[:-1], fact.gateway or none) for index, fact in facts.items()}
+        return self._write_facts(self._devices, elements)
+
+    def _write_facts(self, into: HashMap, wanted: dict[Any, Any]) -> bool:
+        """Make these the elements of a map."""
+        before = dict(into.items())
+        into.delete(before.keys() - wanted.keys())
+        into.update([(key, value) for key, value in wanted.items() if before.get(key) != value])
+        said, self._facts[into] = self._facts.get(into, before), wanted
+        return said != before
 
 
 def _detector(family: Family, options: Options) -> Detector:

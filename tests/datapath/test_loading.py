@@ -252,6 +252,22 @@ def test_programs_without_their_connection_table_are_loaded_anew(root: Path) -> 
     assert {pin.name for pin in request.connections.iterdir()} == set(load.FLOW_MAPS)
 
 
+def test_programs_whose_pins_are_incomplete_are_loaded_anew(root: Path) -> None:
+    """Whichever pin somebody has removed; a start that took them for whole could never succeed."""
+    request = ipv6_request(root)
+    load.finish(load.start([request]))
+    everything = {pin for pin in root.rglob("*") if pin.is_file()}
+    assert set(load.pinned(request)) == everything
+    for pin in load.pinned(request):
+        pin.rename(aside := pin.with_name("aside"))
+        assert not load.is_loaded(request), pin
+        aside.rename(pin)
+    for pins in (request.pins.maps, request.pins.shared):
+        remove_tree(pins)
+    load.finish(load.start([request]))
+    assert load.is_loaded(request)
+
+
 def test_a_loader_that_is_killed_is_reported(root: Path) -> None:
     """A loader that ends without a word is a failure that says so; the next one does it all."""
     request = ipv6_request(root)

@@ -80,12 +80,16 @@ def _feed(world: World, item: Json) -> None:
 
 
 class FlowFile(NamedTuple):
-    """A file of cases. `others` counts the entries of sections that aren't packet cases."""
+    """A file of cases. `others` counts the entries of sections that aren't packet cases.
+
+    `sequences` are the ids of behaviours in several steps, which tests of their names follow.
+    """
 
     path: Path
     cases: tuple[Case, ...]
     found: int
     others: dict[str, int]
+    sequences: tuple[str, ...] = ()
 
 
 def read_flow_file(path: Path) -> FlowFile:
@@ -106,6 +110,7 @@ def read_flow_file(path: Path) -> FlowFile:
         cases=cases,
         found=sum(_count_flows(body, body["backends"]) for body in bodies),
         others={key: _entries(document[key]) for key in document if key not in _HEADER},
+        sequences=tuple(each["id"] for each in document.get("sequences") or ()),
     )
 
 

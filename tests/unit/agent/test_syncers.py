@@ -148,6 +148,42 @@ def test_sctp_is_served_where_the_port_stays(datapaths: dict[Family, FakeDatapat
     assert synced.unserved == {}
 
 
+def test_harm_is_told_by_map_and_mended(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line a family, whatever the number of steps."""
+    both = syncers(datapaths)
+    both.apply(changes(plan("a"), plan("b", vips=(2,))))
+    ours = datapaths[Family.IPV4]
+    before = dict(ours.frontends)
+    ours.frontends.clear()
+    ours.names.clear()
+    caplog.clear()
+    for _ in both.audit():
+        assert not both.failed
+    told = "IPv4: entries of our maps were missing or changed: 2 in frontends, 2 in service_names"
+    assert [message.partition(";")[0] for message in caplog.messages] == [told]
+    assert ours.frontends == before
+
+
+def test_harm_that_cannot_be_mended_is_tried_again(
+    datapaths: dict[Family, FakeDatapath],
+) -> None:
+    """As any write that failed; the other family is looked at all the same."""
+    both = syncers(datapaths)
+    both.apply(changes(plan("a")))
+    for each in datapaths.values():
+        each.frontends.clear()
+    datapaths[Family.IPV4].fail_at = datapaths[Family.IPV4].writes + 1
+    for _ in both.audit():
+        pass
+    assert both.retry_at is not None
+    assert len(datapaths[Family.IPV6].frontends) == 1
+    both.apply({})
+    assert not both.failed
+    assert len(datapaths[Family.IPV4].frontends) == 1
+
+
 def test_backends_are_counted_per_family(datapaths: dict[Family, FakeDatapath]) -> None:
     """A dual-stack service counts once, its backends in each family."""
     both = syncers(datapaths)
