@@ -54,12 +54,14 @@ def test_sequence_udp_server_pod_cycles(scene: Scene, way: str, family: int, to:
     old, new = (here.pods[1], here.pods[2] if to == "local" else there.pods[1])
     spec = LOCAL if to == "local" else {}
     app = scene.app("cycles")
-    prober = client_by(way, scene, here if to == "host-network" else here.pods[0]).prober
+    client = client_by(way, scene, here if to == "host-network" else here.pods[0])
+    prober = client.prober
     address = node_port("UDP", here, family) if to == "node-port" else app.udp(family)
     kept = replace(address, source_port=SOURCE_PORT, timeout_s=0.5)
     fresh = replace(address, source_port=SOURCE_PORT + 1, connected=True)
     scene.put(f"{app.name}.json", with_node_ports(app, **spec), *app.slices([old]))
-    expect_members(scene, app, {old: True})
+    # an answer of the outside host to this port, if it came late, would let more pass (rule 3)
+    scene.await_answers(client, address, [old])
     prober.open("kept", kept)
     for pod in (old, new):
         if pod is new:
@@ -77,7 +79,8 @@ def test_sequence_udp_target_port_changes(scene: Scene, way: str, family: int, t
     """The pod stays and its port changes: the same socket reaches the pod's second container."""
     here, there = scene.cluster.nodes
     pod, app = there.pods[1], scene.app("target")
-    prober = client_by(way, scene, here.pods[0]).prober
+    client = client_by(way, scene, here.pods[0])
+    prober = client.prober
     address = node_port("UDP", here, family) if to == "node-port" else app.udp(family)
     kept = replace(address, source_port=SOURCE_PORT, timeout_s=0.5)
     second = pod.python("respond.py", "second", str(SECOND_PORT))
@@ -87,6 +90,9 @@ def test_sequence_udp_target_port_changes(scene: Scene, way: str, family: int, t
         for number, container in ((8080, pod.name), (SECOND_PORT, "second")):
             slices = [app.slice(f, [pod], number=number) for f in FAMILIES]
             scene.put(f"{app.name}.json", with_node_ports(app), *slices)
+            if number == 8080:
+                # as above
+                scene.await_answers(client, address, [pod])
             await_same_socket(prober, "kept", kept, container)
             assert names(prober.ask("kept", kept, 3)) == {container}
     finally:
