@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.apiserver.api import ApiServer
+from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
 from tests.lab.agent import Agent
 from tests.lab.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
-PORT = 6443
 PROGRAMMED_WITHIN_S = 0.5
 SERVICE_CIDRS = {
     "apiVersion": "networking.k8s.io/v1",
@@ -30,70 +25,6 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
 """
-
-
-class Followed:
-    """A cluster whose agents follow an API server on the outside host."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
-        self.cluster = cluster = scene.cluster
-        # after failures the agents ask ever less often
-        self.scene.patience_s = 30.0
-        self.process = self._serve()
-        wait_for(self._control.exists, 20, "the API server's control socket")
-        self.api = ApiServer.at(self._control)
-        self._put_nodes()
-        kubeconfig = self.api.kubeconfig(cluster.directory / "kubeconfig")
-        self._restart(f"--kubeconfig={kubeconfig}")
-
-    @property
-    def _control(self) -> Path:
-        return self.cluster.directory / "api.sock"
-
-    def _serve(self) -> subprocess.Popen[bytes]:
-        address = self.cluster.client.address(4)
-        listen = ["--listen", f"{address}:{PORT}", "--control", str(self._control)]
-        return self.cluster.client.popen(
-            sys.executable, "-m", "tests.apiserver", *listen, "--until-stdin-closes",
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
-        )  # fmt: skip
-
-    def _put_nodes(self) -> None:
-        for node in self.cluster.nodes:
-            addresses = [{"type": "InternalIP", "address": node.address(4)}]
-            meta = {"name": node.name}
-            body = {"apiVersion": "v1", "kind": "Node", "metadata": meta}
-            self.api.put(body | {"status": {"addresses": addresses}})
-
-    def _restart(self, source: str) -> None:
-        for agent in self.scene.agents:
-            agent.stop()
-            agent.source = source
-            agent.launch()
-        for agent in self.scene.agents:
-            agent.await_synced()
-
-    def close(self) -> None:
-        """End the API server by itself, so that it takes its certificates with it."""
-        self._restart(f"--manifests={self.scene.directory}")
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-
-    def problems(self, agent: Agent) -> list[str]:
-        """Return the messages of `pyproxy status` about the API server."""
-        found = agent.status()["problems"]
-        return [each["message"] for each in found if each["code"] == "source-unreadable"]
-
-    def await_away(self, agent: Agent) -> None:
-        """Wait until status says that the API server is away, and since when."""
-        wait_for(lambda: bool(self.problems(agent)), 20, "status to say that the server is away")
-        assert "since 20" in self.problems(agent)[0]
-
-    def await_back(self, agent: Agent) -> None:
-        """Wait until status says so no longer."""
-        wait_for(lambda: not self.problems(agent), 40, "status to say that the server is back")
 
 
 @pytest.fixture(scope="module")
@@ -145,26 +76,6 @@ def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
     followed.api.start()
     scene.await_backends(app, pods[1:2])
     followed.await_back(agent)
-
-
-def test_sequence_apiserver_restart(followed: Followed) -> None:
-    """Not one request to an old service fails while the server restarts; new ones come after."""
-    scene, pods = followed.scene, followed.cluster.pods
-    old, new = scene.app("old"), scene.app("new")
-    followed.api.put(old.service(), *old.slices(pods[:1]))
-    scene.await_backends(old, pods[:1])
-    streams = {"tcp": old.tcp(4), "udp": old.udp(6)}
-    for name, to in streams.items():
-        pods[1].prober.start(name, to)
-    followed.api.stop()
-    followed.await_away(followed.scene.agents[0])
-    followed.api.start()
-    followed.api.put(new.service(), *new.slices(pods[1:2]))
-    scene.await_backends(new, pods[1:2])
-    scene.await_backends(old, pods[:1])
-    for name in streams:
-        outcomes = pods[1].prober.stop(name)
-        assert {(each.who, each.error) for each in outcomes} == {(pods[0].name, "")}, name
 
 
 def test_an_agent_that_starts_while_the_server_is_down(followed: Followed) -> None:
