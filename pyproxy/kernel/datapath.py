@@ -194,7 +194,7 @@ class KernelDatapath:
 
     def mend_marks(self) -> int:
         """Mark all frontends again, and no others; return how many marks were wrong."""
-        return self._frontend_marks.mend()
+        return self._frontend_marks.mend() + self._cluster.mend()
 
     def put_frontends(self, items: Sequence[tuple[FrontendKey, FrontendValue]]) -> None:
         """Write frontends; packets to them are looked at from before that on."""

@@ -43,12 +43,12 @@ LOAD_TIMEOUT_S = 120
 ASK_EVERY_S = 0.1
 
 FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
-SHARED_MAPS = ("connected", "socket_marks")  # in bpf/shared.h
+SHARED_MAPS = ("connected", "kept_ports", "socket_marks")  # in bpf/shared.h
 # PINNED in bpf/maps.h
 MAPS = (
-    "affinity", "counters", "devices", "frontends", "local_cidrs", "marks", "members", "moments",
-    "node_addresses", "node_names", "service_names", "services", "settings", "slots", "sock_nat",
-    "sources", "udp_backends", "udp_services",
+    "affinity", "cluster_cidrs", "counters", "devices", "frontends", "hop_sources", "local_cidrs",
+    "marks", "members", "moments", "node_addresses", "node_names", "service_names", "services",
+    "settings", "slots", "sock_nat", "sources", "udp_backends", "udp_services",
 )  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

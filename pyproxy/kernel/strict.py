@@ -52,16 +52,22 @@ class ClusterCidrs:
         self._is_strict, self._cidrs = cidrs is not None, cidrs or ()
         self._bring()
 
-    def _bring(self) -> None:
-        """Make the map what it should be."""
+    def mend(self) -> int:
+        """Make the map what it was; return how many entries of it were not."""
+        return self._bring() if self._is_strict else 0
+
+    def _bring(self) -> int:
+        """Make the map what it should be; return how many entries were not."""
         wanted = self._wanted()
         before = {Prefix(a, n): value for (n, a), (value,) in self._map.items()}
         changed = {p: to for p, to in wanted.items() if before.get(p) != to}
         # a packet is looked at before it can be refused, and no longer than that
         self._note(wanted.keys() | before.keys())
         self._write(changed)
-        self._map.delete((p.length, p.address) for p in before.keys() - wanted.keys())
+        gone = before.keys() - wanted.keys()
+        self._map.delete((p.length, p.address) for p in gone)
         self._note(wanted.keys())
+        return len(changed) + len(gone)
 
     def add(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
         """Count frontends that were written; their addresses are refused otherwise now."""
