@@ -72,7 +72,13 @@ class Agent:
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
-        self._upkeep = Upkeep(config.cgroup_root, loaded, self._syncers, config.sync_period_s)
+        self._upkeep = Upkeep(
+            config.cgroup_root,
+            loaded,
+            self._syncers,
+            config.sync_period_s,
+            more=(self._reserve,),
+        )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
@@ -145,7 +151,7 @@ class Agent:
         mended = not all(map(self._inbox.may_lack, self._syncers.kept))
         if changes or not self._synced or is_due or mended:
             self._syncers.apply(changes, self._inbox.may_lack)
-            self._reserving.keep(self._syncers.node_ports())
+            self._reserve()
             self._changed = True
         elif messages:
             self._changed = True
@@ -162,6 +168,10 @@ class Agent:
             gc.freeze()
             gc.enable()
             self._report()
+
+    def _reserve(self) -> None:
+        """Keep ports of services from sockets; an operator may have changed the sysctl, too."""
+        self._reserving.keep(self._syncers.node_ports())
 
     def _take_over(self) -> None:
         """End what agents of other layouts have left: until now it has served the node."""

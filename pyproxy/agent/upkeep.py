@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pyproxy.agent.kernel import Loaded
@@ -31,7 +31,7 @@ class Upkeep:
     """Looks at everything once a period, in steps of some ms, and mends what is not as it was.
 
     The thread that owns the maps calls step() when patience() is over; it does what comes in
-    between the steps.
+    between the steps. `more` are further looks, which mend by themselves.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Upkeep:
         syncers: Syncers,
         period_s: float,
         *,
+        more: Iterable[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -48,6 +49,7 @@ class Upkeep:
         self._loaded = dict(loaded)
         self._syncers = syncers
         self._period_s = period_s
+        self._more = tuple(more)
         self._clock, self._cpu_clock = clock, cpu_clock
         self._steps: Iterator[None] | None = None
         self._due = clock() + period_s
@@ -69,7 +71,7 @@ class Upkeep:
             self._due = self._clock() + max(self._period_s, self._spent_s / SHARE)
 
     def _look(self) -> Iterator[None]:
-        for look in (self._pins, self._sockets, self._arrays, self._settings):
+        for look in (self._pins, self._sockets, self._arrays, self._settings, *self._more):
             try:
                 look()
             except (KernelError, OSError) as error:

@@ -43,6 +43,9 @@ def audited(syncer: Syncer) -> Counter[str]:
     return found
 
 
+EXTRA_SOURCE = (2, Prefix(bytes(4), 0))
+
+
 def _delete_frontend(maps: FakeDatapath) -> None:
     maps.frontends.pop(next(iter(maps.frontends)))
 
@@ -88,11 +91,12 @@ def _swap_nodes(maps: FakeDatapath) -> None:
 
 
 def _delete_source(maps: FakeDatapath) -> None:
-    maps.sources.pop()
+    # not the one that other harm may have added: they would undo each other
+    maps.sources.remove(min(maps.sources - {EXTRA_SOURCE}))
 
 
 def _add_source(maps: FakeDatapath) -> None:
-    maps.sources.add((2, Prefix(bytes(4), 0)))
+    maps.sources.add(EXTRA_SOURCE)
 
 
 def _clear_marks(maps: FakeDatapath) -> None:
