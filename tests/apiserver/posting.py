@@ -8,13 +8,24 @@ import secrets
 import time
 import uuid
 
-from tests.apiserver.answers import Answer, bad_request, compact, refusal
+from tests.apiserver.answers import Answer, Json, bad_request, compact, refusal
 from tests.apiserver.routes import Route
 from tests.apiserver.state import State
 
+# What events.k8s.io asks for beyond v1 (pkg/apis/core/validation/events.go), with the most bytes.
+_REQUIRED = {
+    "eventTime": 64,
+    "reportingController": 63,
+    "reportingInstance": 128,
+    "action": 128,
+    "reason": 128,
+    "type": 7,
+}
+_NOTE_BYTES = 1024
+
 
 def record_event(state: State, route: Route, body: bytes) -> Answer:
-    """Keep an Event and answer 201 with it; raises ApiError (400, 422) for what is none."""
+    """Keep an Event and answer 201 with it; raises ApiError (400, 409, 422) for what cannot be."""
     assert route.resource is not None
     try:
         event = json.loads(body)
@@ -37,6 +48,7 @@ def record_event(state: State, route: Route, body: bytes) -> Answer:
             message = 'Event "" is invalid: metadata.name: Required value: name or generateName'
             raise refusal(422, "Invalid", f"{message} is required", route.details)
         metadata["name"] = metadata["generateName"] + secrets.token_hex(3)[:5]
+    _check_new(state, route, event)
     state.history.advance(state.history.revision + 1)
     metadata["uid"] = str(uuid.uuid4())
     metadata["resourceVersion"] = str(state.history.revision)
@@ -44,3 +56,20 @@ def record_event(state: State, route: Route, body: bytes) -> Answer:
     state.events.append(event)
     state.moved()
     return Answer(201, compact(event) + b"\n")
+
+
+def _check_new(state: State, route: Route, event: Json) -> None:
+    """Raise ApiError (422) for an Event that lacks something, (409) for a name that is taken."""
+    assert route.resource is not None
+    name = event["metadata"]["name"]
+    if route.resource.group:
+        limits = _REQUIRED | {"note": _NOTE_BYTES}
+        for field, most in limits.items():
+            value = event.get(field, "" if field in _REQUIRED else "-")
+            if not value or len(value.encode()) > most:
+                message = f'Event.events.k8s.io "{name}" is invalid: {field}: {value!r}'
+                raise refusal(422, "Invalid", message, route.details)
+    taken = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in state.events}
+    if (route.namespace, name) in taken:
+        message = f'{route.resource.qualified} "{name}" already exists'
+        raise refusal(409, "AlreadyExists", message, {"name": name, **route.details})

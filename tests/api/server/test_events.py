@@ -14,11 +14,20 @@ from tests.apiserver import ApiServer
 CORE = "/api/v1/namespaces/default/events"
 NEW = "/apis/events.k8s.io/v1/namespaces/default/events"
 
+FIELDS = {
+    "eventTime": "2026-01-01T00:00:00.000000Z",
+    "reportingController": "tester",
+    "reportingInstance": "n1",
+    "action": "Test",
+    "type": "Normal",
+}
+
 
 def event(api_version: str = "v1", kind: str = "Event", **metadata: str) -> dict[str, Any]:
     """Return an Event."""
     named = {"name": "web.1"} | metadata
-    return {"apiVersion": api_version, "kind": kind, "metadata": named, "reason": "Test"}
+    fields = {"reason": "Test"} | (FIELDS if api_version != "v1" else {})
+    return {"apiVersion": api_version, "kind": kind, "metadata": named, **fields}
 
 
 def send(server: ApiServer, path: str, body: object, method: str = "POST") -> Reply:
@@ -68,6 +77,28 @@ def test_what_is_no_event(plain: ApiServer, body: object, status: int) -> None:
     """Wrong kinds, namespaces and names are refused and not kept."""
     assert send(plain, CORE, body).status == status
     assert list(plain.events) == []
+
+
+@pytest.mark.parametrize("path", [CORE, NEW])
+def test_a_name_that_is_taken(plain: ApiServer, path: str) -> None:
+    """409, and the first one stays; one of the same name in another namespace is another one."""
+    version = "v1" if path == CORE else "events.k8s.io/v1"
+    assert send(plain, path, event(version)).status == 201
+    again = send(plain, path, event(version) | {"reason": "Again"})
+    assert (again.status, again.json["reason"]) == (409, "AlreadyExists")
+    other = event(version, namespace="other")
+    assert send(plain, path.replace("default", "other"), other).status == 201
+    assert [one["reason"] for one in plain.events] == ["Test", "Test"]
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "reason"])
+def test_what_an_event_needs(plain: ApiServer, field: str) -> None:
+    """events.k8s.io refuses what v1 lets pass (pkg/apis/core/validation/events.go)."""
+    lacking = event("events.k8s.io/v1")
+    del lacking[field]
+    assert send(plain, NEW, lacking).status == 422
+    long = event("events.k8s.io/v1") | {"note": "é" * 513}
+    assert send(plain, NEW, long).status == 422
 
 
 def test_nothing_else_is_written(plain: ApiServer) -> None:
