@@ -12,13 +12,9 @@ from pyproxy.kube.api_pace import Pace
 from pyproxy.kube.api_resources import Resource, resources
 from pyproxy.kube.api_troubles import Troubles
 from pyproxy.kube.client import Line
+from pyproxy.kube.ending import end
 from pyproxy.kube.events import Event, Put, Synced
 from pyproxy.kube.reflector import Clocks, Reflector
-
-# What stop() may take, in seconds. Only name look-ups, connecting (Pace.connect_s) and plugins
-# cannot be cut short; a thread caught in one of them tells nothing any more and ends after it.
-STOP_S = 0.9
-_HANG_UP_EVERY_S = 0.02
 
 SYSTEM_CLOCKS = Clocks(time.time, time.monotonic, random.random)
 
@@ -62,15 +58,10 @@ class ApiSource:
             self._follow(resource)
 
     def stop(self) -> None:
-        """End the threads, whatever they wait for, within STOP_S."""
+        """End the threads, whatever they wait for, within ending.STOP_S."""
         with self._lock:
             self._stopping.set()
-        deadline = time.monotonic() + STOP_S
-        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < deadline:
-            for line in self._lines:
-                line.hang_up()
-            for thread in self._threads:
-                thread.join(_HANG_UP_EVERY_S)
+        end(self._threads, self._lines)
 
     def _follow(self, resource: Resource) -> None:
         line = Line(self._credentials, self._pace.connect_s)

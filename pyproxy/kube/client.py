@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GET requests to the API server over the kubernetes client's transport, answered in bytes.
+"""Requests to the API server over the kubernetes client's transport, answered in bytes.
 
 A Line belongs to one thread; only hang_up() may be called from others.
 """
@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -51,6 +51,10 @@ class Cause(enum.Enum):
     FORBIDDEN = "forbidden"
     MISSING = "missing"
     """404: the server has nothing at that path."""
+    EXISTS = "exists"
+    """409 to a POST: there is an object of that name."""
+    WRONG = "wrong"
+    """400, 413, 422: the request itself is at fault, and always will be."""
     EXPIRED = "expired"
     """410: the resourceVersion or the continue token is gone; list anew."""
     SILENT = "silent"
@@ -73,8 +77,24 @@ class ApiFailure(Exception):  # noqa: N818 - it is one; Error would say no more
         self.is_of_tls = False
 
 
+class _Question(NamedTuple):
+    """A request; `url` is without the server, `document` becomes a body in JSON."""
+
+    method: str
+    url: str
+    document: Mapping[str, Any] | None
+    silence_s: float
+
+
+_DONE = {"GET": http.HTTPStatus.OK, "POST": http.HTTPStatus.CREATED}
+_HEADERS: dict[str, dict[str, str]] = {"GET": {}, "POST": {"Content-Type": "application/json"}}
+
+
 class Answer:
-    """The body of an answer 200. A context manager: leaving it drops the connection if need be."""
+    """The body of an answer that is no failure.
+
+    A context manager: leaving it drops the connection if need be.
+    """
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
@@ -143,17 +163,12 @@ class Line:
 
         Credentials that are refused are read anew, and the request is made once more.
         """
-        url = f"{path}?{urlencode(query)}"
-        access = self._access_now(self._credentials.current)
-        response = self._request(access, url, silence_s)
-        if response.status == http.HTTPStatus.UNAUTHORIZED:
-            response.close()
-            access = self._access_now(lambda: self._credentials.renew(access))
-            response = self._request(access, url, silence_s)
-        if response.status != http.HTTPStatus.OK:
-            with contextlib.closing(response):
-                raise _failure(response)
-        return Answer(response)
+        return self._ask(_Question("GET", f"{path}?{urlencode(query)}", None, silence_s))
+
+    def post(self, path: str, document: Mapping[str, Any], silence_s: float) -> None:
+        """Create an object; otherwise as get(). Raises ApiFailure."""
+        with self._ask(_Question("POST", path, document, silence_s)) as answer:
+            answer.read()
 
     def hang_up(self) -> None:
         """End what the line's thread is waiting for, from another thread."""
@@ -183,14 +198,27 @@ class Line:
             self._access = access
         return access
 
-    def _request(self, access: Access, url: str, silence_s: float) -> urllib3.BaseHTTPResponse:
+    def _ask(self, question: _Question) -> Answer:
+        access = self._access_now(self._credentials.current)
+        response = self._request(access, question)
+        if response.status == http.HTTPStatus.UNAUTHORIZED:
+            response.close()
+            access = self._access_now(lambda: self._credentials.renew(access))
+            response = self._request(access, question)
+        if response.status != _DONE[question.method]:
+            with contextlib.closing(response):
+                raise _failure(response)
+        return Answer(response)
+
+    def _request(self, access: Access, question: _Question) -> urllib3.BaseHTTPResponse:
         def ask() -> urllib3.BaseHTTPResponse:
             transport = self._transport = self._transport or self._new_transport(access)
             answer = transport.request(
-                "GET",
-                access.configuration.host + url,
-                headers=dict(access.headers),
-                _request_timeout=(self._connect_s, silence_s),
+                question.method,
+                access.configuration.host + question.url,
+                headers={**access.headers, **_HEADERS[question.method]},
+                body=question.document,
+                _request_timeout=(self._connect_s, question.silence_s),
             )
             response: urllib3.BaseHTTPResponse = answer.response
             return response
@@ -276,10 +304,14 @@ def _reason(error: Exception) -> str:
 
 
 _CAUSES = {
+    400: Cause.WRONG,
     401: Cause.UNAUTHORIZED,
     403: Cause.FORBIDDEN,
     404: Cause.MISSING,
+    409: Cause.EXISTS,
     410: Cause.EXPIRED,
+    413: Cause.WRONG,
+    422: Cause.WRONG,
 }
 
 
