@@ -41,12 +41,13 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
     if cluster_ip in ("", "None") or spec.type == "ExternalName":
         return None
     external_local = _external_policy_local(spec)
+    ports = _service_ports(spec.ports or [])
     return model.Service(
         name=name,
         created=meta.creation_timestamp or "",
         type=sys.intern(spec.type or "ClusterIP"),
         cluster_ips=_cluster_ips(cluster_ip, spec),
-        ports=_service_ports(spec.ports or []),
+        ports=ports,
         external_ips=valid_addresses(spec.external_ips or []),
         load_balancer_ips=_load_balancer_ips(found.status),
         source_ranges=valid_prefixes(spec.load_balancer_source_ranges or []),
@@ -54,6 +55,7 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
         external_policy_local=external_local,
         affinity_timeout_s=_affinity_timeout_s(spec),
         health_check_node_port=_health_check_node_port(spec) if external_local else 0,
+        uid=_uid(meta, ports),
     )
 
 
@@ -129,6 +131,12 @@ def _service_ports(ports: list[wire.ServicePort]) -> tuple[model.ServicePort, ..
             node_port=_in_range(port.node_port or 0, 0, 65535, f"{path}.nodePort"),
         )
     return tuple(reduced.values())
+
+
+def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort]) -> str:
+    """Return the uid of a Service that an Event may be about; others do not pay for it."""
+    has_sctp = any(port.protocol is Protocol.SCTP for port in ports)
+    return (meta.uid or "") if has_sctp else ""
 
 
 def _load_balancer_ips(status: wire.ServiceStatus | None) -> tuple[Address, ...]:

@@ -67,6 +67,7 @@ class ServiceMeta(Struct, gc=False, rename="camel"):
 
     name: str | None = None
     namespace: str | None = None
+    uid: str | None = None
     creation_timestamp: str | None = None
     labels: ServiceLabels | None = None
 

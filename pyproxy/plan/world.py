@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pyproxy.model import EndpointSlice, Node, ObjectName, Prefix, Service, ServiceCIDR
+from pyproxy.model import (
+    EndpointSlice,
+    Node,
+    ObjectName,
+    Prefix,
+    Service,
+    ServiceCIDR,
+    ServicePortName,
+)
 from pyproxy.plan.build import plan_service
 from pyproxy.plan.claims import Claims, Conflict, PlanKey, key_of
 from pyproxy.plan.frontends import health_check_node_port
@@ -131,6 +139,11 @@ class World:
         """Return the services that a load balancer asks about, with the port (parity A10.5)."""
         ports = ((s.name, health_check_node_port(s)) for s in self._services.values())
         return {name: port for name, port in ports if port}
+
+    def uid_of(self, port: ServicePortName) -> str:
+        """Return the uid of a service port's Service, "" where it is unknown (model.Service)."""
+        service = self._services.get(ObjectName(port.namespace, port.name))
+        return service.uid if service else ""
 
     def is_empty(self) -> bool:
         """Whether no object, plan or claim is left, nor any memory of one."""

@@ -52,6 +52,16 @@ def packed(*texts: str) -> tuple[bytes, ...]:
     return tuple(parse_address(text) for text in texts)
 
 
+def test_the_uid_is_kept_where_an_event_may_need_it() -> None:
+    """Of Services with an SCTP port; 10,000 others do not pay a megabyte for it."""
+    sctp = [builders.service_port(), builders.service_port("sctp", 9, "SCTP")]
+    for ports, uid in ((sctp, "11-22"), (None, "")):
+        document = builders.service(ports=ports)
+        document["metadata"]["uid"] = "11-22"
+        assert service_of(document).uid == uid
+    assert not service_of(builders.service(ports=sctp)).uid
+
+
 def test_the_builders_give_equal_objects_and_records() -> None:
     """The defaults of object builders and record builders are the same things."""
     assert service_of(builders.service()) == builders.service_record()

@@ -257,3 +257,13 @@ def test_health_check_node_ports_are_listed() -> None:
     world.put_service(item)
     world.put_service(service("other", ["172.30.0.2"]))
     assert world.health_check_node_ports() == {item.name: 30200}
+
+
+def test_the_uid_of_a_service_port() -> None:
+    """It is the Service's of now, "" where there is none."""
+    world = World(options())
+    assert not world.uid_of(port_name("web"))
+    world.put_service(service("web", ["172.30.0.1"])._replace(uid="11-22"))
+    assert world.uid_of(port_name("web")) == "11-22"
+    world.drop_service(ObjectName("ns", "web"))
+    assert not world.uid_of(port_name("web"))
