@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the API source waits for what, and how fast it asks again."""
+"""How long is waited for what of the API server, and how fast it is asked again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class Pace(NamedTuple):
     `settled_s`: a watch that lived so long was no failure. `absent_least_s` and `absent_most_s`:
     how often a resource is asked for that the server does not have. It may get it by an upgrade, or
     the answer may be of somebody in between, so at first it is asked soon.
+    `event_least_s` and `event_most_s`: within what time an Event is posted; after `event_calm_s`
+    without one the least counts again: see announcer.py. After `event_tries` failures in a row
+    one is given up (client-go's number).
     """
 
     connect_s: float = 5.0
@@ -30,12 +33,22 @@ class Pace(NamedTuple):
     retry_after_most_s: float = 60.0
     absent_least_s: float = 60.0
     absent_most_s: float = 3600.0
+    event_least_s: float = 30.0
+    event_most_s: float = 3600.0
+    event_calm_s: float = 600.0
+    event_tries: int = 12
     page: int = 500
 
     @property
     def of_absent(self) -> Pace:
         """The pace at which to ask for what the server does not have."""
         least, most = self.absent_least_s, self.absent_most_s
+        return self._replace(backoff_least_s=least, backoff_most_s=most)
+
+    @property
+    def of_events(self) -> Pace:
+        """The pace at which to post Events."""
+        least, most = self.event_least_s, self.event_most_s
         return self._replace(backoff_least_s=least, backoff_most_s=most)
 
 

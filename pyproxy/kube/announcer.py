@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Posts Events about service ports that are not served. Best effort: the log and status say it too.
+
+All nodes of a cluster find out at the same moment, and none knows of the others. So each waits a
+random while before it posts, and the Event has the same name everywhere: one node makes it, the
+others get 409. Each answer that is no success, 409 included, doubles that while until a success or
+a long calm, so that many refused ports, a Service that flaps and a server in need are soon spared:
+ten thousand nodes ask 333 times a second for half a minute, and 6 times in the end. A node alone
+posts every 15 seconds. Refused: one node that speaks for all (none knows which others run
+pyproxy), and looking before posting (kube-proxy's role may not read Events, parity A17.9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from itertools import islice
+
+from pyproxy.kube.api import SYSTEM_CLOCKS
+from pyproxy.kube.api_config import ApiSettings, Credentials
+from pyproxy.kube.api_pace import Backoff, Pace
+from pyproxy.kube.client import ApiFailure, Cause, Line
+from pyproxy.kube.ending import end
+from pyproxy.kube.notices import GROUP, Notice, event, path_of
+from pyproxy.kube.reflector import Clocks
+from pyproxy.model import ServicePortName
+
+log = logging.getLogger(__name__)
+
+# What there may be at a time; client-go's recorder holds as many. Others wait for their place.
+MOST_NOTICES = 1000
+
+# What may be otherwise the next time.
+_PASSING = (
+    Cause.UNREACHABLE,
+    Cause.SILENT,
+    Cause.FAILING,
+    Cause.UNAUTHORIZED,
+    Cause.CREDENTIALS,
+)
+
+
+class Announcer:
+    """Posts each notice once, again only after it was gone. tell() never waits for the server.
+
+    A thread lives for as long as there is something to post: most clusters never see it.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        node: str,
+        *,
+        pace: Pace | None = None,
+        clocks: Clocks = SYSTEM_CLOCKS,
+    ) -> None:
+        self._node = node
+        self._pace = pace or Pace()
+        self._clocks = clocks
+        self._line = Line(Credentials(settings, clocks.now), self._pace.connect_s)
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pending: set[Notice] = set()
+        self._settled: set[Notice] = set()
+        self._backoff = Backoff(self._pace.of_events, clocks.random)
+        self._asked_at = -math.inf
+        self._tries = 0
+        self._complained: set[Cause] = set()
+
+    def tell(
+        self, wanted: Mapping[ServicePortName, str], uid_of: Callable[[ServicePortName], str]
+    ) -> None:
+        """Take all that is not served now (notices.Tell); what is new will be posted."""
+        with self._lock:
+            if not (wanted or self._pending or self._settled):
+                return
+            notices = {Notice(name, uid_of(name), wanted[name]) for name in self._chosen(wanted)}
+            self._settled &= notices
+            self._pending = notices - self._settled
+            if self._pending and self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(target=self._run, name="api-events", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, whatever it waits for, within ending.STOP_S."""
+        with self._lock:
+            self._stopping.set()
+            threads = [self._thread] if self._thread else []
+        end(threads, [self._line])
+
+    def _chosen(self, wanted: Mapping[ServicePortName, str]) -> list[ServicePortName]:
+        """Return what there is room for: what has a place keeps it."""
+        placed = {notice.port for notice in self._pending | self._settled}
+        known = [name for name in wanted if name in placed]
+        others = (name for name in wanted if name not in placed)
+        return [*known, *islice(others, MOST_NOTICES - len(known))]
+
+    def _run(self) -> None:
+        if self._clocks.monotonic() - self._asked_at >= self._pace.event_calm_s:
+            self._backoff.reset()
+        asked_s = 0.0
+        while self._has_work():
+            if self._stopping.wait(asked_s + self._backoff.next_s()):
+                return
+            notice = self._pick()
+            asked_s = self._post(notice) if notice else 0.0
+
+    def _has_work(self) -> bool:
+        """Say whether to go on; if not, the thread is as good as gone."""
+        with self._lock:
+            if not self._pending:
+                self._thread = None
+            return bool(self._pending)
+
+    def _pick(self) -> Notice | None:
+        """Return any: nodes that all began with the same one would only meet."""
+        with self._lock:
+            place = int(self._clocks.random() * len(self._pending))
+            return next(islice(self._pending, place, None), None)
+
+    def _post(self, notice: Notice) -> float:
+        """Try to post; return how many seconds the server wants to be left alone."""
+        self._asked_at = self._clocks.monotonic()
+        try:
+            document = event(notice, self._node, self._clocks.now())
+            # the next one is far away, so the connection is not kept
+            with contextlib.closing(self._line):
+                self._line.post(path_of(notice), document, self._pace.answer_s)
+        except ApiFailure as failure:
+            return 0.0 if self._stopping.is_set() else self._note(notice, failure)
+        except Exception:
+            # A connection that stop() cut may break in ways that no library foresees; and no
+            # Event is worth the agent, which ends when a thread of its own does.
+            if not self._stopping.is_set():
+                log.exception("no Event about %s", notice.port)
+            self._settle(notice)
+            return 0.0
+        self._settle(notice)
+        self._answered()
+        self._backoff.reset()
+        return 0.0
+
+    def _note(self, notice: Notice, failure: ApiFailure) -> float:
+        if failure.cause is Cause.EXISTS:
+            self._settle(notice)
+            self._answered()
+            return 0.0
+        self._tries += 1
+        if failure.cause not in _PASSING or self._tries >= self._pace.event_tries:
+            self._give_up(notice, failure)
+        return min(failure.retry_after_s, self._pace.event_most_s)
+
+    def _answered(self) -> None:
+        """Begin anew: the server takes Events."""
+        self._tries = 0
+        self._complained.clear()
+
+    def _give_up(self, notice: Notice, failure: ApiFailure) -> None:
+        self._settle(notice)
+        self._tries = 0
+        if failure.cause in self._complained:
+            return
+        self._complained.add(failure.cause)
+        server = "" if failure.cause is Cause.CREDENTIALS else f"{self._line.server} "
+        remedy = ""
+        if failure.cause is Cause.FORBIDDEN:
+            remedy = f': allow "create" of "events" in API group "{GROUP}" by a ClusterRole'
+        log.warning(
+            "no Event about %s: %s%s%s; others that fail so are not named",
+            notice.port,
+            server,
+            failure.message,
+            remedy,
+        )
+
+    def _settle(self, notice: Notice) -> None:
+        """Note that there is no more to do, unless the notice is gone meanwhile."""
+        with self._lock:
+            if notice in self._pending:
+                self._pending.discard(notice)
+                self._settled.add(notice)
