@@ -28,6 +28,7 @@ from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
+from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
 
@@ -105,7 +106,7 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, moves, messages)
+        agent = Agent(config, loaded, cover, moves, messages, tell=_teller(config, running))
         if config.healthz_bind_address:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
@@ -141,6 +142,18 @@ def _source(config: RunConfig, put: Put) -> Source:
         # nobody else uses them: ten thousand nodes need not watch them
         service_cidrs=config.options.mode is Mode.NFTABLES,
     )
+
+
+def _teller(config: RunConfig, running: contextlib.ExitStack) -> Tell:
+    """Return who posts Events to the API server; where there is none, nobody does."""
+    if config.manifests:
+        return tell_nobody
+    from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
+    from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
+
+    announcer = Announcer(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name)
+    running.callback(announcer.stop)
+    return announcer.tell
 
 
 def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:

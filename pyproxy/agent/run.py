@@ -28,6 +28,7 @@ from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kube.events import Event, Report, Trouble
+from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.model import Family
 from pyproxy.serve.health import Health
 
@@ -61,11 +62,14 @@ class Agent:
         cover: Cover,
         moves: Moves,
         inbox: queue.SimpleQueue[Message],
+        *,
+        tell: Tell = tell_nobody,
     ) -> None:
         self._config = config
         self._cover = cover
         self._moves = moves
         self._queue = inbox
+        self._tell = tell
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
         self._syncers = Syncers(loaded)
@@ -152,6 +156,7 @@ class Agent:
         if changes or not self._synced or is_due or mended:
             self._syncers.apply(changes, self._inbox.may_lack)
             self._reserve()
+            self._tell(self._syncers.notes, self._inbox.world.uid_of)
             self._changed = True
         elif messages:
             self._changed = True

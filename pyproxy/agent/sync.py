@@ -165,6 +165,11 @@ class Syncers:
         return {key.name: ports for key, ports in sorted(self._not_served.items())}
 
     @property
+    def notes(self) -> dict[ServicePortName, str]:
+        """The service ports that are not served, each with the sentence that status has."""
+        return {name: not_served(str(name), why).message for name, why in self.unserved.items()}
+
+    @property
     def kept(self) -> set[ServicePortName]:
         """The service ports of an earlier agent that nobody wants, and that may be unreadable."""
         return {name for syncer in self.syncers.values() for name in syncer.kept}

@@ -11,10 +11,12 @@ import pytest
 
 from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
+from tests.lab import manifests
 from tests.lab.agent import Agent
 from tests.lab.waiting import wait_for
 
 PROGRAMMED_WITHIN_S = 0.5
+EVENTS_WITHIN_S = 45.0  # each node waits half a minute at most
 SERVICE_CIDRS = {
     "apiVersion": "networking.k8s.io/v1",
     "kind": "ServiceCIDR",
@@ -123,6 +125,38 @@ def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None
     followed.api.put(app.service(), *app.slices(pods[:1]))
     scene.await_backends(app, pods[:1])
     assert [agent.pid for agent in scene.agents if agent.running] == pids
+
+
+@pytest.mark.once
+def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
+    """SCTP with a changed port: one Event for all nodes, in the words of `status`."""
+    api, scene, pods = followed.api, followed.scene, followed.cluster.pods
+    app = scene.app("sctp")
+    name = f"default/{app.name}:sctp/SCTP"
+    service = manifests.service(
+        app.name, app.addresses, [manifests.port(80, "SCTP", name="sctp", target=8080)]
+    )
+    endpoints = [manifests.endpoint(pods[0], 4)]
+    ports = [manifests.slice_port(8080, "SCTP", name="sctp")]
+    api.put(service, manifests.endpoint_slice(app.name, 4, endpoints, ports))
+
+    def posted() -> bool:
+        sent = api.asked("events", "create")
+        return sorted(one.status for one in sent) == [201, 409]
+
+    wait_for(posted, EVENTS_WITHIN_S, "both agents to post")
+    (event,) = api.events
+    assert (event["type"], event["reason"]) == ("Warning", "PortNotServed")
+    assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("Service", app.name)
+    assert event["regarding"]["uid"]
+    assert name in event["note"]
+    for agent in scene.agents:
+        (problem,) = agent.status()["problems"]
+        assert (problem["code"], problem["message"]) == ("not-served", event["note"])
+        assert agent.healthz() == 200
+    assert event["reportingInstance"] in [agent.node.name for agent in scene.agents]
+    api.delete("Service", "default", app.name)
+    wait_for(lambda: not any(one.status()["problems"] for one in scene.agents), 10, "no problem")
 
 
 def test_nftables_mode_gets_on_without_service_cidrs(followed: Followed, agent: Agent) -> None:

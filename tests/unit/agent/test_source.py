@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which source an agent gets from its settings."""
+"""Which source an agent gets from its settings, and who posts its Events."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from pyproxy.agent.config import RunConfig
-from pyproxy.agent.main import _source
+from pyproxy.agent.main import _source, _teller
+from pyproxy.kube.announcer import Announcer
 from pyproxy.kube.api import ApiSource
 from pyproxy.kube.events import Kind
 from pyproxy.kube.manifests import ManifestSource
+from pyproxy.kube.notices import tell_nobody
 from pyproxy.plan.options import Mode, Options
 
 SOMEWHERE = Path("/nowhere")
@@ -45,3 +48,15 @@ def test_service_cidrs_are_asked_for_in_nftables_mode_only(mode: Mode) -> None:
 def test_manifests_come_first() -> None:
     """Whatever else is given."""
     assert isinstance(_source(config(Mode.NFTABLES, SOMEWHERE), print), ManifestSource)
+
+
+def test_events_are_posted_where_there_is_an_api_server() -> None:
+    """Manifests have none; what posts ends with the agent."""
+    with contextlib.ExitStack() as running:
+        assert _teller(config(Mode.IPTABLES, SOMEWHERE), running) is tell_nobody
+        tell_nobody({}, str)
+        tell = _teller(config(Mode.IPTABLES), running)
+        announcer = getattr(tell, "__self__", None)
+        assert isinstance(announcer, Announcer)
+        assert not announcer._stopping.is_set()
+    assert announcer._stopping.is_set()

@@ -103,9 +103,11 @@ def test_sctp_is_named_once_and_counted(datapaths: dict[Family, FakeDatapath]) -
     (problem,) = both.problems()
     assert problem.code == "not-served"
     assert "port 80, which leads to 8080" in problem.message
+    assert both.notes == {sctp("a").name: problem.message}
     assert both.counts() == (1, 2)
     both.apply(dict.fromkeys(changes(sctp("a"))))
     assert both.refused == 0
+    assert not both.notes
 
 
 def test_what_did_not_fit_is_placed_in_a_quiet_moment() -> None:
