@@ -32,7 +32,9 @@ int pass(struct __sk_buff *skb)
 	struct packet packet = {}, answer;
 	struct found found = {};
 
+	/* what somebody else answers who has the address too is no answer of this node's */
 	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
+	    node_address_find(&packet.src.addr) < 0 ||
 	    !frontend_match(&packet.src, packet.proto).service)
 		return TC_NEXT;
 	answer = packet_answer(&packet);

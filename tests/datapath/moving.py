@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.kernel import libbpf, load
+from pyproxy.kernel.addresses import NodeAddressFlag
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.move import Move
 from pyproxy.kernel.pins import remove_tree
 from pyproxy.kernel.programs import ADOPT, MOVE
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
+from pyproxy.tables import Kind
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Key, Record
 from tests.datapath.hooks import Hooks, Wire, passed
@@ -163,3 +165,18 @@ def leads(hooks: Hooks) -> dict[Key, tuple[End, int]]:
 def numbers(hooks: Hooks) -> list[int]:
     """Return the numbers that entries lead to."""
     return [each.number for each in hooks.table.records()]
+
+
+@contextmanager
+def own_frontend(hooks: Hooks) -> Iterator[End]:
+    """Give a UDP service by an address of the node, from which its own sockets may send."""
+    family = hooks.family
+    found = End(node_address(family, 9), 53)
+    made = plan(family, Protocol.UDP, 9, [1], frontends=[found], kind=Kind.EXTERNAL_IP, local=1)
+    hooks.node.apply(made)
+    hooks.path.write_addresses({found.address: NodeAddressFlag.PORTS})
+    try:
+        yield found
+    finally:
+        hooks.path.write_addresses({})
+        hooks.node.remove(made)

@@ -7,10 +7,18 @@ import pytest
 
 from pyproxy.kernel.connections import Life, timeout_setting
 from pyproxy.model import Protocol
-from tests.datapath.ends import client, frontend
+from tests.datapath.ends import client
 from tests.datapath.flowtable import Key, Lead, Role, Side
 from tests.datapath.hooks import Hooks, dropped, passed
-from tests.datapath.moving import FEW, Tables, by_client, conversation, hairpin, leads
+from tests.datapath.moving import (
+    FEW,
+    Tables,
+    by_client,
+    conversation,
+    hairpin,
+    leads,
+    own_frontend,
+)
 from tests.datapath.packets import ACK
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -69,11 +77,12 @@ def test_a_packet_brings_its_source_along(
 def test_a_datagram_that_passes_does_so_here_too(looking_back: Tables) -> None:
     """What a node's own socket has begun from a frontend's address stays its own (rule 3)."""
     old, new, _ = looking_back
-    f, peer = frontend(old.family), client(old.family, 9)
-    assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
-    answer = new.udp(peer, f)
-    assert new.ingress(answer) == passed(answer)
-    assert leads(new) == leads(old)
+    with own_frontend(old) as f, own_frontend(new):
+        peer = client(old.family, 9)
+        assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
+        answer = new.udp(peer, f)
+        assert new.ingress(answer) == passed(answer)
+        assert leads(new) == leads(old)
 
 
 def test_what_is_nowhere_is_looked_for_once(looking_back: Tables, protocol: Protocol) -> None:

@@ -13,7 +13,7 @@ from pyproxy.kernel.connections import Life, timeout_setting
 from pyproxy.kernel.move import Moved
 from pyproxy.model import Family, Protocol
 from tests.datapath.covering import Covering, covering
-from tests.datapath.ends import client, frontend, node_address
+from tests.datapath.ends import client, node_address
 from tests.datapath.flowtable import ANSWERED, ESTABLISHED, OPENED, FlowTable, Side
 from tests.datapath.hooks import passed
 from tests.datapath.moving import (
@@ -25,6 +25,7 @@ from tests.datapath.moving import (
     hairpin,
     leads,
     numbers,
+    own_frontend,
 )
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, End
@@ -105,12 +106,13 @@ def test_a_source_goes_with_its_connection(tables: Tables, protocol: Protocol, c
 def test_a_datagram_that_passes_does_so_here_too(tables: Tables) -> None:
     """What a node's own socket has begun from a frontend's address stays its own (rule 3)."""
     old, new, move = tables
-    f, peer = frontend(old.family), client(old.family, 9)
-    assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
-    assert move.run() == Moved(1, 0)
-    answer = new.udp(peer, f)
-    assert new.ingress(answer) == passed(answer)
-    assert leads(new) == leads(old)
+    with own_frontend(old) as f, own_frontend(new):
+        peer = client(old.family, 9)
+        assert old.egress(old.udp(f, peer)) == passed(old.udp(f, peer))
+        assert move.run() == Moved(1, 0)
+        answer = new.udp(peer, f)
+        assert new.ingress(answer) == passed(answer)
+        assert leads(new) == leads(old)
 
 
 @pytest.mark.parametrize("nodes", ["smaller"], indirect=True)

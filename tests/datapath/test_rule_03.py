@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.addresses import NodeAddressFlag
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.model import Family, Protocol
+from pyproxy.tables import Kind
 from tests.datapath.ends import backend, client, frontend, plan
 from tests.datapath.flowtable import Key, Lead, Role, Side, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
@@ -28,11 +30,13 @@ PASSING = Life.CLAIMED | Life.READY | Life.UDP | Life.PASS
 
 @pytest.fixture
 def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
-    """The hooks of a device, and a service for each protocol."""
+    """The hooks of a device, and a service for each protocol by an address of the node."""
     for protocol in (TCP, UDP):
-        node.apply(plan(family, protocol))
+        node.apply(plan(family, protocol, kind=Kind.EXTERNAL_IP, local=1))
     with Hooks(node, family, Wire.ETHERNET, tmp_path) as found:
+        found.path.write_addresses({frontend(family).address: NodeAddressFlag.PORTS})
         yield found
+        found.path.write_addresses({})
 
 
 @pytest.mark.kernel
@@ -49,6 +53,16 @@ def test_rule_03_an_answer_to_a_frontends_address_passes(hooks: Hooks) -> None:
     record = hooks.table.only()
     assert record.flags == PASSING
     assert hooks.table.entries() == {Key(c, f, UDP, Side.INGRESS): Lead(record.number, Role.PASS)}
+
+
+def test_rule_03_somebody_elses_answer_opens_nothing(hooks: Hooks) -> None:
+    """Who has the address, but is not this node, may answer late: the client is the service's."""
+    family = hooks.family
+    c, f, b = client(family), frontend(family), backend(family)
+    hooks.path.write_addresses({})
+    with hooks.node.counting(family):
+        assert hooks.egress(hooks.udp(f, c)) == passed(hooks.udp(f, c))
+    assert hooks.ingress(hooks.udp(c, f)) == passed(hooks.udp(c, b))
 
 
 def test_rule_03_other_clients_are_served_meanwhile(hooks: Hooks) -> None:
