@@ -32,7 +32,8 @@ DRAWS = 300
 # One run makes 24 tests of evenness: rarer than one false alarm in a million runs.
 UNEVEN = 1e-8
 FAMILIES = {4: "IPv4", 6: "IPv6", 46: "IPv4 by an IPv6 socket"}
-STEPS = 9
+STEPS = 10
+NODE_PORTS = {"tcp": 30_080, "udp": 30_053}
 
 
 class StepError(Exception):
@@ -102,6 +103,7 @@ class Demo:
         self.serve()
         self.start()
         self.connect()
+        self.come_from_outside()
         self.show_status()
         self.change_endpoints()
         self.kill_agent()
@@ -120,15 +122,19 @@ class Demo:
     def start(self) -> None:
         """Write the manifests and start an agent on each node."""
         with self.stage.step("Starting `pyproxy run --manifests DIR` on each node") as result:
-            ports = [manifests.port(80, name="web"), manifests.port(53, "UDP", name="dns")]
+            ports = [
+                manifests.port(80, name="web") | {"nodePort": NODE_PORTS["tcp"]},
+                manifests.port(53, "UDP", name="dns") | {"nodePort": NODE_PORTS["udp"]},
+            ]
             nodes = [manifests.node(node) for node in self.cluster.nodes]
             manifests.write(self.directory, "nodes.json", *nodes)
-            web = manifests.service("web", [IPV4, IPV6], ports)
+            web = manifests.service("web", [IPV4, IPV6], ports, type="NodePort")
             manifests.write(self.directory, "web.json", web)
             slices = service_objects(self.cluster.pods)
             manifests.write(self.directory, "web-endpoints.json", *slices)
             self.agents = self.cluster.start_agents()
-            result.append(f"service web: {IPV4} and {IPV6}, TCP 80 and UDP 53, six endpoints")
+            result.append(f"service web: {IPV4} and {IPV6}, TCP 80 and UDP 53, six endpoints;")
+            result.append(f"NodePorts {NODE_PORTS['tcp']} and {NODE_PORTS['udp']}")
 
     def connect(self) -> None:
         """Make connections of all kinds and show who answered."""
@@ -161,6 +167,26 @@ class Demo:
         chance = evenness([counts[pod.name] for pod in self.cluster.pods])
         expect(chance > UNEVEN, f"{label} to {to} was answered unevenly: {dict(counts)}")
         return [*(str(counts[pod.name]) for pod in self.cluster.pods), f"p={chance:.2f}"]
+
+    def come_from_outside(self) -> None:
+        """Ask the first node's NodePorts from the outside host; show what the pods see of it."""
+        node, client = self.cluster.nodes[0], self.cluster.client
+        near = {pod.name for pod in node.pods}
+        with self.stage.step(f"Asking {node.name}'s NodePorts from a host outside") as result:
+            for family in (4, 6):
+                for protocol, number in NODE_PORTS.items():
+                    make = tcp if protocol == "tcp" else udp
+                    outcomes = client.prober.draw(make(node.address(family), number), DRAWS)
+                    failed = [outcome for outcome in outcomes if outcome.error]
+                    expect(not failed, f"{len(failed)} failed, the first: {failed[:1]}")
+                    for each in outcomes:
+                        shown = client if each.who in near else node
+                        expect(
+                            each.seen.rpartition(" ")[0] == shown.address(family),
+                            f"{each.who} saw {each.seen} and not {shown.name}",
+                        )
+            result.append(f"{4 * DRAWS} connections and datagrams, none failed: pods of")
+            result.append(f"{node.name} saw the client, those of the other node {node.name}")
 
     def show_status(self) -> None:
         """Print `pyproxy status` of both nodes as an operator sees it."""
