@@ -11,16 +11,10 @@ static __always_inline __u32 hash16(__u32 value)
 	return ((value * 0x9e3779b1) & 0xffffffff) >> 16;
 }
 
-/* Return where the mark of a fold of an address and a port is. */
-static __always_inline __u32 mark_index(__u32 value)
-{
-	return ((value * 0x9e3779b1) & 0xffffffff) >> 14;
-}
-
 /* Return where an end's mark is. pyproxy.kernel.marks has the same formula; a test compares. */
 static __always_inline __u32 endpoint_hash(const struct endpoint *end)
 {
-	return mark_index(addr_fold(&end->addr) + end->port);
+	return hash16(addr_fold(&end->addr) + end->port);
 }
 
 /*
@@ -46,10 +40,16 @@ static __always_inline void mark_socket(__u32 index)
 /* Return whether some connected socket may have an end with this fold of its address as backend. */
 static __always_inline bool is_socket_marked(__u32 fold, __u16 port)
 {
-	__u32 index = mark_index(fold + port);
+	__u32 index = hash16(fold + port);
 	const struct socket_mark *mark = socket_marks.lookup(&index);
 
 	return mark && *(const __u64 *)mark;
+}
+
+/* Return the frontend's bit of an end's mark: three more bits of the hash say which. */
+static __always_inline __u8 frontend_bit(const struct endpoint *end)
+{
+	return 1 << (((addr_fold(&end->addr) + end->port) * 0x9e3779b1) >> 13 & 7);
 }
 
 /* Return the mark of an end, never NULL. */
@@ -69,7 +69,7 @@ static __always_inline bool is_node_port_marked(__u16 port)
 	struct endpoint any = { .port = port };
 	const struct mark *mark = is_node_port(port) ? mark_of(&any) : NULL;
 
-	return mark && mark->frontend;
+	return mark && mark->frontend & frontend_bit(&any);
 }
 
 /* Return whether an end may be a frontend or a connection's. */
@@ -77,7 +77,8 @@ static __always_inline bool is_marked(const struct endpoint *end)
 {
 	const struct mark *mark = mark_of(end);
 
-	return (mark && *(const __u64 *)mark) || is_node_port_marked(end->port);
+	return (mark && (mark->busy[0] | mark->busy[1] | (mark->frontend & frontend_bit(end)))) ||
+	       is_node_port_marked(end->port);
 }
 
 /* Return whether an end may be a connection's. */
@@ -93,7 +94,7 @@ static __always_inline bool is_address_marked(const struct endpoint *end)
 {
 	const struct mark *mark = mark_of(end);
 
-	return mark && mark->frontend;
+	return mark && mark->frontend & frontend_bit(end);
 }
 
 /* Return whether an end may be a frontend. */

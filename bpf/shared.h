@@ -11,7 +11,7 @@
 #define BPF_F_NO_PREALLOC 1 /* memory only for what is used */
 #define BPF_F_MMAPABLE 1024 /* the agent writes memory, not system calls */
 
-#define MARKS 262144 /* mark_index() has 18 bits: 10,000 frontends mark one place in 26 */
+#define MARKS 65536 /* endpoint_hash() has 16 bits */
 
 /*
  * The programs write and read: what a connected socket asked for. Socket storage would do,

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The marks of frontends: whether a packet's end is worth a look-up (struct mark of bpf/types.h).
 
-A mark is shared by all frontends whose addresses and ports hash alike, so they are counted. That of
-a NodePort, which has no address, is looked at for ports in a range alone.
+A bit of a mark is shared by all frontends whose addresses and ports hash alike: they are counted.
+That of a NodePort, which has no address, is looked at for ports in a range alone.
 """
 
 from __future__ import annotations
 
 import sys
-from array import array
+from collections import Counter
 from collections.abc import Iterable
 
 from pyproxy.kernel.codec import addr_fold
@@ -28,7 +28,12 @@ def _product(value: int) -> int:
 
 def endpoint_hash(address: Address, port: int) -> int:
     """Return where the mark of an address and port is, as bpf/marks.h does."""
-    return _product(addr_fold(address) + port) >> 14
+    return _product(addr_fold(address) + port) >> 16
+
+
+def frontend_bit(address: Address, port: int) -> int:
+    """Return the bit of a frontend in its mark, as bpf/marks.h does."""
+    return 1 << (_product(addr_fold(address) + port) >> 13 & 7)
 
 
 def prefix_bit(address: Address) -> int:
@@ -66,22 +71,26 @@ class FrontendMarks:
         self._prefixes = self._strict = 0
         self._node_ports = range(0)
         self._offset = marks.layout["frontend"].offset
-        self._counts = array("I", bytes(4 * marks.max))
+        # by place: a mark's index, and which of its bits
+        self._counts: Counter[tuple[int, int]] = Counter()
+        self._wanted = bytearray(marks.max)
 
     def reset(self, frontends: Iterable[tuple[FrontendKey, FrontendValue]]) -> None:
         """Take over what is in the kernel: mark these frontends and no others."""
-        self._counts = array("I", bytes(4 * self._marks.max))
+        self._counts.clear()
+        self._wanted = bytearray(self._marks.max)
         self._prefixes, self._node_ports = 0, range(0)
         for key, to in frontends:
-            self._counts[endpoint_hash(key.address, key.port)] += 1
+            index, bit = _place(key)
+            self._counts[index, bit] += 1
+            self._wanted[index] |= bit
             self._note(key, to)
         self.mend()
 
     def mend(self) -> int:
         """Store what is not in the kernel as it was stored; return how much that was."""
         present = self._marks.read(0, self._marks.max)[self._offset :: self._marks.stride]
-        wanted = bytes(map(bool, self._counts))
-        wrong = []
+        wanted, wrong = bytes(self._wanted), []
         if present != wanted:
             wrong = [index for index in range(len(wanted)) if present[index] != wanted[index]]
         for index in wrong:
@@ -92,18 +101,20 @@ class FrontendMarks:
         """Mark a frontend that is about to be written."""
         if self._note(key, to):
             self._store_settings()
-        index = endpoint_hash(key.address, key.port)
-        self._counts[index] += 1
-        if self._counts[index] == 1:
+        place = index, bit = _place(key)
+        self._counts[place] += 1
+        if self._counts[place] == 1:
+            self._wanted[index] |= bit
             self._store(index)
 
     def remove(self, key: FrontendKey) -> None:
         """Forget a frontend that was deleted."""
-        index = endpoint_hash(key.address, key.port)
-        if self._counts[index]:
-            self._counts[index] -= 1
-            if not self._counts[index]:
-                self._store(index)
+        place = index, bit = _place(key)
+        if self._counts[place] > 1:
+            self._counts[place] -= 1
+        elif self._counts.pop(place, 0):
+            self._wanted[index] &= ~bit
+            self._store(index)
 
     def note_strict(self, prefixes: int) -> None:
         """Say of which further networks, as bits, nothing must leave that is for no service."""
@@ -137,4 +148,8 @@ class FrontendMarks:
         return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
 
     def _store(self, index: int) -> None:
-        self._marks.write_byte(index, self._offset, int(bool(self._counts[index])))
+        self._marks.write_byte(index, self._offset, self._wanted[index])
+
+
+def _place(key: FrontendKey) -> tuple[int, int]:
+    return endpoint_hash(key.address, key.port), frontend_bit(key.address, key.port)

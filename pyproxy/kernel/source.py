@@ -27,7 +27,7 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 class Sizes(NamedTuple):
     """How many entries the maps hold; names as in bpf/maps.h.
 
-    Arrays and LRU maps take their memory when they are made: 73 MB a node with these numbers.
+    Arrays and LRU maps take their memory when they are made: 68 MB a node with these numbers.
     Hash maps take it as they fill.
     """
 

@@ -148,7 +148,7 @@ def test_every_moment_is_one_of_a_counter() -> None:
     [
         ("types.h", "TICK_SHIFT", TICK_NS.bit_length() - 1),
         ("connection.h", "REFRESH_TICKS", REFRESH_TICKS),
-        ("shared.h", "MARKS", 1 << 18),
+        ("shared.h", "MARKS", 1 << 16),
     ],
 )
 def test_numbers_are_the_same_in_c_and_python(header: str, name: str, number: int) -> None:

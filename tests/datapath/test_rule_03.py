@@ -14,7 +14,7 @@ import pytest
 
 from pyproxy.kernel.addresses import NodeAddressFlag
 from pyproxy.kernel.connections import Life
-from pyproxy.kernel.marks import endpoint_hash
+from pyproxy.kernel.marks import endpoint_hash, frontend_bit
 from pyproxy.kernel.packetpath import REFRESH_TICKS
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import Kind
@@ -118,9 +118,9 @@ def test_rule_03_what_only_shares_a_mark_is_no_frontend(hooks: Hooks) -> None:
     """Different ends share a mark: what answers such a one may well be for the service."""
     family = hooks.family
     f, c = frontend(family), client(family)
-    wanted = endpoint_hash(f.address, f.port)
+    wanted = endpoint_hash(*f), frontend_bit(*f)
     ends = (End(client(family, n).address, port) for n in range(9, 99) for port in range(1, 65536))
-    other = next(end for end in ends if endpoint_hash(*end) == wanted)
+    other = next(end for end in ends if (endpoint_hash(*end), frontend_bit(*end)) == wanted)
     packet = hooks.udp(other, c)
     with hooks.node.counting(family):
         assert hooks.egress(packet) == passed(packet)

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.kernel.btf import Field
-from pyproxy.kernel.marks import FrontendMarks, endpoint_hash, prefix_bit, prefix_bits
+from pyproxy.kernel.marks import (
+    FrontendMarks,
+    endpoint_hash,
+    frontend_bit,
+    prefix_bit,
+    prefix_bits,
+)
 from pyproxy.kernel.packetpath import NODE_PORT_RANGE, PREFIXES, SETTINGS
 from pyproxy.model import Prefix
 from pyproxy.plan.cidr import masked
@@ -19,7 +25,7 @@ from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind
 
 STRIDE, OFFSET = 8, 0
-MARKS = 1 << 18
+MARKS = 1 << 16
 
 End = tuple[bytes, int]
 
@@ -102,12 +108,12 @@ TWINS = ((bytes((10, 96, 0, 1)), 81), (bytes((11, 96, 0, 1)), 80))
 @pytest.mark.parametrize(
     ("address", "port", "index"),
     [
-        # the upper 18 bits of (0x0100600a + 80) * 0x9e3779b1, worked out by hand
-        (bytes((10, 96, 0, 1)), 80, (0x0100605A * 0x9E3779B1 & 0xFFFFFFFF) >> 14),
+        # the upper half of (0x0100600a + 80) * 0x9e3779b1, worked out by hand
+        (bytes((10, 96, 0, 1)), 80, (0x0100605A * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
         (bytes(4), 0, 0),
-        (bytes(4), 1, 0x9E3779B1 >> 14),
-        (b"\xff" * 4, 65535, (0xFFFE * 0x9E3779B1 & 0xFFFFFFFF) >> 14),
-        (bytes(15) + b"\x01", 53, ((1 << 24) + 53) * 0x9E3779B1 % (1 << 32) >> 14),
+        (bytes(4), 1, 0x9E37),
+        (b"\xff" * 4, 65535, (0xFFFE * 0x9E3779B1 & 0xFFFFFFFF) >> 16),
+        (bytes(15) + b"\x01", 53, ((1 << 24) + 53) * 0x9E3779B1 % (1 << 32) >> 16),
     ],
 )
 def test_an_ends_mark_is_where_the_formula_says(address: bytes, port: int, index: int) -> None:
@@ -135,6 +141,33 @@ def test_a_mark_is_there_as_long_as_one_of_its_frontends() -> None:
     ours.remove(key(two))
     assert marks.marked() == set()
     assert len(marks.stores) == 2
+
+
+def test_a_mark_has_a_bit_for_each_of_its_frontends() -> None:
+    """So that what only shares the mark is hardly ever looked up for it."""
+    ends = (end(number & 0xFFFF, 80 + (number >> 16)) for number in range(1_000_000))
+    one = next(ends)
+    two = next(
+        each
+        for each in ends
+        if endpoint_hash(*each) == endpoint_hash(*one) and frontend_bit(*each) != frontend_bit(*one)
+    )
+    marks, place = Marks(), endpoint_hash(*one) * STRIDE
+    ours = over(marks)
+    ours.add(key(one), INSIDE)
+    assert marks.raw[place] == frontend_bit(*one)
+    ours.add(key(two), INSIDE)
+    assert marks.raw[place] == frontend_bit(*one) | frontend_bit(*two)
+    ours.remove(key(one))
+    assert marks.raw[place] == frontend_bit(*two)
+
+
+@pytest.mark.parametrize(("product", "bit"), [(0, 1), (1 << 13, 2), (7 << 13, 128), (1 << 16, 1)])
+def test_the_bit_is_three_more_of_the_hash(product: int, bit: int) -> None:
+    """As bpf/marks.h has it: the value whose product that is, by the inverse of the factor."""
+    value = product * pow(0x9E3779B1, -1, 1 << 32) % (1 << 32)
+    address, port = value.to_bytes(4, sys.byteorder), 0
+    assert frontend_bit(address, port) == bit
 
 
 def test_an_unknown_frontend_is_not_missed() -> None:
@@ -187,8 +220,8 @@ def test_what_an_earlier_agent_left_is_put_right() -> None:
     """Marks nobody needs go, missing ones come, right ones are not written; others' bytes stay."""
     marks = Marks()
     kept, missing, stray = (endpoint_hash(*end(number)) for number in (1, 2, 3))
-    for index in (kept, stray):
-        marks.raw[index * STRIDE] = 1
+    marks.raw[kept * STRIDE] = frontend_bit(*end(1))
+    marks.raw[stray * STRIDE] = 1
     marks.raw[stray * STRIDE + 1] = 1
     over(marks).reset([(key(end(n)), INSIDE) for n in (1, 2)])
     assert marks.marked() == {kept, missing}
