@@ -14,11 +14,10 @@ from tests.lab.manifests import service
 from tests.lab.prober import tcp
 from tests.lab.waiting import wait_for
 
-pytestmark = pytest.mark.once
-
 CROWD = 2_000
 BULK = 200_000_000
 NODE_PORT, ECHO_PORT = 31_180, 7778
+PATHS = ("outside-elsewhere", "outside-here", "pod-elsewhere", "pod-here", "pod-node-port", "node")
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +44,17 @@ def crowded(scene: Scene, far: Host) -> Iterator[None]:
 
 
 @pytest.fixture
-def echo(scene: Scene, far: Host) -> Iterator[None]:
+def echo(scene: Scene, far: Host) -> Iterator[App]:
     """An application that gives back what it gets."""
     server = far.python("echo.py", "serve", str(ECHO_PORT))
     await_ready(server, far.name)
-    written(scene, "echoing", far, ECHO_PORT)
-    yield
+    yield written(scene, "echoing", far, ECHO_PORT)
     scene.drop("echoing.json")
     server.kill()
     server.wait(10)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("crowded")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_thousands_at_once_through_source_nat(scene: Scene, family: int) -> None:
@@ -72,14 +71,29 @@ def test_thousands_at_once_through_source_nat(scene: Scene, family: int) -> None
     assert grown["source_exhausted"] == grown["table_full"] == 0
 
 
-@pytest.mark.usefixtures("echo")
+def paths(scene: Scene, app: App, family: int) -> dict[str, tuple[Host, str, int]]:
+    """Return who asks what, by name: each way on which a service is reached.
+
+    The backend is a pod of the second node.
+    """
+    one, two = scene.cluster.nodes
+    cluster_ip = app.address(family)
+    return {
+        "outside-elsewhere": (scene.cluster.client, one.address(family), NODE_PORT),
+        "outside-here": (scene.cluster.client, two.address(family), NODE_PORT),
+        "pod-elsewhere": (one.pods[0], cluster_ip, 80),
+        "pod-here": (two.pods[0], cluster_ip, 80),
+        "pod-node-port": (one.pods[0], two.address(family), NODE_PORT),
+        "node": (one, cluster_ip, 80),
+    }
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_much_data_both_ways(scene: Scene, family: int) -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_much_data_both_ways(scene: Scene, echo: App, family: int, path: str) -> None:
     """200 MB go and come at the same time, byte for byte."""
-    client, node = scene.cluster.client, scene.cluster.nodes[0]
-    script = (sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", node.address(family))
-    wait_for(
-        lambda: client.run(*script, str(NODE_PORT), "1").returncode == 0, 5, "the echo to answer"
-    )
-    done = client.run(*script, str(NODE_PORT), str(BULK))
+    client, to, port = paths(scene, echo, family)[path]
+    script = (sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", to, str(port))
+    wait_for(lambda: client.run(*script, "1").returncode == 0, 5, "the echo to answer")
+    done = client.run(*script, str(BULK))
     assert (done.stderr, done.returncode) == ("", 0)
