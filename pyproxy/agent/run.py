@@ -31,6 +31,7 @@ from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.model import Family
 from pyproxy.serve.health import Health
+from pyproxy.tables import Kind, PortPlan
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class Stop(NamedTuple):
 
 
 Message: TypeAlias = Event | CoverChanged | Stop
+
+
+def _is_cluster_only(plan: PortPlan | None) -> bool:
+    """Return whether a plan that was changed has no port that the node's sockets could get."""
+    return plan is not None and all(each.kind is Kind.CLUSTER_IP for each in plan.frontends)
 
 
 class Agent:
@@ -81,7 +87,7 @@ class Agent:
             loaded,
             self._syncers,
             config.sync_period_s,
-            more=(self._reserve,),
+            more=(self._reserve, self._own_ips.look),
         )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
@@ -155,7 +161,8 @@ class Agent:
         mended = not all(map(self._inbox.may_lack, self._syncers.kept))
         if changes or not self._synced or is_due or mended:
             self._syncers.apply(changes, self._inbox.may_lack)
-            self._reserve()
+            if not all(map(_is_cluster_only, changes.values())):
+                self._reserve()
             self._tell(self._syncers.notes, self._inbox.world.uid_of)
             self._changed = True
         elif messages:

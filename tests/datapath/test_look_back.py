@@ -125,28 +125,33 @@ def test_what_is_over_is_not_brought_along(
     assert new.table.claimed() == []
 
 
-@pytest.mark.parametrize("why", ["on its way", "no room"])
-def test_a_packet_whose_connection_cannot_come_yet_waits(
-    looking_back: Tables, protocol: Protocol, why: str
+def test_a_packet_whose_connection_is_on_its_way_waits(
+    looking_back: Tables, protocol: Protocol
 ) -> None:
-    """Another CPU is just bringing it along, or the table is full: untranslated it would end."""
+    """Another CPU is just bringing it along: untranslated it would end."""
     old, new, _ = looking_back
     mine = conversation(old.family, protocol, 40_000)
     mine.talk(old)
-    if why == "on its way":
-        other = conversation(old.family, protocol, 50_000)
-        other.talk(new)
-        key = Key(mine.backend, mine.client, protocol, Side.EGRESS)
-        new.table.put({key: Lead(new.table.records()[0].number, Role.REPLY)})
-    elif new.table.connections.max > FEW:
-        return  # it would take long to fill
-    else:
-        fill(new)
+    conversation(old.family, protocol, 50_000).talk(new)
+    key = Key(mine.backend, mine.client, protocol, Side.EGRESS)
+    new.table.put({key: Lead(new.table.records()[0].number, Role.REPLY)})
     before, after = (new.further(protocol, mine.client, to) for to in (mine.frontend, mine.backend))
     assert new.ingress(before) == dropped(before)
-    if why == "on its way":
-        new.table.delete([key])
-        assert new.ingress(before) == passed(after)
+    new.table.delete([key])
+    assert new.ingress(before) == passed(after)
+
+
+@pytest.mark.parametrize("nodes", ["smaller"], indirect=True)
+def test_a_packet_whose_connection_has_no_room_waits(
+    looking_back: Tables, protocol: Protocol
+) -> None:
+    """The table is full: untranslated it would end."""
+    old, new, _ = looking_back
+    mine = conversation(old.family, protocol, 40_000)
+    mine.talk(old)
+    fill(new)
+    before = new.further(protocol, mine.client, mine.frontend)
+    assert new.ingress(before) == dropped(before)
 
 
 def fill(hooks: Hooks) -> None:
