@@ -4,7 +4,7 @@
  * client's connection: a socket, or what the kernel has masqueraded. The answers to both would
  * be one and the same, so that this one gets another port (rule 9).
  */
-#include "source.h"
+#include "table.h"
 
 /* Return whether a connection goes on: it must not lose its port. */
 static __always_inline bool is_alive(const struct found *found, __u32 now)
@@ -35,11 +35,13 @@ static __always_inline long apart_insert(struct connection *record, __u32 number
 	return failed ? failed : entry_insert(&key, &request, &other, now);
 }
 
-/* Make a connection of what the node sends, from another port. Return false if it cannot be. */
-static __always_inline bool apart_open(struct __sk_buff *skb, const struct packet *packet,
-				       __u32 now)
+/*
+ * Make a connection of what the node sends; as it leaves it gets another port (source.c). Return
+ * false if it cannot be.
+ */
+static __always_inline bool apart_open(const struct packet *packet, __u32 now)
 {
-	__u32 flags = LIFE_CLAIMED | LIFE_OWN | LIFE_SOURCE_WANTED | LIFE_SOURCE_READY |
+	__u32 flags = LIFE_CLAIMED | LIFE_OWN | LIFE_SOURCE_WANTED |
 		      (packet->proto == IPPROTO_UDP ? LIFE_UDP : 0);
 	__u32 number = connection_claim(now);
 	struct connection *record = connections.lookup(&number);
@@ -49,21 +51,12 @@ static __always_inline bool apart_open(struct __sk_buff *skb, const struct packe
 		return false;
 	record_write(record, packet, &picked);
 	record->uplink = 0;
-	record->source.addr = packet->src.addr;
 	record->check = connection_check(record);
-	if (!source_port(skb, record, number, now)) {
-		count_trouble(COUNTER_SOURCE_EXHAUSTED, MOMENT_SOURCE_EXHAUSTED);
-		connection_release(number, 0);
-		return false;
-	}
-	record->source_check = connection_source_check(record);
-	record->source_epoch = setting(SETTING_ADDRESS_EPOCH);
 	if (apart_insert(record, number, flags, now)) {
 		connection_release(number, flags);
 		return false;
 	}
 	ends_mark(record, flags);
-	mark_busy(&record->source);
 	count(COUNTER_PACKET_APART);
 	return true;
 }
@@ -92,7 +85,7 @@ int apart(struct __sk_buff *skb)
 		connection_end(found.number, found.copy.life, now);
 		return TC_NEXT;
 	}
-	if (!apart_open(skb, &packet, now))
+	if (!apart_open(&packet, now))
 		return TC_DROP;
 	stage_again(skb, packet.ip, SIDE_EGRESS);
 	return TC_DROP;

@@ -10,6 +10,17 @@
 
 #define EADDRINUSE 98
 
+/* Return whether the kernel chooses a port for sockets that ask for none: not a reserved one. */
+static __always_inline bool is_chosen(__u16 port)
+{
+	__u64 local = setting(SETTING_LOCAL_PORTS);
+	__u32 index = port >> 6;
+	const __u64 *kept = kept_ports.lookup(&index);
+
+	return (__u32)port - (__u32)local < (__u32)(local >> 32) &&
+	       !(kept && *kept >> (port & 63) & 1);
+}
+
 /*
  * Return whether a socket's own address and port are a NodePort that is served. A port that the
  * kernel has chosen looks the same, so those that it chooses from are left alone.
@@ -17,11 +28,9 @@
 static __always_inline bool is_taken(struct bpf_sock *ctx, const struct endpoint *own)
 {
 	__u8 proto = ctx->protocol == IPPROTO_MPTCP ? IPPROTO_TCP : ctx->protocol;
-	__u64 local = setting(SETTING_LOCAL_PORTS);
 	struct target target;
 
-	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS) ||
-	    (__u32)own->port - (__u32)local < (__u32)(local >> 32))
+	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS) || is_chosen(own->port))
 		return false;
 	target = node_port_match(own, proto);
 	return target.service && !target.unserved &&

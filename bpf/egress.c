@@ -13,13 +13,14 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 {
 	struct connection *copy = &found->copy;
 
-	if (is_clash(found, packet)) {
+	/* a source's port is this connection's alone: an ACK is the backend's of an older one */
+	if (!(copy->life & LIFE_SOURCE_READY) && is_clash(found, packet)) {
 		life_set(found, LIFE_CLASH, 0, now);
 		return TC_NEXT;
 	}
 	life_note(found, life_after_reply((__u32)copy->life, packet), now);
 	count(COUNTER_PACKET_OUT);
-	if (packet_translate(skb, packet, &copy->frontend, &copy->client) != TC_NEXT)
+	if (packet_translate_out(skb, packet, &copy->frontend, &copy->client) != TC_NEXT)
 		return TC_DROP;
 	if (copy->uplink && copy->uplink != skb->ifindex)
 		stage_back(skb, packet->ip, copy->uplink);
@@ -39,17 +40,17 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 		}
 		life_note(found, life_after_request((__u32)copy->life, packet), now);
 	}
+	if (copy->life & LIFE_SOURCE_READY && copy->source_check != connection_source_check(copy)) {
+		count(COUNTER_STALE);
+		return TC_DROP;
+	}
 	if (!(copy->life & LIFE_SOURCE_READY) ||
 	    copy->source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH)) {
 		stage_enter(skb, STAGE_SOURCE, packet->ip, SIDE_EGRESS);
 		return TC_DROP;
 	}
-	if (copy->source_check != connection_source_check(copy)) {
-		count(COUNTER_STALE);
-		return TC_DROP;
-	}
 	count(COUNTER_PACKET_OUT);
-	return packet_translate(skb, packet, &copy->source, &packet->dst);
+	return packet_translate_out(skb, packet, &copy->source, &packet->dst);
 }
 
 /*
@@ -152,6 +153,8 @@ int egress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	if (was_translated_out(skb))
+		return TC_NEXT;
 	translated_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_EGRESS);
@@ -167,6 +170,8 @@ int egress_l3(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	if (was_translated_out(skb))
+		return TC_NEXT;
 	translated_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_EGRESS_L3);

@@ -123,6 +123,7 @@ int ingress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	translated_out_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_INGRESS);
 	glance = glance_at(skb, ETH_HLEN);
@@ -137,6 +138,7 @@ int ingress_l3(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
+	translated_out_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_INGRESS_L3);
 	glance = glance_at(skb, 0);

@@ -13,6 +13,8 @@ static __always_inline __u32 life_after_second(__u32 flags)
 {
 	__u32 answered = LIFE_UDP | LIFE_REPLIED;
 
+	/* who has claimed the source has done so long ago, and could not say what came of it */
+	flags &= ~LIFE_SOURCE_CLAIMED;
 	return (flags & answered) == answered ? flags | LIFE_ESTABLISHED : flags;
 }
 

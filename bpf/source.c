@@ -30,12 +30,20 @@ static __always_inline bool source_address(__u32 ifindex, const struct addr *dst
 static __always_inline bool source_choose(struct __sk_buff *skb, struct found *found, __u32 now)
 {
 	struct connection *record = connections.lookup(&found->number);
+	/* before the address: one that goes meanwhile is looked for again */
+	__u32 epoch = setting(SETTING_ADDRESS_EPOCH);
 
-	if (!record || !source_address(skb->ifindex, &record->backend.addr, &record->source.addr) ||
-	    !source_port(skb, record, found->number, now))
+	if (!record)
+		return false;
+	/* what the node sends itself has an address already */
+	if (found->copy.life & LIFE_OWN)
+		record->source.addr = record->client.addr;
+	else if (!source_address(skb->ifindex, &record->backend.addr, &record->source.addr))
+		return false;
+	if (!source_port(skb, record, found->number, now))
 		return false;
 	record->source_check = connection_source_check(record);
-	record->source_epoch = setting(SETTING_ADDRESS_EPOCH);
+	record->source_epoch = epoch;
 	mark_busy(&record->source);
 	return true;
 }

@@ -29,6 +29,9 @@ struct closed {
 
 #define AGE_FREE 0xffffffff /* nobody needs it, not even the backend */
 
+/* For how long a backend that closed first remembers both ends (60 s, in ticks). */
+#define TIME_WAIT_TICKS 3577
+
 /* Return whether somebody else needs a port of the node: a service, or whom an operator named. */
 static __always_inline bool is_kept(const struct endpoint *source)
 {
@@ -69,7 +72,7 @@ static __always_inline bool is_sockets(struct __sk_buff *skb, const struct conne
 static __always_inline __u16 source_draw(const struct connection *record, int i)
 {
 	__u32 first = setting(SETTING_SOURCE_PORT_FIRST), many = setting(SETTING_SOURCE_PORT_COUNT);
-	__u32 client = addr_fold(&record->client.addr) ^ record->client.port << 16;
+	__u32 client = addr_fold(&record->client.addr) ^ record->client_port << 16;
 
 	/* it keeps the client's, in every try */
 	if (record->proto == IPPROTO_SCTP)
@@ -85,13 +88,14 @@ static __always_inline __u16 source_draw(const struct connection *record, int i)
 static __always_inline __u32 closed_age(const struct connection *record,
 					const struct connection *other, __u64 life, __u32 now)
 {
-	if (!life || is_expired(life, now))
+	if (!life ||
+	    (is_expired(life, now) && (life & LIFE_UDP || life_age(life, now) > TIME_WAIT_TICKS)))
 		return AGE_FREE;
 	/* its backend knows the client's new connection from the old one */
 	if (life & LIFE_READY && is_over((__u32)life) &&
 	    endpoint_equal(&other->client, &record->client))
 		return AGE_FREE;
-	if (!(life & LIFE_READY) || !is_spent(life, now))
+	if (!is_expired(life, now) && (!(life & LIFE_READY) || !is_spent(life, now)))
 		return 0;
 	return life_age(life, now) + 1;
 }

@@ -87,6 +87,12 @@ static __always_inline int packet_translate(struct __sk_buff *skb, const struct 
  */
 #define TRANSLATED 0x7079
 
+/*
+ * The same of one that was translated as it left: a bridge or a bond hands it to a port, where it
+ * leaves once more. It says so until it comes in somewhere else, perhaps in this very kernel.
+ */
+#define TRANSLATED_OUT 0x707a
+
 /* As packet_translate(), for a packet that comes in. */
 static __always_inline int packet_translate_in(struct __sk_buff *skb, const struct packet *packet,
 					       const struct endpoint *src,
@@ -94,6 +100,28 @@ static __always_inline int packet_translate_in(struct __sk_buff *skb, const stru
 {
 	skb->tc_index = TRANSLATED;
 	return packet_translate(skb, packet, src, dst);
+}
+
+/* As packet_translate(), for a packet that leaves. */
+static __always_inline int packet_translate_out(struct __sk_buff *skb, const struct packet *packet,
+						const struct endpoint *src,
+						const struct endpoint *dst)
+{
+	skb->tc_index = TRANSLATED_OUT;
+	return packet_translate(skb, packet, src, dst);
+}
+
+/* Return whether a packet has left by another device before, and was translated there. */
+static __always_inline bool was_translated_out(const struct __sk_buff *skb)
+{
+	return skb->tc_index == TRANSLATED_OUT;
+}
+
+/* Forget that, as the packet comes in at somebody else's. */
+static __always_inline void translated_out_forget(struct __sk_buff *skb)
+{
+	if (was_translated_out(skb))
+		skb->tc_index = 0;
 }
 
 /* Return whether a packet has come in before, and was translated. */

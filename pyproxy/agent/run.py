@@ -190,6 +190,8 @@ class Agent:
         others = cleanup.other_layouts(self._config.bpffs_root)
         if others:
             self._replace(others)
+            # their ports were given back with them
+            self._reserve()
         self._end_moves()
 
     def _end_moves(self) -> None:

@@ -14,6 +14,10 @@ from pyproxy.kernel.netlink import Hop, Own
 from pyproxy.model import Address, Prefix
 from pyproxy.plan.cidr import in_any, masked
 
+IPV6_BYTES = 16
+UNIQUE_LOCAL = Prefix(b"\xfc" + bytes(15), 7)  # RFC 4193
+WORLD = Prefix(b"\x20" + bytes(15), 3)  # RFC 4291 2.4
+
 
 class Way(NamedTuple):
     """A network, and the device by which packets go there."""
@@ -37,8 +41,23 @@ def hop_sources(addresses: Iterable[Own], hops: Iterable[Hop]) -> dict[Way, Addr
             found.setdefault(Way(hop.ifindex, hop.to), own.address)
     # what needs no gateway is nearer than any route that has one
     for ifindex, owns in several.items():
+        found |= _by_scope(ifindex, owns)
         found |= {Way(ifindex, _subnet(own)): own.address for own in reversed(owns)}
     return found
+
+
+def _by_scope(ifindex: int, owns: Iterable[Own]) -> dict[Way, Address]:
+    """Return which address of a device is for which part of IPv6, where it has both kinds.
+
+    A global address for all the world, a unique local one among its like: whoever chooses by the
+    longest prefix in common does so (RFC 6724 5, rule 8), and gateways mostly have link-local ones.
+    """
+    globally = [own for own in owns if len(own.address) == IPV6_BYTES]
+    local = [own for own in globally if in_any(own.address, (UNIQUE_LOCAL,))]
+    world = [own for own in globally if own not in local]
+    if not (local and world):
+        return {}
+    return {Way(ifindex, UNIQUE_LOCAL): local[0].address, Way(ifindex, WORLD): world[0].address}
 
 
 def _near(owns: Iterable[Own], gateway: Address) -> Iterator[Own]:

@@ -12,6 +12,7 @@ import pytest
 
 from pyproxy.kernel.addresses import UPLINK
 from pyproxy.kernel.connections import Life
+from pyproxy.kernel.packetpath import ticks
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import Kind, PortRange
 from tests.datapath.ends import backend, client, frontend, node_address, plan
@@ -148,6 +149,36 @@ def test_others_get_the_port_that_was_closed_first(hooks: Hooks) -> None:
     assert older.client not in {each.client for each in hooks.table.records()}
 
 
+def test_a_backend_that_remembers_an_older_connection(hooks: Hooks) -> None:
+    """In TIME_WAIT it acknowledges that one: the client's reset ends it, and the SYN is sent again.
+
+    The port is this connection's alone, so that the answer is no direct connection's (rule 4).
+    """
+    family = hooks.family
+    record, f, b = begin(hooks, TCP), frontend(family), backend(family)
+    back = hooks.ingress(hooks.tcp(b, record.source, ACK))
+    assert hooks.egress(back.data) == passed(hooks.tcp(f, record.client, ACK))
+    assert not hooks.table.record(record.number).flags & Life.CLASH
+    inside = hooks.ingress(hooks.tcp(record.client, f, RST))
+    assert hooks.egress(inside.data) == passed(hooks.tcp(record.source, b, RST))
+
+
+@pytest.mark.parametrize(
+    ("age_s", "taken"), [(30, {"source_taken": 1}), (59, {"source_taken": 1}), (61, {})]
+)
+def test_a_port_is_remembered_as_long_as_a_backend_does(
+    hooks: Hooks, age_s: int, taken: dict[str, int]
+) -> None:
+    """A record that is over still says since when, as long as nobody has taken its place."""
+    only_this_port(hooks)
+    old = begin(hooks, TCP)
+    age = ticks(age_s)
+    hooks.table.set_life(old.number, CLOSED | Life.SOURCE_WANTED | Life.SOURCE_READY, age)
+    inside = hooks.ingress(hooks.tcp(client(hooks.family, 2), frontend(hooks.family), SYN))
+    with hooks.node.counting(hooks.family, packet_source=1, packet_out=1, **taken):
+        hooks.egress(inside.data)
+
+
 @pytest.mark.parametrize("age", [OPENING_TICKS, OPENING_TICKS + 1])
 def test_the_port_of_one_that_was_reset(hooks: Hooks, age: int) -> None:
     """The reset may be forged: when nothing came for three seconds, it was not."""
@@ -185,7 +216,7 @@ def test_the_nodes_own_gets_another_port(hooks: Hooks, protocol: Protocol) -> No
     family = hooks.family
     theirs, b = begin(hooks, protocol), backend(family)
     assert theirs.source.port == PORT
-    with hooks.node.counting(family, packet_apart=1, packet_out=1):
+    with hooks.node.counting(family, packet_apart=1, packet_source=1, packet_out=1):
         left = hooks.egress(own(hooks, protocol))
     ours = next(each for each in hooks.table.records() if each.flags & Life.OWN)
     assert ours.source.address == node_address(family)
@@ -215,7 +246,7 @@ def test_the_nodes_own_connection_lives_and_ends(hooks: Hooks) -> None:
     closed = Life.FIN_CLIENT | Life.FIN_BACKEND
     assert hooks.table.record(ours.number).flags & closed == closed
     assert hooks.egress(own(hooks, TCP, ACK)) == passed(hooks.tcp(ours.source, b, ACK))
-    with hooks.node.counting(family, packet_apart=1, packet_out=1):
+    with hooks.node.counting(family, packet_apart=1, packet_source=1, packet_out=1):
         left = hooks.egress(own(hooks, TCP))
     again = next(each for each in hooks.table.records() if each.flags & Life.OWN)
     assert left == passed(hooks.tcp(again.source, b, SYN))
@@ -259,9 +290,13 @@ def test_a_connection_that_is_over_gives_way(hooks: Hooks, protocol: Protocol) -
 
 def test_no_port_for_the_nodes_own(hooks: Hooks, protocol: Protocol) -> None:
     """It is dropped and counted: from its own port it would cut the client off."""
-    theirs = begin(hooks, protocol)
+    begin(hooks, protocol)
     hooks.keep_ports(FREE_PORTS)
     packet = own(hooks, protocol)
+    with hooks.node.counting(hooks.family, source_exhausted=1, packet_apart=1):
+        assert hooks.egress(packet) == dropped(packet)
     with hooks.node.counting(hooks.family, source_exhausted=1):
         assert hooks.egress(packet) == dropped(packet)
-    assert hooks.table.claimed() == [theirs.number]
+    hooks.keep_ports(())
+    with hooks.node.counting(hooks.family, packet_source=1, packet_out=1):
+        assert hooks.egress(packet).verdict == passed(packet).verdict

@@ -63,3 +63,16 @@ def test_ipv6() -> None:
     own = [Own(2, ip("fd01::5"), 64), Own(2, ip("fd02::5"), 64)]
     hop = Hop(2, is_default=True, metric=0, to=net("::/0"), gateway=ip("fd02::1"))
     assert hop_sources(own, [hop])[Way(2, net("::/0"))] == ip("fd02::5")
+
+
+def test_ipv6_gateways_have_link_local_addresses() -> None:
+    """What is in no subnet comes from an address of its kind (RFC 6724)."""
+    world, local = Own(2, ip("2001:db8:1::5"), 64), Own(2, ip("fd01::5"), 64)
+    hop = Hop(2, is_default=True, metric=0, to=net("::/0"), gateway=ip("fe80::1"))
+    expected = {
+        Way(2, net("fc00::/7")): local.address,
+        Way(2, net("2000::/3")): world.address,
+        Way(2, net("2001:db8:1::/64")): world.address,
+        Way(2, net("fd01::/64")): local.address,
+    }
+    assert hop_sources([world, local], [hop]) == hop_sources([local, world], [hop]) == expected
