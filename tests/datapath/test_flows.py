@@ -20,6 +20,7 @@ from pyproxy.plan.connection import Connection, Decision
 from pyproxy.plan.options import Options, is_local
 from pyproxy.plan.world import World
 from pyproxy.tables import Backend, BackendFlag
+from tests.datapath.flowtable import Record
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import End
@@ -36,6 +37,8 @@ from tests.datapath.staging import (
 from tests.flows.load import KUBE_PROXY, Case, Flow, FlowFile, read_flow_file
 
 FIRST_PORT = 20_000
+# where an IP header has the source
+SOURCE_AT = {Family.IPV4: slice(12, 16), Family.IPV6: slice(8, 24)}
 VERDICTS = {"REJECT": TC_REDIRECT, "DROP": TC_DROP, "PASS": TC_NEXT, "ACCEPT": TC_NEXT}
 
 
@@ -88,6 +91,20 @@ class Stage:
             wanted = is_hidden(backend, asked, decision, options)
             if (text, not wanted) in drawn:
                 yield f"{flow.name}: {text} sees {'the client' if wanted else 'a node'}"
+        yield from self._wrong_sources(hooks, flow, options)
+
+    def _wrong_sources(self, hooks: Hooks, flow: Flow, options: Options) -> Iterator[str]:
+        """Let one connection to each backend leave the node; yield what comes from elsewhere."""
+        seen: dict[End, Record] = {each.backend: each for each in hooks.table.records()}
+        own = options.node_ip(hooks.family)
+        for backend, record in seen.items():
+            asked = flow.connection._replace(source=record.client.address)
+            sent = hooks.ingress(first(hooks, asked, record.client.port))
+            left = hooks.egress(sent.data)
+            hidden = bool(record.flags & Life.SOURCE_WANTED)
+            source = left.data[SOURCE_AT[hooks.family]]
+            if left.verdict != TC_NEXT or source != (own if hidden else record.client.address):
+                yield f"{flow.name}: {endpoint_text(*backend)} is asked from {source.hex()}"
 
 
 def first(hooks: Hooks, asked: Connection, port: int) -> bytes:

@@ -15,14 +15,18 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.addresses import device_facts, node_addresses
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.programs import TCX_EGRESS
 from pyproxy.model import Family, Protocol
+from pyproxy.plan.options import Options
+from pyproxy.tables import Kind
 from tests.datapath.covering import Covering, covering, foreign, linked
+from tests.datapath.flavours import PORT, PROTOCOLS
 from tests.datapath.node import Node, run_ip
 from tests.datapath.services import service
 from tests.datapath.talking import Talking
-from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire
+from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire, end_address
 
 BRIDGE = "bridge"
 BEYOND = "10.2.0.3"
@@ -63,6 +67,58 @@ def test_a_connection_by_a_port_that_has_the_bridges_address(
     assert grown["packet_in"] > 2
     assert grown["packet_clash"] == 0
     assert len(bridged.pins) in (0, 4)
+
+
+@pytest.fixture
+def uplink(bridged: Covering, node: Node, wire: Wire) -> Iterator[None]:
+    """The bridge as the node's uplink, with a service whose backend is elsewhere beyond it."""
+    forwarding(wire)
+    path, options = node.loaded[Family.IPV4].path, Options("here")
+    facts = wire.inside(lambda: device_facts(Family.IPV4, devices(), options))
+    addresses = wire.inside(lambda: node_addresses(Family.IPV4, devices(), options))
+    for protocol in PROTOCOLS:
+        made = service(Family.IPV4, SERVICE_AT[NEAR], [1], protocol=protocol)
+        (some,), (front,) = made.backends, made.frontends
+        elsewhere = some._replace(address=socket.inet_aton(BEYOND))
+        outside = front._replace(kind=Kind.EXTERNAL_IP)
+        node.apply(made._replace(backends=(elsewhere,), members=(), frontends=(outside,)))
+    with ExitStack() as undo:
+        undo.callback(path.write_devices, {})
+        undo.callback(path.write_addresses, {})
+        node.forget_connections()
+        undo.callback(node.forget_connections)
+        path.write_devices(facts)
+        path.write_addresses(addresses)
+        assert len(bridged.pins) in (0, 4)
+        yield
+
+
+@pytest.mark.usefixtures("uplink")
+def test_a_hidden_client_by_a_bridge(node: Node, wire: Wire, protocol: Protocol) -> None:
+    """What leaves by the bridge and by its port gets one source, and the answer comes back."""
+    to = FLAVOURS[Family.IPV4].service(SERVICE_AT[NEAR])
+    before = node.counters(Family.IPV4)
+    with (
+        wire.socket(FAR, Family.IPV4, protocol) as backend,
+        wire.socket(FAR, Family.IPV4, protocol) as client,
+    ):
+        backend.bind((BEYOND, PORT))
+        if protocol is Protocol.TCP:
+            backend.listen()
+            client.connect(to)
+            served, peer = backend.accept()
+            with served:
+                served.sendall(b"answer")
+                assert client.recv(64) == b"answer"
+        else:
+            client.sendto(b"question", to)
+            _, peer = backend.recvfrom(64)
+            backend.sendto(b"answer", peer)
+            assert client.recvfrom(64) == (b"answer", to)
+    assert peer[0] == end_address(Family.IPV4, NEAR)
+    grown = {name: n - before[name] for name, n in node.counters(Family.IPV4).items()}
+    assert grown["packet_source"] == grown["packet_open"] == 1
+    assert grown["packet_apart"] == 0
 
 
 def test_a_packet_that_leaves_says_nothing_any_more(node: Node, wire: Wire, tmp_path: Path) -> None:
