@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel.addresses import address_flags
-from pyproxy.model import Prefix, Protocol
+from pyproxy.kernel.reserved import ReservedPorts
+from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Options
 from pyproxy.tables import Frontend, FrontendKey, Kind
 from tests.datapath.asking import errno_of
@@ -41,6 +42,19 @@ def node(node: Node, flavour: Flavour, protocol: Protocol) -> Iterator[Node]:
     yield node
     path.write_addresses({})
     node.configure()
+
+
+def keep(node: Node, served: set[int]) -> None:
+    """Reserve ports as an agent does."""
+
+    def work() -> None:
+        found = ReservedPorts(node.loaded[Family.IPV4].pins.shared)
+        try:
+            found.keep(served)
+        finally:
+            found.close()
+
+    netns.inside(node.namespace, work)
 
 
 def bind(node: Node, flavour: Flavour, protocol: Protocol, number: int, port: int) -> str:
@@ -109,7 +123,12 @@ def test_a_port_that_the_kernel_chooses_from_is_free(
         configure(node, "node")
         with node.counting(flavour.family):
             assert bind(node, flavour, protocol, SERVED, NODE_PORT) == ""
+        # one that is reserved the kernel does not choose
+        for served, error in (({NODE_PORT - 1}, ""), ({NODE_PORT}, "EADDRINUSE")):
+            keep(node, served)
+            assert bind(node, flavour, protocol, SERVED, NODE_PORT) == error
     finally:
+        keep(node, set())
         netns.inside(node.namespace, lambda: LOCAL_PORTS.write_text("32768 60999"))
         configure(node, "node")
 
