@@ -130,24 +130,33 @@ def test_sequence_invalid_conntrack_rst(scene: Scene, way: str, family: int, whi
     scene.run(app, [server])
     client = client_by(way, scene, scene.cluster.nodes[0].pods[0])
     prober, to = client.prober, app.tcp(family)
-    with Capture(client) as near, Capture(server) as far:
-        assert not prober.open("held", to).error
-        assert names(prober.ask("held", to)) == {server.name}
-        last = far.find(lambda p: _is_answer(p, server, family), "an answer of the server")
-        strays = _strays(last)
-        _inject(server, family, strays)
-        # the client's kernel challenges what it does not expect (RFC 5961), or says nothing
-        translated = way == "packets" or scene.by_packets(client)
-        shown = app if translated else server
-        _await_strays(near, last, shown.address(family), len(strays))
-        assert names(prober.ask("held", to, 10)) == {server.name}
-        assert [p for p in near.take() if _is_tcp(p) and p.leaves and p.flags & RST] == []
-        assert [p for p in far.take() if _is_tcp(p) and p.flags & RST] == []
-    prober.close("held")
+    try:
+        with Capture(client) as near, Capture(server) as far:
+            assert not prober.open("held", to).error
+            assert names(prober.ask("held", to)) == {server.name}
+            last = far.find(lambda p: _is_answer(p, server, family), "an answer of the server")
+            strays = _strays(last)
+            _inject(server, family, strays)
+            # the client's kernel challenges what it does not expect (RFC 5961), or says nothing
+            translated = way == "packets" or scene.by_packets(client)
+            shown = (app if translated else server).address(family)
+            # another port than the backend sees, if somebody has that one towards it (rule 5)
+            asked = near.find(lambda p: _begins(p, shown), "the client's SYN")
+            _await_strays(near, (shown, asked.ports[0]), len(strays))
+            assert names(prober.ask("held", to, 10)) == {server.name}
+            assert [p for p in near.take() if _is_tcp(p) and p.leaves and p.flags & RST] == []
+            assert [p for p in far.take() if _is_tcp(p) and p.flags & RST] == []
+    finally:
+        prober.close("held")
 
 
 def _is_tcp(packet: Packet) -> bool:
     return packet.protocol == socket.IPPROTO_TCP
+
+
+def _begins(packet: Packet, to: str) -> bool:
+    mine = packet.leaves and _is_tcp(packet) and packet.destination == to
+    return bool(mine and packet.flags & packets.SYN)
 
 
 def _is_answer(packet: Packet, server: Host, family: int) -> bool:
@@ -189,12 +198,15 @@ def _inject(server: Host, family: int, segments: Sequence[bytes]) -> None:
             raw.sendto(each, (socket.inet_ntop(kind, each[offset : offset + size]), 0))
 
 
-def _await_strays(near: Capture, answer: Packet, source: str, count: int) -> None:
-    """Wait until the client's device has had all strays, as the connection's own segments."""
+def _await_strays(near: Capture, ends: tuple[str, int], count: int) -> None:
+    """Wait until the client's device has had all strays, as the connection's own segments.
+
+    `ends` are where they come from, and the client's port.
+    """
 
     def arrived() -> bool:
         mine = [p for p in near.take() if _is_tcp(p) and not p.leaves and b"stray" in p.data]
-        assert {(p.source, p.ports[1]) for p in mine} <= {(source, answer.ports[1])}
+        assert {(p.source, p.ports[1]) for p in mine} <= {ends}
         return len(mine) == count
 
     wait_for(arrived, 5, f"{count} strays to arrive")
