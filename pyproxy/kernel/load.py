@@ -39,7 +39,7 @@ from pyproxy.model import Family
 if TYPE_CHECKING:
     from pyproxy.kernel.compiler import Object
 
-LOAD_TIMEOUT_S = 120
+LOAD_TIMEOUT_S = 300  # verifiers walk two million instructions; guests without KVM take 100 s
 ASK_EVERY_S = 0.1
 
 FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
