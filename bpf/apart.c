@@ -6,16 +6,6 @@
  */
 #include "table.h"
 
-/* Return whether a connection goes on: it must not lose its port. */
-static __always_inline bool is_alive(const struct found *found, __u32 now)
-{
-	__u64 life = found->copy.life;
-
-	if (life & LIFE_UDP)
-		return life_age(life, now) <= setting(SETTING_UDP);
-	return !is_closed(life);
-}
-
 /* Make all that leads to the record but for what answers it. Return 0 or what failed. */
 static __always_inline long apart_insert(struct connection *record, __u32 number, __u32 flags,
 					 __u32 now)
@@ -81,7 +71,7 @@ int apart(struct __sk_buff *skb)
 	if (connection_find(&answer, SIDE_INGRESS, &found) != FOUND || found.role != ROLE_REPLY ||
 	    is_expired(found.copy.life, now))
 		return TC_NEXT;
-	if (!is_alive(&found, now)) {
+	if (gives_way(found.copy.life, now)) {
 		connection_end(found.number, found.copy.life, now);
 		return TC_NEXT;
 	}

@@ -8,17 +8,12 @@
 
 #include "sock.h"
 
-#define EADDRINUSE 98
-
 /* Return whether the kernel chooses a port for sockets that ask for none: not a reserved one. */
 static __always_inline bool is_chosen(__u16 port)
 {
 	__u64 local = setting(SETTING_LOCAL_PORTS);
-	__u32 index = port >> 6;
-	const __u64 *kept = kept_ports.lookup(&index);
 
-	return (__u32)port - (__u32)local < (__u32)(local >> 32) &&
-	       !(kept && *kept >> (port & 63) & 1);
+	return (__u32)port - (__u32)local < (__u32)(local >> 32) && !is_reserved(port);
 }
 
 /*

@@ -25,8 +25,7 @@ int open_direct(struct __sk_buff *skb)
 	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REPLY ||
 	    is_expired(found.copy.life, now))
 		return TC_NEXT;
-	if (packet.proto == IPPROTO_UDP ? life_age(found.copy.life, now) > setting(SETTING_UDP)
-					: is_closed(found.copy.life)) {
+	if (gives_way(found.copy.life, now)) {
 		connection_end(found.number, found.copy.life, now);
 		return TC_NEXT;
 	}

@@ -60,6 +60,15 @@ static __always_inline bool is_node_port(__u32 port)
 	return port - (__u32)range < (__u32)(range >> 32);
 }
 
+/* Return whether a port is in ip_local_reserved_ports. */
+static __always_inline bool is_reserved(__u16 port)
+{
+	__u32 index = port >> 6;
+	const __u64 *bits = kept_ports.lookup(&index);
+
+	return bits && *bits >> (port & 63) & 1;
+}
+
 /* Return enum node_address_flag of an address; -1 if it is none of this node's. */
 static __always_inline __s32 node_address_find(const struct addr *addr)
 {

@@ -17,13 +17,19 @@ static __always_inline __u32 endpoint_hash(const struct endpoint *end)
 	return hash16(addr_fold(&end->addr) + end->port);
 }
 
+/* Return whether a setting has the bit that stands for an address's network. */
+static __always_inline bool has_prefix(__u64 prefixes, const struct addr *addr)
+{
+	return prefixes >> (hash16(addr_prefix(addr)) & 63) & 1;
+}
+
 /*
  * Return whether an address may be a frontend's by its prefix: services have few of those, and
  * where they are said is in every cache. The agent has the same formula.
  */
 static __always_inline bool is_frontend_prefix(const struct addr *addr)
 {
-	return setting(SETTING_PREFIXES) >> (hash16(addr_prefix(addr)) & 63) & 1;
+	return has_prefix(setting(SETTING_PREFIXES), addr);
 }
 
 /* Mark the backend of a connected socket, whose entry in `connected` is written before. */

@@ -14,11 +14,18 @@ BPF_PERCPU_ARRAY(picks, struct pick, 1);
 
 #define TWIN 1 /* no error: those of the kernel are negative */
 
+/* Return what is known of the device that a packet came by, NULL if nothing is. */
+static __always_inline const struct device *device_of(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+
+	return devices.lookup(&ifindex);
+}
+
 /* Return enum device_flag of the device that a packet came by. */
 static __always_inline __u32 device_flags(const struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	const struct device *device = devices.lookup(&ifindex);
+	const struct device *device = device_of(skb);
 
 	return device ? device->flags : 0;
 }
@@ -26,8 +33,7 @@ static __always_inline __u32 device_flags(const struct __sk_buff *skb)
 /* Return by which uplink the answers to a packet have to leave, 0 if routes decide (rule 15). */
 static __always_inline __u32 uplink_of(const struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	const struct device *device = devices.lookup(&ifindex);
+	const struct device *device = device_of(skb);
 
 	if (!(setting(SETTING_POLICY) & POLICY_SAME_UPLINK) || !device ||
 	    !(device->flags & DEVICE_UPLINK))

@@ -7,11 +7,11 @@
 #define PYPROXY_SOCK_H
 
 #include "association.h"
+#include "errors.h"
 #include "family.h"
 #include "strict.h"
 
 #define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
-#define ECONNREFUSED 111
 
 #define ALLOW 1
 #define DENY 0

@@ -35,10 +35,7 @@ struct closed {
 /* Return whether somebody else needs a port of the node: a service, or whom an operator named. */
 static __always_inline bool is_kept(const struct endpoint *source)
 {
-	__u32 index = source->port >> 6;
-	const __u64 *bits = kept_ports.lookup(&index);
-
-	return (bits && *bits >> (source->port & 63) & 1) || is_frontend_marked(source);
+	return is_reserved(source->port) || is_frontend_marked(source);
 }
 
 /* Return whether a socket of the node would lose what the backend answers to this source. */

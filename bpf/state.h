@@ -47,6 +47,15 @@ static __always_inline bool is_clash(const struct found *found, const struct pac
 	       !(packet->flags & (TCP_SYN | TCP_RST));
 }
 
+/*
+ * Return whether a connection ends where the same ends are used for something else that begins: it
+ * is closed, or one of UDP that was idle.
+ */
+static __always_inline bool gives_way(__u64 life, __u32 now)
+{
+	return life & LIFE_UDP ? life_age(life, now) > setting(SETTING_UDP) : is_closed(life);
+}
+
 /* Give a connection other flags; others may change it at the same time. */
 static __always_inline void life_set(struct found *found, __u32 set, __u32 cleared, __u32 now)
 {

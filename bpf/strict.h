@@ -11,7 +11,7 @@ static __always_inline bool is_strict_prefix(const struct addr *addr)
 {
 	__u64 prefixes = setting(SETTING_STRICT_PREFIXES);
 
-	return prefixes && prefixes >> (hash16(addr_prefix(addr)) & 63) & 1;
+	return prefixes && has_prefix(prefixes, addr);
 }
 
 /*

@@ -3,10 +3,8 @@
 #ifndef PYPROXY_TABLE_H
 #define PYPROXY_TABLE_H
 
+#include "errors.h"
 #include "state.h"
-
-#define EEXIST 17
-#define EADDRINUSE 98
 
 #define FIRST_FREE_PORT 1024 /* RFC 6335 6: those below belong to the system */
 
