@@ -9,7 +9,6 @@ ends of connections that are gone, so that their packets are passed without a lo
 from __future__ import annotations
 
 import enum
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,9 +123,6 @@ class Connections:
     def _timeouts(self) -> dict[str, int]:
         """Return the timeouts in ticks; is_expired() knows none that is shorter than a refresh."""
         return {
-            name: max(
-                int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder),
-                REFRESH_TICKS,
-            )
+            name: max(self._settings.load(SETTINGS.index(name)), REFRESH_TICKS)
             for name in ConnectionTimeouts._fields
         }

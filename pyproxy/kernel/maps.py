@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -116,6 +117,10 @@ class ArrayMap:
             end = min(WINDOW, self.stride * self.max - base)
             with memoryview(self._window(base)) as view, view[offset : end : self.stride] as plane:
                 plane[:] = bytes(len(plane))
+
+    def load(self, index: int) -> int:
+        """Return an 8-byte element as a number."""
+        return int.from_bytes(self.read(index), sys.byteorder)
 
     def store(self, index: int, word: int) -> None:
         """Write an 8-byte element by one aligned store."""

@@ -7,7 +7,6 @@ That of a NodePort, which has no address, is looked at for ports in a range alon
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -139,13 +138,12 @@ class FrontendMarks:
             PREFIXES: self._prefixes | self._strict,
             NODE_PORT_RANGE: ports.start | len(ports) << 32,
         }
-        wrong = [name for name, word in said.items() if self._setting(name) != word]
+        wrong = [
+            name for name, word in said.items() if self._settings.load(SETTINGS.index(name)) != word
+        ]
         for name in wrong:
             self._settings.store(SETTINGS.index(name), said[name])
         return len(wrong)
-
-    def _setting(self, name: str) -> int:
-        return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
 
     def _store(self, index: int) -> None:
         self._marks.write_byte(index, self._offset, self._wanted[index])

@@ -168,7 +168,7 @@ class PacketPath:
         self._settings.store(SETTINGS.index(name), value)
 
     def _load(self, name: str) -> int:
-        return int.from_bytes(self._settings.read(SETTINGS.index(name)), sys.byteorder)
+        return self._settings.load(SETTINGS.index(name))
 
     def _write_cidrs(self, wanted: Sequence[Prefix]) -> bool:
         """Make these the CIDRs; return whether there were others."""

@@ -36,6 +36,7 @@ class ClusterCidrs:
         self._counts: Counter[Address] = Counter()
         self._cidrs: tuple[Prefix, ...] = ()
         self._is_strict = False
+        self._bits = 0
 
     def reset(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
         """Take over which frontends there are."""
@@ -79,7 +80,8 @@ class ClusterCidrs:
                     new.append(key.address)
         if self._is_strict and new:
             added = {_single(address): Strictness.REFUSE for address in new}
-            self._note(self._wanted().keys())
+            # what is noted already need not be worked out again for thousands of services
+            self._note(added, self._bits)
             self._write(added)
 
     def remove(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
@@ -110,10 +112,11 @@ class ClusterCidrs:
     def _write(self, items: Mapping[Prefix, Strictness]) -> None:
         self._map.update([((p.length, p.address), (int(to),)) for p, to in items.items()])
 
-    def _note(self, prefixes: Iterable[Prefix]) -> None:
-        bits = 0
+    def _note(self, prefixes: Iterable[Prefix], bits: int = 0) -> None:
+        """Say that these networks are looked at, and those whose bits are given."""
         for prefix in prefixes:
             bits |= prefix_bits(prefix)
+        self._bits = bits
         self._settings.store(SETTINGS.index(STRICT_PREFIXES), bits)
         self._marks.note_strict(bits)
 

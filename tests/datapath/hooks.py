@@ -151,7 +151,7 @@ class Hooks:
         """Return a setting of that name: how many ticks a state lasts at most."""
         settings = ArrayMap(str(self.node.loaded[self.family].pins.maps / "settings"), write=False)
         try:
-            return int.from_bytes(settings.read(SETTINGS.index(name)), sys.byteorder)
+            return settings.load(SETTINGS.index(name))
         finally:
             settings.close()
 

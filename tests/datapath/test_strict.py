@@ -137,8 +137,7 @@ def test_other_networks_are_left_alone(hooks: Hooks, protocol: Protocol) -> None
 def settings(hooks: Hooks) -> tuple[int, int]:
     """Return of which networks something is strict, and of which nothing may leak."""
     found = hooks.node.loaded[hooks.family].datapath.settings
-    words = [found.read(SETTINGS.index(name)) for name in (STRICT_PREFIXES, PREFIXES)]
-    strict, prefixes = (int.from_bytes(word, "little") for word in words)
+    strict, prefixes = (found.load(SETTINGS.index(name)) for name in (STRICT_PREFIXES, PREFIXES))
     return strict, prefixes
 
 

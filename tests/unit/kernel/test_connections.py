@@ -54,6 +54,10 @@ class Array:
         assert index + count <= self.max
         return bytes(self.raw[index * self.stride : (index + count) * self.stride])
 
+    def load(self, index: int) -> int:
+        """Return an element of eight bytes."""
+        return int.from_bytes(self.read(index), sys.byteorder)
+
     def put(self, index: int, raw: bytes) -> None:
         """Write an element."""
         self.raw[index * self.stride : (index + 1) * self.stride] = raw

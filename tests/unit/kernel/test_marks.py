@@ -70,9 +70,9 @@ class Settings:
         """The first port of the range of NodePorts, and how many there are."""
         return self.values[NODE_PORT_RANGE] & 0xFFFFFFFF, self.values[NODE_PORT_RANGE] >> 32
 
-    def read(self, index: int) -> bytes:
-        """Return a setting as the kernel has it."""
-        return self.values[SETTINGS[index]].to_bytes(8, sys.byteorder)
+    def load(self, index: int) -> int:
+        """Return a setting."""
+        return self.values[SETTINGS[index]]
 
     def store(self, index: int, word: int) -> None:
         """Write a setting."""
