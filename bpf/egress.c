@@ -132,7 +132,7 @@ static __always_inline int egress_look(struct __sk_buff *skb, __u32 at)
 	case READ_DONE:
 		return egress_packet(skb, &packet);
 	case READ_ICMP:
-		stage_enter(skb, STAGE_ICMP_OUT, at, SIDE_EGRESS);
+		stage_enter(skb, STAGE_ICMP, at, SIDE_EGRESS);
 		return TC_NEXT;
 	case READ_SHORT:
 		if (packet_pull(skb))

@@ -34,15 +34,16 @@ static __always_inline struct endpoint end_at(const struct addr *addr, __be16 po
 	return end;
 }
 
-/* Return whether a packet that comes in may be for a frontend or a connection. */
+/* Return whether a packet that comes in may be for a frontend or a connection, or about one. */
 static __always_inline bool ingress_is_worth(const struct glance *glance)
 {
 	struct endpoint dst = end_at(&glance->ip.dst, glance->dst_port);
 
-	return is_marked(&dst) || is_strict_prefix(&dst.addr);
+	return is_marked(&dst) || is_strict_prefix(&dst.addr) ||
+	       glance->ip.proto == IPPROTO_ICMP_FAMILY;
 }
 
-/* Return whether a packet that leaves may be a connection's, leak, or an ICMP redirect. */
+/* Return whether a packet that leaves may be a connection's, leak, or be about one. */
 static __always_inline bool egress_is_worth(const struct glance *glance)
 {
 	struct endpoint src = end_at(&glance->ip.src, glance->src_port);

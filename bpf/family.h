@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What else differs by family: where a socket address stands in the hook's context.
- * addr.h and this file are the only ones that look at FAMILY.
+ * addr.h, this file and icmp.h are the only ones that look at FAMILY.
  */
 #ifndef PYPROXY_FAMILY_H
 #define PYPROXY_FAMILY_H
@@ -155,6 +155,14 @@ static __always_inline __u32 ip_length(const struct ip_header *ip)
 	return (ip->version & 0xf) * 4;
 }
 
+/* As ip_length(), of what is quoted: a first fragment has its transport header as well. */
+static __always_inline __u32 ip_quoted_length(const struct ip_header *ip)
+{
+	if (ip->version >> 4 != 4 || (ip->version & 0xf) < 5 || ip->fragment & be16(0x1fff))
+		return 0;
+	return (ip->version & 0xf) * 4;
+}
+
 #define IP_ENDS 10 /* offset of what changes: the header's checksum and what follows */
 
 /* What changes when a packet gets other ends, as it lies in one without options. */
@@ -188,11 +196,6 @@ static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
 {
 }
 
-#define ICMP_REDIRECT 5 /* RFC 792 */
-#define ICMP_UNREACHABLE 3
-#define ICMP_PORT 3
-#define ICMP_BYTES 576 /* an error is at most that long (RFC 1812 4.3.2.3) */
-
 /* Return how many bytes the packet has from its IP header on, as that says. */
 static __always_inline __u32 ip_total(const struct ip_header *ip)
 {
@@ -215,19 +218,6 @@ static __always_inline struct ip_header ip_answer(const struct addr *src, const 
 
 	ip.check = ~checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
 	return ip;
-}
-
-/* ICMP's checksum covers no addresses. */
-static __always_inline __u32 icmp_pseudo_sum(const struct addr *src, const struct addr *dst,
-					     __u32 length)
-{
-	return 0;
-}
-
-/* Return where the packet that a redirect is about begins, after the redirect's own header. */
-static __always_inline __u32 redirected(struct __sk_buff *skb, __u32 icmp)
-{
-	return icmp + 8;
 }
 
 /* Let the other family's program have a packet that is not this one's. */
@@ -295,6 +285,12 @@ static __always_inline __u32 ip_length(const struct ip_header *ip)
 	return (ip->version & be32(0xf0000000)) == be32(0x60000000) ? sizeof(*ip) : 0;
 }
 
+/* As ip_length(): IPv6 has no fragments without an extension header. */
+static __always_inline __u32 ip_quoted_length(const struct ip_header *ip)
+{
+	return ip_length(ip);
+}
+
 #define IP_ENDS 8 /* offset of what changes: the addresses and what follows */
 
 /* What changes when a packet gets other ends, as it lies in one without extension headers. */
@@ -331,13 +327,6 @@ static __always_inline void packet_sum_fix(struct __sk_buff *skb, __u32 diff)
 	bpf_csum_update(skb, checksum_of(diff));
 }
 
-#define ICMP_REDIRECT 137 /* RFC 4861 4.5 */
-#define ND_REDIRECT_BYTES 40
-#define ND_OPT_TARGET_LL 2
-#define ICMP_UNREACHABLE 1 /* RFC 4443 3.1 */
-#define ICMP_PORT 4
-#define ICMP_BYTES 1280 /* an error is at most that long (RFC 4443 2.4 c) */
-
 /* Return how many bytes the packet has from its IP header on, as that says. */
 static __always_inline __u32 ip_total(const struct ip_header *ip)
 {
@@ -358,27 +347,6 @@ static __always_inline struct ip_header ip_answer(const struct addr *src, const 
 	};
 
 	return ip;
-}
-
-/* Return the sum of the pseudo-header that ICMPv6's checksum covers (RFC 4443 2.3). */
-static __always_inline __u32 icmp_pseudo_sum(const struct addr *src, const struct addr *dst,
-					     __u32 length)
-{
-	return pseudo_sum(src, dst, IPPROTO_ICMP_FAMILY, length);
-}
-
-/*
- * Return where the packet that a redirect is about begins: in the option Redirected Header,
- * before which there may be the target's link-layer address (RFC 4861 4.6.1, 4.6.3).
- */
-static __always_inline __u32 redirected(struct __sk_buff *skb, __u32 icmp)
-{
-	__u8 option[2] = {}; /* type, and length in units of 8 bytes */
-	__u32 at = icmp + ND_REDIRECT_BYTES;
-
-	if (!bpf_skb_load_bytes(skb, at, option, sizeof(option)) && option[0] == ND_OPT_TARGET_LL)
-		at += option[1] * 8;
-	return at + 8;
 }
 
 /* This family's programs are entered from the other one's: they get nothing else. */

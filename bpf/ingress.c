@@ -104,6 +104,9 @@ static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
 	switch (packet_read(skb, at, &packet)) {
 	case READ_DONE:
 		return ingress_packet(skb, &packet);
+	case READ_ICMP:
+		stage_enter(skb, STAGE_ICMP, at, SIDE_INGRESS);
+		return TC_NEXT;
 	case READ_SHORT:
 		if (packet_pull(skb))
 			stage_again(skb, at, SIDE_INGRESS);

@@ -20,7 +20,7 @@ enum stage {
 	STAGE_PASS, /* what answers this packet is none of ours */
 	STAGE_REFUSE, /* the service has no endpoints */
 	STAGE_REFRESH, /* a connection was not seen for a second */
-	STAGE_ICMP_OUT, /* an ICMP packet leaves */
+	STAGE_ICMP, /* an ICMP message comes in or leaves */
 	STAGE_STALE, /* what was found is another connection's */
 	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
 	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
@@ -54,6 +54,7 @@ enum counter {
 	COUNTER_PACKET_FILTERED, /* dropped: a source that loadBalancerSourceRanges do not have */
 	COUNTER_PACKET_LEAK, /* dropped: to a ClusterIP and untranslated, about to leave (rule 10) */
 	COUNTER_PACKET_REDIRECT, /* dropped: an ICMP redirect for a translated packet (rule 2) */
+	COUNTER_PACKET_ERROR, /* ICMP errors about translated packets, translated at either side */
 	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */
 	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
 	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */

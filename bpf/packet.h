@@ -180,10 +180,13 @@ static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct 
 
 	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
 		return false;
-	length = ip_length(&ip);
+	length = ip_quoted_length(&ip);
 	packet->proto = ip.proto;
+	packet->check = ip_check(&ip);
+	packet->ip = at;
+	packet->transport = at + length;
 	if (!length || !is_served(packet->proto) ||
-	    bpf_skb_load_bytes(skb, at + length, ports, sizeof(ports)))
+	    bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
 		return false;
 	packet->src.addr = ip.src;
 	packet->dst.addr = ip.dst;

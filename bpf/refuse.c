@@ -3,9 +3,9 @@
  * A stage: a service has no endpoints, and its client hears that at once: RST for TCP, port
  * unreachable for UDP (parity A8.1). The packet itself is turned around into the answer.
  */
+#include "icmp.h"
 #include "translate.h"
 
-#define ICMP_HEADER_BYTES 8
 #define QUOTE_BYTES (ICMP_BYTES - ICMP_HEADER_BYTES - (__u32)sizeof(struct ip_header))
 #define SUM_BYTES 480 /* bpf_csum_diff() takes 512 at most */
 

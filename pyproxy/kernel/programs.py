@@ -70,7 +70,7 @@ STAGES = (
     Program("pass", "tail call", "pass.c", SCHED_CLS),
     Program("refuse", "tail call", "refuse.c", SCHED_CLS),
     Program("refresh", "tail call", "refresh.c", SCHED_CLS),
-    Program("icmp_out", "tail call", "icmp.c", SCHED_CLS),
+    Program("icmp", "tail call", "icmp.c", SCHED_CLS),
     Program("stale", "tail call", "stale.c", SCHED_CLS),
 )
 

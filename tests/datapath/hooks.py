@@ -190,6 +190,10 @@ class Hooks:
         """Return an SCTP packet of one chunk as the device has it."""
         return packets.sctp(src, dst, chunk, payload, head=self._head)
 
+    def icmp(self, src: bytes, dst: bytes, kind: int, code: int, body: bytes) -> bytes:
+        """Return an ICMP message as the device has it; `body` is all after the checksum."""
+        return packets.icmp(src, dst, kind, code, body, head=self._head)
+
     def first(self, protocol: Protocol, src: End, dst: End) -> bytes:
         """Return what begins a connection: a SYN, INIT, or a datagram."""
         return self._said(protocol, src, dst, SYN, Chunk.INIT)

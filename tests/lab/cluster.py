@@ -185,7 +185,8 @@ class Cluster:
 
     def _make_hosts(self) -> None:
         self._undo.callback(self._reap)
-        self._namespace("lan", {})
+        # it forwards where the wiring makes a router of it
+        self._namespace("lan", {**QUIET_IPV6, **FORWARDING})
         for net in self.plan.nodes:
             self.nodes.append(self._make_node(net))
         self.client = self._make_outside(self.plan.client, OUTSIDE)

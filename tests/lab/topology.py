@@ -127,7 +127,7 @@ class PointToPoint:
                 f"link add {port} type veth peer name eth0 netns {netns}/{name}",
                 f"link set {port} master lan up",
             ]
-        return _text(lines)
+        return text_of(lines)
 
     def node(self, plan: Plan, node: NodeNet) -> str:
         """Return the node's addresses and its routes to the others."""
@@ -135,11 +135,11 @@ class PointToPoint:
         lines += _routes_to(other for other in plan.nodes if other.name != node.name)
         lines.append(f"route add default via {plan.client.ipv4}")
         lines.append(f"route add default via {plan.client.ipv6}")
-        return _text(lines)
+        return text_of(lines)
 
     def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:
         """Return a veth with the node's gateway addresses and host routes to the pod."""
-        return _text(
+        return text_of(
             [
                 f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
                 f"address add {node.gateway4}/32 dev {pod.device}",
@@ -152,7 +152,7 @@ class PointToPoint:
 
     def pod(self, node: NodeNet, pod: PodNet) -> str:
         """Return single addresses and a default route through the node's gateway address."""
-        return _text(
+        return text_of(
             [
                 "link set lo up",
                 f"address add {pod.ipv4}/32 dev eth0",
@@ -174,7 +174,7 @@ class PointToPoint:
         client = plan.client
         lines = ["link set lo up", *_uplink(client.ipv4, client.ipv6)]
         lines += [f"route add local {cidr} dev lo" for cidr in SERVICE_CIDRS]
-        return _text([*lines, *_routes_to(plan.nodes)])
+        return text_of([*lines, *_routes_to(plan.nodes)])
 
     def stranger(self, plan: Plan) -> str:
         """Return the stranger's addresses, and routes through the first node to all services."""
@@ -183,7 +183,7 @@ class PointToPoint:
         gateways = (node.ipv4, node.ipv6)
         for cidr, gateway in zip(SERVICE_CIDRS, gateways, strict=True):
             lines.append(f"route add {cidr} via {gateway}")
-        return _text([*lines, *_routes_to(plan.nodes)])
+        return text_of([*lines, *_routes_to(plan.nodes)])
 
 
 class Bridge(PointToPoint):
@@ -195,7 +195,7 @@ class Bridge(PointToPoint):
 
     def node(self, plan: Plan, node: NodeNet) -> str:
         """Return what PointToPoint has, and a bridge with the gateway's addresses."""
-        return super().node(plan, node) + _text(
+        return super().node(plan, node) + text_of(
             [
                 "link add cni0 type bridge",
                 f"address add {node.gateway4}/24 dev cni0",
@@ -206,7 +206,7 @@ class Bridge(PointToPoint):
 
     def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:  # noqa: ARG002 - see Wiring
         """Return a veth that is a port of the bridge."""
-        return _text(
+        return text_of(
             [
                 f"link add {pod.device} type veth peer name eth0 netns {netns}/{pod.name}",
                 f"link set {pod.device} master cni0 up",
@@ -215,7 +215,7 @@ class Bridge(PointToPoint):
 
     def pod(self, node: NodeNet, pod: PodNet) -> str:
         """Return addresses in the node's subnet and a default route through its bridge."""
-        return _text(
+        return text_of(
             [
                 "link set lo up",
                 f"address add {pod.ipv4}/24 dev eth0",
@@ -227,7 +227,8 @@ class Bridge(PointToPoint):
         )
 
 
-def _text(lines: list[str]) -> str:
+def text_of(lines: list[str]) -> str:
+    """Return the lines of an `ip -batch` text."""
     return "\n".join(lines) + "\n"
 
 
