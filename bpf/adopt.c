@@ -129,11 +129,11 @@ static __always_inline bool connection_adopt(const struct packet *packet, __u32 
 
 int adopt(struct __sk_buff *skb)
 {
-	__u32 at = stage_ip(skb), side = stage_side(skb);
+	__u32 side = stage_side(skb);
 	struct packet packet = {};
 	struct former former = {};
 
-	if (packet_read(skb, at, &packet) == READ_DONE && former_find(&packet, side, &former)) {
+	if (stage_read(skb, &packet) == READ_DONE && former_find(&packet, side, &former)) {
 		if (!connection_adopt(&packet, side, &former))
 			return TC_DROP;
 	} else {
@@ -141,7 +141,7 @@ int adopt(struct __sk_buff *skb)
 		stages.call(skb, ADOPT_STAGE + 1);
 	}
 	looked_back(skb, side);
-	stage_again(skb, at, side);
+	stage_again(skb, side);
 	return TC_DROP;
 }
 

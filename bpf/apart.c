@@ -57,12 +57,12 @@ int apart(struct __sk_buff *skb)
 	struct found found = {};
 	__u32 now = now_ticks();
 
-	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
 	if (connection_find(&packet, SIDE_EGRESS, &found) == FOUND) {
 		/* another CPU may just have made it */
 		if (!is_expired(found.copy.life, now) && !is_closed(found.copy.life)) {
-			stage_again(skb, packet.ip, SIDE_EGRESS);
+			stage_again(skb, SIDE_EGRESS);
 			return TC_DROP;
 		}
 		connection_end(found.number, found.copy.life, now);
@@ -77,6 +77,6 @@ int apart(struct __sk_buff *skb)
 	}
 	if (!apart_open(&packet, now))
 		return TC_DROP;
-	stage_again(skb, packet.ip, SIDE_EGRESS);
+	stage_again(skb, SIDE_EGRESS);
 	return TC_DROP;
 }

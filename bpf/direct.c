@@ -14,11 +14,11 @@ int open_direct(struct __sk_buff *skb)
 	struct found found = {};
 	__u32 now = now_ticks();
 
-	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
 	/* what is to be dropped is where it leaves: somebody else may serve the address */
 	if (strict_verdict(&packet.dst.addr) == VERDICT_REFUSE) {
-		stage_enter(skb, STAGE_REFUSE, packet.ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_REFUSE, &packet, SIDE_INGRESS);
 		return TC_DROP;
 	}
 	answer = packet_answer(&packet);

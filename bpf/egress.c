@@ -35,7 +35,7 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 
 	if (copy->life & LIFE_OWN) {
 		if (is_first(packet) && is_closed(copy->life)) {
-			stage_enter(skb, STAGE_APART, packet->ip, SIDE_EGRESS);
+			stage_enter(skb, STAGE_APART, packet, SIDE_EGRESS);
 			return TC_DROP;
 		}
 		life_note(found, life_after_request((__u32)copy->life, packet), now);
@@ -46,7 +46,7 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 	}
 	if (!(copy->life & LIFE_SOURCE_READY) ||
 	    copy->source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH)) {
-		stage_enter(skb, STAGE_SOURCE, packet->ip, SIDE_EGRESS);
+		stage_enter(skb, STAGE_SOURCE, packet, SIDE_EGRESS);
 		return TC_DROP;
 	}
 	count(COUNTER_PACKET_OUT);
@@ -90,9 +90,9 @@ static __always_inline int egress_other(struct __sk_buff *skb, const struct pack
 		return TC_DROP;
 	}
 	if (packet->proto == IPPROTO_UDP && is_frontend_marked(&packet->src))
-		stage_enter(skb, STAGE_PASS, packet->ip, SIDE_EGRESS);
+		stage_enter(skb, STAGE_PASS, packet, SIDE_EGRESS);
 	else if (may_open(packet) && is_busy_marked(&packet->src))
-		stage_enter(skb, STAGE_APART, packet->ip, SIDE_EGRESS);
+		stage_enter(skb, STAGE_APART, packet, SIDE_EGRESS);
 	return TC_NEXT;
 }
 
@@ -109,44 +109,50 @@ static __always_inline int egress_packet(struct __sk_buff *skb, const struct pac
 		return egress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);
-		stage_enter(skb, STAGE_STALE, packet->ip, SIDE_EGRESS);
+		stage_enter(skb, STAGE_STALE, packet, SIDE_EGRESS);
 		return TC_DROP;
 	}
 	now = now_ticks();
 	if (is_expired(found.copy.life, now))
 		return egress_other(skb, packet);
 	if (life_age(found.copy.life, now) > REFRESH_TICKS)
-		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_EGRESS);
+		stage_enter(skb, STAGE_REFRESH, packet, SIDE_EGRESS);
 	return found.role == ROLE_REPLY ? egress_reply(skb, packet, &found, now)
 					: egress_request(skb, packet, &found, now);
 }
 
-/* A packet that is worth a look. */
-static __always_inline int egress_look(struct __sk_buff *skb, __u32 at)
+/* A packet that was read. */
+static __always_inline int egress_by(struct __sk_buff *skb, const struct packet *packet,
+				     enum reading reading)
 {
-	struct packet packet;
-
-	if (is_tagged(skb))
-		return TC_NEXT;
-	switch (packet_read(skb, at, &packet)) {
+	switch (reading) {
 	case READ_DONE:
-		return egress_packet(skb, &packet);
+		return egress_packet(skb, packet);
 	case READ_ICMP:
-		stage_enter(skb, STAGE_ICMP, at, SIDE_EGRESS);
+		stage_enter(skb, STAGE_ICMP, packet, SIDE_EGRESS);
 		return TC_NEXT;
 	case READ_SHORT:
-		if (packet_pull(skb))
-			stage_again(skb, at, SIDE_EGRESS);
+		stage_headers(skb, packet->ip, SIDE_EGRESS);
 		return TC_NEXT;
 	default:
 		return TC_NEXT;
 	}
 }
 
-/* A stage: begin again, or the packet is not as most are. */
+/* A plain packet that is worth a look. */
+static __always_inline int egress_look(struct __sk_buff *skb, __u32 at)
+{
+	struct packet packet;
+
+	return is_tagged(skb) ? TC_NEXT : egress_by(skb, &packet, packet_read(skb, at, &packet));
+}
+
+/* A stage: begin again, or where the headers are was found out. */
 int egress_again(struct __sk_buff *skb)
 {
-	return egress_look(skb, stage_ip(skb));
+	struct packet packet = {};
+
+	return egress_by(skb, &packet, stage_read(skb, &packet));
 }
 
 int egress(struct __sk_buff *skb)
@@ -161,7 +167,7 @@ int egress(struct __sk_buff *skb)
 	glance = glance_at(skb, ETH_HLEN);
 	if (glance)
 		return egress_is_worth(glance) ? egress_look(skb, ETH_HLEN) : TC_NEXT;
-	stage_again(skb, ETH_HLEN, SIDE_EGRESS);
+	stage_headers(skb, ETH_HLEN, SIDE_EGRESS);
 	return TC_NEXT;
 }
 
@@ -177,6 +183,6 @@ int egress_l3(struct __sk_buff *skb)
 		return hand_over(skb, ENTRY_EGRESS_L3);
 	glance = glance_at(skb, 0);
 	if (!glance || egress_is_worth(glance))
-		stage_again(skb, 0, SIDE_EGRESS);
+		stage_headers(skb, 0, SIDE_EGRESS);
 	return TC_NEXT;
 }

@@ -9,7 +9,7 @@
 #include "packet.h"
 #include "strict.h"
 
-/* A packet's ends as they lie in it, if it is a plain one of TCP or UDP; nothing is checked. */
+/* A packet's ends as they lie in it, if it is of TCP or UDP; nothing is checked. */
 struct glance {
 	struct ip_header ip;
 	__be16 src_port;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What else differs by family: where a socket address stands in the hook's context.
- * addr.h, this file and icmp.h are the only ones that look at FAMILY.
+ * addr.h, this file, headers.h and icmp.h are the only ones that look at FAMILY.
  */
 #ifndef PYPROXY_FAMILY_H
 #define PYPROXY_FAMILY_H
@@ -144,24 +144,9 @@ struct ip_header { /* RFC 791 3.1 */
 	struct addr dst;
 };
 
-/*
- * Return the length of the IP header at ip, 0 if it is none or has no transport header of its
- * own after it (fragments).
- */
-static __always_inline __u32 ip_length(const struct ip_header *ip)
-{
-	if (ip->version >> 4 != 4 || (ip->version & 0xf) < 5 || ip->fragment & be16(0x3fff))
-		return 0;
-	return (ip->version & 0xf) * 4;
-}
-
-/* As ip_length(), of what is quoted: a first fragment has its transport header as well. */
-static __always_inline __u32 ip_quoted_length(const struct ip_header *ip)
-{
-	if (ip->version >> 4 != 4 || (ip->version & 0xf) < 5 || ip->fragment & be16(0x1fff))
-		return 0;
-	return (ip->version & 0xf) * 4;
-}
+/* ip_header.fragment (RFC 791 3.1) */
+#define IP_OFFSET 0x1fff /* in units of 8 bytes */
+#define IP_MORE 0x2000 /* fragments follow */
 
 #define IP_ENDS 10 /* offset of what changes: the header's checksum and what follows */
 
@@ -185,10 +170,10 @@ static __always_inline void ip_ends_check(struct ip_ends *ends, __u16 check, __u
 	ends->check = ~checksum_of((__u64)(__u16)~check + diff);
 }
 
-/* Return whether the header is as most are: what follows it is at a fixed offset. */
+/* Return whether the header is as most are: a transport's follows it at once. */
 static __always_inline bool is_plain(const struct ip_header *ip)
 {
-	return ip->version == IP_PLAIN;
+	return ip->version == IP_PLAIN && !(ip->fragment & be16(IP_OFFSET | IP_MORE));
 }
 
 /* The header's checksum makes up for other addresses: the sum of the whole packet stays. */
@@ -279,17 +264,10 @@ struct ip_header { /* RFC 8200 3 */
 	struct addr dst;
 };
 
-/* Return the length of the IP header at ip, 0 if it is none. */
-static __always_inline __u32 ip_length(const struct ip_header *ip)
-{
-	return (ip->version & be32(0xf0000000)) == be32(0x60000000) ? sizeof(*ip) : 0;
-}
-
-/* As ip_length(): IPv6 has no fragments without an extension header. */
-static __always_inline __u32 ip_quoted_length(const struct ip_header *ip)
-{
-	return ip_length(ip);
-}
+/* Extension headers (RFC 8200 4): hop-by-hop options, routing, fragment, destination options. */
+#define IP_ROUTING 43
+#define IP_FRAGMENT 44
+#define IP_EXTENSIONS (1ULL << 0 | 1ULL << IP_ROUTING | 1ULL << IP_FRAGMENT | 1ULL << 60)
 
 #define IP_ENDS 8 /* offset of what changes: the addresses and what follows */
 
@@ -311,10 +289,16 @@ static __always_inline void ip_ends_check(struct ip_ends *ends, __u16 check, __u
 {
 }
 
-/* Return whether the header is as most are: what follows it is at a fixed offset. */
+/* Return whether a header's number is that of an extension header after which there is more. */
+static __always_inline bool is_extension(__u32 number)
+{
+	return number < 64 && IP_EXTENSIONS >> number & 1;
+}
+
+/* Return whether the header is as most are: a transport's follows it at once. */
 static __always_inline bool is_plain(const struct ip_header *ip)
 {
-	return true;
+	return (ip->version & be32(0xf0000000)) == be32(0x60000000) && !is_extension(ip->proto);
 }
 
 /*

@@ -6,35 +6,8 @@
  * route to it for the service (rule 2; netfilter drops such redirects as well).
  */
 #include "icmp.h"
-#include "connection.h"
-#include "translate.h"
-
-/* Both ends of what would answer the packet that is quoted, translated as the connection has it. */
-struct ends {
-	struct endpoint src;
-	struct endpoint dst;
-};
-
-/* Return how what answers the quoted packet would look after this hook. */
-static __always_inline struct ends ends_of(const struct found *found, const struct packet *answer,
-					   __u32 side)
-{
-	const struct connection *copy = &found->copy;
-	struct ends ends = { .src = answer->src, .dst = answer->dst };
-
-	if (side == SIDE_INGRESS && found->role == ROLE_REQUEST) {
-		ends.src = inner_client(copy);
-		ends.dst = copy->backend;
-	} else if (side == SIDE_INGRESS) {
-		ends.dst = inner_client(copy);
-	} else if (found->role == ROLE_REPLY) {
-		ends.src = copy->frontend;
-		ends.dst = copy->client;
-	} else {
-		ends.src = copy->source;
-	}
-	return ends;
-}
+#include "ends.h"
+#include "headers.h"
 
 /*
  * Return whether the sender of an error that leaves may not be seen: it is the end that the
@@ -100,13 +73,10 @@ static __always_inline long message_translate(struct __sk_buff *skb, const struc
 	__u32 diff = sum_fold(addr_diff(&message->src.addr, src) +
 			      addr_diff(&message->dst.addr, dst));
 	__u32 at = message->transport + ICMP_CHECK;
-	struct ip_ends ends = { .src = *src, .dst = *dst };
 
-	ip_ends_check(&ends, message->check, diff);
 	if (icmp_pseudo_fix(skb, at, diff) || bpf_l4_csum_replace(skb, at, 0, change, 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, message->ip + IP_ENDS, &ends,
-				   sizeof(ends) - sizeof(ends.ports), 0);
+	return addresses_write(skb, message, src, dst, diff);
 }
 
 /* Translate an error about a packet of a connection. */
@@ -122,38 +92,23 @@ static __always_inline int error_translate(struct __sk_buff *skb, const struct p
 	if (side == SIDE_EGRESS && is_hidden(found, message, &answer))
 		src = ends.src.addr;
 	count(COUNTER_PACKET_ERROR);
-	skb->tc_index = side == SIDE_EGRESS ? TRANSLATED_OUT : TRANSLATED;
+	translated_note(skb, side);
 	if (quote_translate(skb, about, &ends.dst, &ends.src, &change) ||
 	    message_translate(skb, message, &src, &ends.dst.addr, change))
 		return TC_DROP;
-	if (side == SIDE_EGRESS && found->role == ROLE_REPLY && found->copy.uplink &&
-	    found->copy.uplink != skb->ifindex)
-		stage_back(skb, message->ip, found->copy.uplink);
-	return TC_NEXT;
-}
-
-/* Return whether a connection says how an error about it has to look. */
-static __always_inline bool is_translatable(const struct found *found, __u32 side)
-{
-	const struct connection *copy = &found->copy;
-
-	if (found->role == ROLE_PASS || is_expired(copy->life, now_ticks()))
-		return false;
-	if (side == SIDE_EGRESS && found->role == ROLE_REQUEST)
-		return copy->life & LIFE_SOURCE_READY &&
-		       copy->source_check == connection_source_check(copy);
-	return true;
+	return translated_go(skb, message, found, side);
 }
 
 int icmp(struct __sk_buff *skb)
 {
 	struct packet message = {}, about = {}, answer;
 	__u32 side = stage_side(skb), at;
+	struct headers headers = {};
 	struct found found = {};
 	bool is_redirect;
 	__u8 type;
 
-	if (packet_read(skb, stage_ip(skb), &message) != READ_ICMP ||
+	if (stage_read(skb, &message) != READ_ICMP ||
 	    bpf_skb_load_bytes(skb, message.transport, &type, sizeof(type)))
 		return TC_NEXT;
 	is_redirect = type == ICMP_REDIRECT && side == SIDE_EGRESS;
@@ -161,7 +116,7 @@ int icmp(struct __sk_buff *skb)
 		return TC_NEXT;
 	at = is_redirect ? redirected(skb, message.transport)
 			 : message.transport + ICMP_HEADER_BYTES;
-	if (!quoted_read(skb, at, &about))
+	if (!headers_find(skb, at, &headers) || !headers_read(skb, at, &headers, &about))
 		return TC_NEXT;
 	answer = packet_answer(&about);
 	if (connection_find(&answer, side, &found) != FOUND)

@@ -13,7 +13,7 @@ static __always_inline int ingress_reopen(struct __sk_buff *skb, const struct pa
 	/* in mid-stream it is none of ours */
 	if (!may_open(packet))
 		return TC_NEXT;
-	stage_enter(skb, STAGE_REOPEN, packet->ip, SIDE_INGRESS);
+	stage_enter(skb, STAGE_REOPEN, packet, SIDE_INGRESS);
 	return TC_DROP;
 }
 
@@ -23,10 +23,10 @@ static __always_inline int ingress_other(struct __sk_buff *skb, const struct pac
 	if (!may_open(packet))
 		return TC_NEXT;
 	if (!is_frontend_marked(&packet->dst)) {
-		stage_enter(skb, STAGE_DIRECT, packet->ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_DIRECT, packet, SIDE_INGRESS);
 		return TC_NEXT;
 	}
-	stage_open(skb, packet->ip, false);
+	stage_open(skb, packet, false);
 	return TC_DROP;
 }
 
@@ -70,14 +70,14 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 		return ingress_other(skb, packet);
 	default:
 		count(COUNTER_STALE);
-		stage_enter(skb, STAGE_STALE, packet->ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_STALE, packet, SIDE_INGRESS);
 		return TC_DROP;
 	}
 	now = now_ticks();
 	expired = is_expired(found.copy.life, now);
 	/* what answers does not keep open what lets it pass: pass.c */
 	if (!expired && found.role != ROLE_PASS && life_age(found.copy.life, now) > REFRESH_TICKS)
-		stage_enter(skb, STAGE_REFRESH, packet->ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_REFRESH, packet, SIDE_INGRESS);
 	if (found.role == ROLE_REQUEST)
 		return ingress_request(skb, packet, &found, now);
 	if (expired)
@@ -85,41 +85,38 @@ static __always_inline int ingress_packet(struct __sk_buff *skb, const struct pa
 	return found.role == ROLE_REPLY ? ingress_reply(skb, packet, &found, now) : TC_NEXT;
 }
 
-/*
- * Return whether a frame is for this node, and nobody else's on a shared wire (rule 14), and comes
- * for the first time.
- */
-static __always_inline bool is_for_us(const struct __sk_buff *skb)
+/* A packet that was read. */
+static __always_inline int ingress_by(struct __sk_buff *skb, const struct packet *packet,
+				      enum reading reading)
 {
-	return skb->pkt_type == PACKET_HOST && !is_tagged(skb) && !was_translated(skb);
-}
-
-/* A packet that is worth a look. */
-static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
-{
-	struct packet packet;
-
-	if (!is_for_us(skb))
-		return TC_NEXT;
-	switch (packet_read(skb, at, &packet)) {
+	switch (reading) {
 	case READ_DONE:
-		return ingress_packet(skb, &packet);
+		return ingress_packet(skb, packet);
 	case READ_ICMP:
-		stage_enter(skb, STAGE_ICMP, at, SIDE_INGRESS);
+		stage_enter(skb, STAGE_ICMP, packet, SIDE_INGRESS);
 		return TC_NEXT;
 	case READ_SHORT:
-		if (packet_pull(skb))
-			stage_again(skb, at, SIDE_INGRESS);
+		stage_headers(skb, packet->ip, SIDE_INGRESS);
 		return TC_NEXT;
 	default:
 		return TC_NEXT;
 	}
 }
 
-/* A stage: begin again, or the packet is not as most are. */
+/* A plain packet that is worth a look. */
+static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
+{
+	struct packet packet;
+
+	return is_for_us(skb) ? ingress_by(skb, &packet, packet_read(skb, at, &packet)) : TC_NEXT;
+}
+
+/* A stage: begin again, or where the headers are was found out. */
 int ingress_again(struct __sk_buff *skb)
 {
-	return ingress_look(skb, stage_ip(skb));
+	struct packet packet = {};
+
+	return ingress_by(skb, &packet, stage_read(skb, &packet));
 }
 
 int ingress(struct __sk_buff *skb)
@@ -132,7 +129,7 @@ int ingress(struct __sk_buff *skb)
 	glance = glance_at(skb, ETH_HLEN);
 	if (glance)
 		return ingress_is_worth(glance) ? ingress_look(skb, ETH_HLEN) : TC_NEXT;
-	stage_again(skb, ETH_HLEN, SIDE_INGRESS);
+	stage_headers(skb, ETH_HLEN, SIDE_INGRESS);
 	return TC_NEXT;
 }
 
@@ -146,6 +143,6 @@ int ingress_l3(struct __sk_buff *skb)
 		return hand_over(skb, ENTRY_INGRESS_L3);
 	glance = glance_at(skb, 0);
 	if (!glance || ingress_is_worth(glance))
-		stage_again(skb, 0, SIDE_INGRESS);
+		stage_headers(skb, 0, SIDE_INGRESS);
 	return TC_NEXT;
 }

@@ -11,7 +11,7 @@ int join(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct pick *picked = picks.lookup(&zero);
 
-	if (!picked || packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+	if (!picked || stage_read(skb, &packet) != READ_DONE)
 		return TC_DROP;
 	return connection_open(skb, &packet, picked, stage_clash(skb));
 }

@@ -79,6 +79,10 @@ BPF_F_TABLE(PINNED("lpm_trie", "cluster_cidrs"), struct cidr_key, __u32, cluster
 BPF_F_TABLE(PINNED("lru_hash", "affinity"), struct affinity_key, struct affinity, affinity,
 	    MAX_AFFINITY, 0);
 
+/* The programs write and read: the ports of packets that come in fragments. */
+BPF_F_TABLE(PINNED("lru_hash", "fragments"), struct fragment_key, struct fragment, fragments,
+	    MAX_FRAGMENTS, 0);
+
 /* The agent writes, the programs read: loadBalancerSourceRanges. */
 BPF_F_TABLE(PINNED("lpm_trie", "sources"), struct source_key, __u32, sources, MAX_SOURCES,
 	    BPF_F_NO_PREALLOC);

@@ -21,6 +21,7 @@ enum stage {
 	STAGE_REFUSE, /* the service has no endpoints */
 	STAGE_REFRESH, /* a connection was not seen for a second */
 	STAGE_ICMP, /* an ICMP message comes in or leaves */
+	STAGE_HEADERS, /* a packet is not as most are: its headers have to be looked for */
 	STAGE_STALE, /* what was found is another connection's */
 	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
 	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
@@ -55,6 +56,7 @@ enum counter {
 	COUNTER_PACKET_LEAK, /* dropped: to a ClusterIP and untranslated, about to leave (rule 10) */
 	COUNTER_PACKET_REDIRECT, /* dropped: an ICMP redirect for a translated packet (rule 2) */
 	COUNTER_PACKET_ERROR, /* ICMP errors about translated packets, translated at either side */
+	COUNTER_PACKET_FRAGMENT, /* dropped: to a ClusterIP, without ports that are known (rule 25) */
 	COUNTER_PACKET_CLASH, /* connections that got another source port (rules 4 and 5) */
 	COUNTER_PACKET_PASS, /* entries that let replies to a frontend's address pass (rule 3) */
 	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */

@@ -17,10 +17,10 @@ static __always_inline int open_service(struct __sk_buff *skb, const struct pack
 	switch (backend_pick(&picked, &who)) {
 	case VERDICT_FORWARD:
 		picks.update(&zero, &picked);
-		stage_enter(skb, STAGE_JOIN, packet->ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_JOIN, packet, SIDE_INGRESS);
 		return TC_DROP;
 	case VERDICT_REFUSE:
-		stage_enter(skb, STAGE_REFUSE, packet->ip, SIDE_INGRESS);
+		stage_enter(skb, STAGE_REFUSE, packet, SIDE_INGRESS);
 		return TC_DROP;
 	case VERDICT_PASS:
 		return TC_NEXT;
@@ -35,11 +35,11 @@ int open(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct target target;
 
-	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
 	target = frontend_match(&packet.dst, packet.proto);
 	if (target.service)
 		return open_service(skb, &packet, target);
-	stage_enter(skb, STAGE_DIRECT, packet.ip, SIDE_INGRESS);
+	stage_enter(skb, STAGE_DIRECT, &packet, SIDE_INGRESS);
 	return TC_NEXT;
 }

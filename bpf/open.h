@@ -159,7 +159,7 @@ static __always_inline int connection_failed(struct __sk_buff *skb, const struct
 {
 	/* another CPU that was faster has left the connection that this packet finds now */
 	if (failed == -EEXIST || failed == TWIN)
-		stage_again(skb, packet->ip, SIDE_INGRESS);
+		stage_again(skb, SIDE_INGRESS);
 	else if (failed == -EADDRINUSE)
 		count_trouble(COUNTER_SOURCE_EXHAUSTED, MOMENT_SOURCE_EXHAUSTED);
 	else

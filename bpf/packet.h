@@ -13,9 +13,6 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* More than an IPv4 header with options and a TCP header without. */
-#define PULL_BYTES 128
-
 struct tcp_header { /* RFC 9293 3.1 */
 	__be16 src_port;
 	__be16 dst_port;
@@ -79,7 +76,7 @@ static __always_inline bool is_tagged(const struct __sk_buff *skb)
 enum reading {
 	READ_DONE,
 	READ_ICMP, /* of this family; only the offsets and the addresses are read */
-	READ_OTHER, /* no protocol of ours, a fragment, or cut off */
+	READ_OTHER, /* no protocol of ours, or cut off */
 	READ_SHORT, /* its headers are there, but not in one piece */
 };
 
@@ -138,61 +135,38 @@ static __always_inline enum reading transport_read(struct __sk_buff *skb, const 
 	return READ_DONE;
 }
 
-/* Read the packet whose IP header is at offset `at`. */
-static __always_inline enum reading packet_read(struct __sk_buff *skb, __u32 at,
-						struct packet *packet)
+/*
+ * Read the packet whose IP header is at offset `at`, with the transport's at `transport`. Its
+ * headers are in one piece, or it is READ_SHORT.
+ */
+static __always_inline enum reading headers_take(struct __sk_buff *skb, __u32 at, __u32 transport,
+						 struct packet *packet)
 {
 	const void *data = (void *)(long)skb->data;
 	const void *end = (void *)(long)skb->data_end;
 	const struct ip_header *ip = data + at;
-	__u32 length;
 
+	packet->ip = at;
 	if ((void *)(ip + 1) > end)
 		return reading_cut(skb, data, end);
-	length = ip_length(ip);
-	if (!length)
-		return READ_OTHER;
 	packet->src.addr = ip->src;
 	packet->dst.addr = ip->dst;
 	packet->src.pad = packet->dst.pad = 0;
-	packet->proto = ip->proto;
 	packet->check = ip_check(ip);
-	packet->ip = at;
-	packet->transport = at + length;
-	return transport_read(skb, (void *)ip + length, end, packet);
+	packet->transport = transport;
+	return transport_read(skb, data + transport, end, packet);
 }
 
-/* Return whether services have a protocol. */
-static __always_inline bool is_served(__u8 proto)
+/* Read the packet whose IP header is at offset `at`: a plain one (is_plain()). */
+static __always_inline enum reading packet_read(struct __sk_buff *skb, __u32 at,
+						struct packet *packet)
 {
-	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
-}
+	const struct ip_header *ip = (void *)(long)skb->data + at;
 
-/*
- * Read the packet that an ICMP message quotes, whose IP header is at offset `at`. Return false
- * if it is of no protocol that services have.
- */
-static __always_inline bool quoted_read(struct __sk_buff *skb, __u32 at, struct packet *packet)
-{
-	struct ip_header ip;
-	__be16 ports[2];
-	__u32 length;
-
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
-		return false;
-	length = ip_quoted_length(&ip);
-	packet->proto = ip.proto;
-	packet->check = ip_check(&ip);
-	packet->ip = at;
-	packet->transport = at + length;
-	if (!length || !is_served(packet->proto) ||
-	    bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
-		return false;
-	packet->src.addr = ip.src;
-	packet->dst.addr = ip.dst;
-	packet->src.port = host16(ports[0]);
-	packet->dst.port = host16(ports[1]);
-	return true;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return READ_OTHER;
+	packet->proto = ip->proto;
+	return headers_take(skb, at, at + sizeof(*ip), packet);
 }
 
 /* Return the ends of what answers a packet; nothing else of it is known. */
@@ -207,40 +181,68 @@ static __always_inline struct packet packet_answer(const struct packet *packet)
 	return answer;
 }
 
-/* Bring a packet's headers into one piece. Return false if that cannot be done. */
-static __always_inline bool packet_pull(struct __sk_buff *skb)
+/* How far into a packet a transport's header may be; the mask of such an offset. */
+#define TRANSPORT_MAX 0x1ff
+
+/* Return what tells stages where a packet's transport header is, and of which protocol. */
+static __always_inline __u32 stage_word(__u32 transport, __u32 proto)
 {
-	return !bpf_skb_pull_data(skb, skb->len < PULL_BYTES ? skb->len : PULL_BYTES);
+	return transport | proto << 16;
 }
 
 /*
- * Go on in another program. It finds the IP header where cb says (at 0 or after an Ethernet
- * header), and the side. Returns only if there is no such program, or after too many.
+ * Go on in another program. It finds in cb where the IP header is (at 0 or after an Ethernet
+ * header), the side, and stage_word(). Returns only if there is no such program, or after too many.
  */
-static __always_inline void stage_enter(struct __sk_buff *skb, __u32 stage, __u32 at, __u32 side)
+static __always_inline void stage_call(struct __sk_buff *skb, __u32 stage, __u32 at, __u32 side,
+				       __u32 word)
 {
 	skb->cb[0] = at;
 	skb->cb[1] = side;
+	skb->cb[4] = word;
 	stages.call(skb, stage);
 }
 
-/* Return where the IP header is, as stage_enter() says. */
+/* Go on in another program with a packet that was read. */
+static __always_inline void stage_enter(struct __sk_buff *skb, __u32 stage,
+					const struct packet *packet, __u32 side)
+{
+	stage_call(skb, stage, packet->ip, side, stage_word(packet->transport, packet->proto));
+}
+
+/* Go on to look for the headers of a packet: it is no plain one, or in pieces. */
+static __always_inline void stage_headers(struct __sk_buff *skb, __u32 at, __u32 side)
+{
+	stage_call(skb, STAGE_HEADERS, at, side, 0);
+}
+
+/* Return where the IP header is, as stage_call() says. */
 static __always_inline __u32 stage_ip(const struct __sk_buff *skb)
 {
 	return skb->cb[0] ? ETH_HLEN : 0;
 }
 
-/* Return which side the packet is at, as stage_enter() says. */
+/* Return which side the packet is at, as stage_call() says. */
 static __always_inline __u32 stage_side(const struct __sk_buff *skb)
 {
 	return skb->cb[1] ? SIDE_EGRESS : SIDE_INGRESS;
 }
 
+/* Read the packet that a stage is entered with. */
+static __always_inline enum reading stage_read(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 word = skb->cb[4];
+
+	packet->proto = word >> 16;
+	return headers_take(skb, stage_ip(skb), word & TRANSPORT_MAX, packet);
+}
+
 /* Go on to open a connection: on another port if the one before clashed. */
-static __always_inline void stage_open(struct __sk_buff *skb, __u32 at, bool clash)
+static __always_inline void stage_open(struct __sk_buff *skb, const struct packet *packet,
+				       bool clash)
 {
 	skb->cb[2] = clash;
-	stage_enter(skb, STAGE_OPEN, at, SIDE_INGRESS);
+	stage_enter(skb, STAGE_OPEN, packet, SIDE_INGRESS);
 }
 
 /* Return what stage_open() says; the stages after it find the same. */
@@ -253,13 +255,13 @@ static __always_inline bool stage_clash(const struct __sk_buff *skb)
 static __always_inline void stage_back(struct __sk_buff *skb, __u32 at, __u32 uplink)
 {
 	skb->cb[2] = uplink;
-	stage_enter(skb, STAGE_BACK, at, SIDE_EGRESS);
+	stage_call(skb, STAGE_BACK, at, SIDE_EGRESS, 0);
 }
 
-/* Begin again with a packet: its connection is there now, or its headers are in one piece. */
-static __always_inline void stage_again(struct __sk_buff *skb, __u32 at, __u32 side)
+/* Begin again, in a stage: with the packet and at the side that it was entered with. */
+static __always_inline void stage_again(struct __sk_buff *skb, __u32 side)
 {
-	stage_enter(skb, side == SIDE_EGRESS ? STAGE_EGRESS : STAGE_INGRESS, at, side);
+	stages.call(skb, side == SIDE_EGRESS ? STAGE_EGRESS : STAGE_INGRESS);
 }
 
 /* What says that the former table was looked into at this side; by chance it is hardly there. */
@@ -273,7 +275,7 @@ static __always_inline void look_back(struct __sk_buff *skb, const struct packet
 				      __u32 side)
 {
 	if (skb->cb[3] != LOOKED_BACK + side)
-		stage_enter(skb, STAGE_ADOPT, packet->ip, side);
+		stage_enter(skb, STAGE_ADOPT, packet, side);
 }
 
 /* Note that it was looked for. */

@@ -47,14 +47,14 @@ static __always_inline void entries_restore(struct found *found)
 
 int refresh(struct __sk_buff *skb)
 {
-	__u32 at = stage_ip(skb), side = stage_side(skb);
+	__u32 side = stage_side(skb);
 	struct packet packet = {};
 	struct found found = {};
 
-	if (packet_read(skb, at, &packet) == READ_DONE &&
+	if (stage_read(skb, &packet) == READ_DONE &&
 	    connection_find(&packet, side, &found) == FOUND &&
 	    life_change(&found, life_after_second((__u32)found.copy.life), now_ticks()))
 		entries_restore(&found);
-	stage_again(skb, at, side);
+	stage_again(skb, side);
 	return TC_DROP;
 }

@@ -171,8 +171,7 @@ int refuse(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct ip_header ip;
 
-	if (packet_read(skb, at, &packet) != READ_DONE ||
-	    bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+	if (stage_read(skb, &packet) != READ_DONE || bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
 		return TC_DROP;
 	total = ip_total(&ip);
 	if (total > skb->len - at)

@@ -12,17 +12,17 @@ int reopen(struct __sk_buff *skb)
 	__u32 now = now_ticks();
 	bool clash = false;
 
-	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE)
+	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
 	if (connection_find(&packet, SIDE_INGRESS, &found) == FOUND) {
 		/* another CPU may just have made it */
 		if (is_usable(&found, &packet, now)) {
-			stage_again(skb, packet.ip, SIDE_INGRESS);
+			stage_again(skb, SIDE_INGRESS);
 			return TC_DROP;
 		}
 		clash = found.copy.life & LIFE_CLASH;
 		connection_end(found.number, found.copy.life, now);
 	}
-	stage_open(skb, packet.ip, clash);
+	stage_open(skb, &packet, clash);
 	return TC_DROP;
 }

@@ -79,7 +79,7 @@ int source(struct __sk_buff *skb)
 	struct found found = {};
 	__u32 now = now_ticks();
 
-	if (packet_read(skb, stage_ip(skb), &packet) != READ_DONE ||
+	if (stage_read(skb, &packet) != READ_DONE ||
 	    connection_find(&packet, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REQUEST)
 		return TC_DROP;
 	if (found.copy.life & LIFE_SOURCE_READY &&
@@ -99,6 +99,6 @@ int source(struct __sk_buff *skb)
 		life_set(&found, LIFE_SOURCE_READY, LIFE_SOURCE_CLAIMED, now);
 		count(COUNTER_PACKET_SOURCE);
 	}
-	stage_again(skb, packet.ip, SIDE_EGRESS);
+	stage_again(skb, SIDE_EGRESS);
 	return TC_DROP;
 }

@@ -20,12 +20,12 @@ static __always_inline bool is_loose(const struct nat_entry *entry, const struct
 
 int stale(struct __sk_buff *skb)
 {
-	__u32 at = stage_ip(skb), side = stage_side(skb);
+	__u32 side = stage_side(skb);
 	struct packet packet = {};
 	struct nat_entry *entry;
 	struct nat_key key;
 
-	if (packet_read(skb, at, &packet) != READ_DONE)
+	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_DROP;
 	key = key_of(&packet.src, &packet.dst, packet.proto, side);
 	entry = nat.lookup(&key);
@@ -33,6 +33,6 @@ int stale(struct __sk_buff *skb)
 		return TC_DROP;
 	if (entry)
 		nat.delete(&key);
-	stage_again(skb, at, side);
+	stage_again(skb, side);
 	return TC_DROP;
 }

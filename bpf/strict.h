@@ -26,7 +26,7 @@ static __always_inline enum verdict strict_verdict(const struct addr *dst)
 	if (!is_strict_prefix(dst) || node_address_find(dst) >= 0)
 		return VERDICT_PASS;
 	found = cluster_cidrs.lookup(&key);
-	if (!found)
+	if (!found || *found == STRICT_NOTHING)
 		return VERDICT_PASS;
 	return *found == STRICT_REFUSE ? VERDICT_REFUSE : VERDICT_DROP;
 }

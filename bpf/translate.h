@@ -130,6 +130,15 @@ static __always_inline bool was_translated(const struct __sk_buff *skb)
 	return skb->tc_index == TRANSLATED;
 }
 
+/*
+ * Return whether a frame is for this node, and nobody else's on a shared wire (rule 14), and comes
+ * for the first time.
+ */
+static __always_inline bool is_for_us(const struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_HOST && !is_tagged(skb) && !was_translated(skb);
+}
+
 /* Forget that, as the packet leaves: it may come in again at somebody else's. */
 static __always_inline void translated_forget(struct __sk_buff *skb)
 {

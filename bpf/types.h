@@ -281,6 +281,24 @@ struct connection {
 	__u32 spare[19 - 4 * ADDR_WORDS];
 };
 
+/* fragments: what all fragments of a packet have, as a hook sees it */
+struct fragment_key {
+	struct addr src;
+	struct addr dst;
+	__u32 id; /* as it lies in the packet */
+	__u8 proto; /* IPv4 only */
+	__u8 side; /* enum side */
+	__u16 pad;
+};
+
+struct fragment {
+	__u16 src_port;
+	__u16 dst_port;
+	__u32 proto; /* of the transport */
+	__u32 seen; /* when the first one came, in ticks */
+	__u32 check; /* all words of this and the key XORed (rule 7) */
+};
+
 /* node_addresses: the addresses of this node; 127.0.0.1 stands for all of 127.0.0.0/8 */
 enum node_address_flag {
 	NODE_ADDRESS_PORTS = 1, /* NodePorts are served on it (parity A7) */
@@ -323,6 +341,7 @@ struct cidr_key {
 enum strictness {
 	STRICT_REFUSE = 1, /* a ClusterIP, by a port or protocol that it does not have */
 	STRICT_DROP, /* a ServiceCIDR, whose address is nobody's */
+	STRICT_NOTHING, /* a ClusterIP in iptables mode: only what has no ports is looked up */
 };
 
 /*

@@ -32,9 +32,9 @@ from pyproxy.tables import Kind
 COUNTERS = (
     "connect", "sendmsg", "refused", "bind_refused", "left_to_drop", "stale", "packet_open",
     "packet_in", "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
-    "packet_redirect", "packet_error", "packet_clash", "packet_pass", "packet_source",
-    "packet_apart", "packet_back", "source_taken", "source_exhausted", "table_full",
-    "table_evicted", "insert_failed",
+    "packet_redirect", "packet_error", "packet_fragment", "packet_clash", "packet_pass",
+    "packet_source", "packet_apart", "packet_back", "source_taken", "source_exhausted",
+    "table_full", "table_evicted", "insert_failed",
 )  # fmt: skip
 # enum moment, in order; each has a counter of its name
 MOMENTS = ("table_full", "source_exhausted", "insert_failed")

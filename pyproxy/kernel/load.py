@@ -46,9 +46,9 @@ FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
 SHARED_MAPS = ("connected", "kept_ports", "socket_marks")  # in bpf/shared.h
 # PINNED in bpf/maps.h
 MAPS = (
-    "affinity", "cluster_cidrs", "counters", "devices", "frontends", "hop_sources", "local_cidrs",
-    "marks", "members", "moments", "node_addresses", "node_names", "service_names", "services",
-    "settings", "slots", "sock_nat", "sources", "udp_backends", "udp_services",
+    "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
+    "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "service_names",
+    "services", "settings", "slots", "sock_nat", "sources", "udp_backends", "udp_services",
 )  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -71,6 +71,7 @@ STAGES = (
     Program("refuse", "tail call", "refuse.c", SCHED_CLS),
     Program("refresh", "tail call", "refresh.c", SCHED_CLS),
     Program("icmp", "tail call", "icmp.c", SCHED_CLS),
+    Program("headers", "tail call", "headers.c", SCHED_CLS),
     Program("stale", "tail call", "stale.c", SCHED_CLS),
 )
 

@@ -45,6 +45,7 @@ class Sizes(NamedTuple):
     max_node_addresses: int = 16_384
     max_sources: int = 16_384
     max_affinity: int = 65_536
+    max_fragments: int = 8_192
 
 
 class Build(NamedTuple):

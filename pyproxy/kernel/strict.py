@@ -2,15 +2,15 @@
 """cluster_cidrs: addresses of services by which nothing but services may be asked (A8.6, A8.7).
 
 In nftables mode kube-proxy refuses new connections to a ClusterIP that are for none of its ports,
-and drops those to an address of a ServiceCIDR that no service has. In iptables mode the map is
-empty, and no packet is looked at for it.
+and drops those to an address of a ServiceCIDR that no service has. In iptables mode the map has
+the ClusterIPs alone, and only fragments whose ports nobody knows are looked up (bpf/headers.c).
 """
 
 from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks, prefix_bits
@@ -24,6 +24,7 @@ class Strictness(enum.IntEnum):
 
     REFUSE = 1
     DROP = 2
+    NOTHING = 3
 
 
 class ClusterCidrs:
@@ -41,8 +42,7 @@ class ClusterCidrs:
     def reset(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
         """Take over which frontends there are."""
         self._counts = Counter(key.address for key, kind in frontends if kind is Kind.CLUSTER_IP)
-        if self._is_strict:
-            self._bring()
+        self._bring()
 
     def is_cluster_ip(self, address: Address) -> bool:
         """Return whether some service has an address as ClusterIP."""
@@ -55,19 +55,19 @@ class ClusterCidrs:
 
     def mend(self) -> int:
         """Make the map what it was; return how many entries of it were not."""
-        return self._bring() if self._is_strict else 0
+        return self._bring()
 
     def _bring(self) -> int:
         """Make the map what it should be; return how many entries were not."""
-        wanted = self._wanted()
         before = {Prefix(a, n): value for (n, a), (value,) in self._map.items()}
-        changed = {p: to for p, to in wanted.items() if before.get(p) != to}
+        wanted = set(self._prefixes())
+        changed = {p: self._value(p) for p in wanted if before.get(p) != self._value(p)}
+        gone = before.keys() - wanted
         # a packet is looked at before it can be refused, and no longer than that
-        self._note(wanted.keys() | before.keys())
+        self._note((wanted | before.keys()) if self._is_strict else ())
         self._write(changed)
-        gone = before.keys() - wanted.keys()
         self._map.delete((p.length, p.address) for p in gone)
-        self._note(wanted.keys())
+        self._note(wanted if self._is_strict else ())
         return len(changed) + len(gone)
 
     def add(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
@@ -77,12 +77,11 @@ class ClusterCidrs:
             if kind is Kind.CLUSTER_IP:
                 self._counts[key.address] += 1
                 if self._counts[key.address] == 1:
-                    new.append(key.address)
+                    new.append(_single(key.address))
         if self._is_strict and new:
-            added = {_single(address): Strictness.REFUSE for address in new}
             # what is noted already need not be worked out again for thousands of services
-            self._note(added, self._bits)
-            self._write(added)
+            self._note(new, self._bits)
+        self._write({single: self._value(single) for single in new})
 
     def remove(self, frontends: Iterable[tuple[FrontendKey, Kind]]) -> None:
         """Forget frontends that were deleted."""
@@ -92,8 +91,7 @@ class ClusterCidrs:
             self._counts[key.address] -= 1
             if not self._counts[key.address]:
                 del self._counts[key.address]
-                if self._is_strict:
-                    self._forget(_single(key.address))
+                self._forget(_single(key.address))
 
     def _forget(self, single: Prefix) -> None:
         """Take a service's address out, unless it is all of a ServiceCIDR."""
@@ -102,12 +100,20 @@ class ClusterCidrs:
         else:
             self._map.delete([(single.length, single.address)])
 
-    def _wanted(self) -> dict[Prefix, Strictness]:
-        if not self._is_strict:
-            return {}
-        # an address of a service says more than the network that it is from, however long that is
-        cidrs = dict.fromkeys(self._cidrs, Strictness.DROP)
-        return cidrs | {_single(address): Strictness.REFUSE for address in self._counts}
+    def _prefixes(self) -> Iterator[Prefix]:
+        """Yield what should be in the map."""
+        yield from self._cidrs
+        for address in self._counts:
+            yield _single(address)
+
+    def _value(self, prefix: Prefix) -> Strictness:
+        """Return what becomes of connections to a network that is in the map.
+
+        An address of a service says more than the network that it is from, however long that is.
+        """
+        if prefix.address in self._counts and prefix == _single(prefix.address):
+            return Strictness.REFUSE if self._is_strict else Strictness.NOTHING
+        return Strictness.DROP
 
     def _write(self, items: Mapping[Prefix, Strictness]) -> None:
         self._map.update([((p.length, p.address), (int(to),)) for p, to in items.items()])

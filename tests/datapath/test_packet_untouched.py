@@ -118,15 +118,8 @@ FRAMES: dict[str, tuple[tuple[Family, ...], Build]] = {
     "options-cut-off": (V4, lambda f: framed(f, syn(f, PLAIN._replace(options=bytes(40)))[:60])),
     "header-too-short": (V4, lambda f: framed(f, syn(f, PLAIN._replace(words=4)))),
     "no-header-length": (V4, lambda f: framed(f, syn(f, PLAIN._replace(words=0)))),
-    "first-fragment": (V4, lambda f: framed(f, syn(f, PLAIN._replace(fragment=0x2000)))),
-    "second-fragment": (V4, lambda f: framed(f, syn(f, PLAIN._replace(fragment=0x2003)))),
-    "last-fragment": (V4, lambda f: framed(f, syn(f, PLAIN._replace(fragment=1)))),
     "version-5": (BOTH, lambda f: framed(f, syn(f, PLAIN._replace(version=5)))),
     "version-0": (V4, lambda f: framed(f, syn(f, PLAIN._replace(version=0)))),
-    "hop-by-hop": (V6, lambda f: framed(
-        f, syn(f, proto=p.HOP_BY_HOP, data=p.extension(raw(f), TCP)))),
-    "fragment-header": (V6, lambda f: framed(
-        f, syn(f, proto=p.FRAGMENT, data=p.extension(raw(f), TCP)))),
     "tagged": (BOTH, lambda f: p.vlan(syn(f), ETH_P[f])),
     "arp": (BOTH, lambda _: ether(p.arp(), p.ETH_P_ARP)),
     "ip-called-arp": (BOTH, lambda f: ether(syn(f), p.ETH_P_ARP)),

@@ -63,6 +63,18 @@ def test_the_first_port_is_of_the_range(hooks: Hooks, protocol: Protocol) -> Non
     assert begin(hooks, protocol).source == End(node_address(hooks.family), PORT)
 
 
+def test_the_range_comes_before_all_others(hooks: Hooks, protocol: Protocol) -> None:
+    """Where a client's own port of it is not to be had, another one of it is tried 15 times."""
+    ports = range(PORT, PORT + 64)
+    hooks.configure(ports=PortRange(PORT, len(ports)))
+    first = begin(hooks, protocol).source.port
+    hooks.table.clear()
+    hooks.keep_ports([first])
+    again = begin(hooks, protocol).source.port
+    assert again != first
+    assert again in ports
+
+
 def test_a_port_that_a_socket_has(hooks: Hooks, protocol: Protocol) -> None:
     """A socket of the node to which the backend's answers would go keeps them."""
     kind = socket.SOCK_STREAM if protocol is TCP else socket.SOCK_DGRAM

@@ -18,12 +18,13 @@ from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling, running
 from tests.lab.capture import ICMP, Capture, Packet, parse
 from tests.lab.hop import MTU, ROUTER, Hop
 from tests.lab.hosts import SCRIPTS, Host, await_ready
-from tests.lab.manifests import service
+from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.waiting import wait_for
 
 pytestmark = pytest.mark.once
 
 NODE_PORT, ECHO_PORT = 31_180, 7778
+DATAGRAM_PORT = 7779
 BULK = 3_000_000
 TOO_BIG = {4: (3, 4), 6: (2, 0)}
 TOO_OLD = {4: (11, 0), 6: (3, 0)}
@@ -48,11 +49,22 @@ def backend(far: Scene) -> Host:
 @pytest.fixture(scope="module")
 def echo(far: Scene, backend: Host) -> App:
     """An application of one pod that gives back what it gets."""
-    await_ready(backend.python("echo.py", "serve", str(ECHO_PORT)), backend.name)
     made = far.app("echoing")
-    port = {"name": "web", "port": 80, "targetPort": ECHO_PORT, "nodePort": NODE_PORT}
-    slices = [made.slice(family, [backend], number=ECHO_PORT) for family in FAMILIES]
-    far.put("echo.json", service(made.name, made.addresses, [port], type="NodePort"), *slices)
+    ports, given = [], []
+    for name, protocol, number, target, script in (
+        ("web", "TCP", 80, ECHO_PORT, "echo.py"),
+        ("dns", "UDP", 53, DATAGRAM_PORT, "datagrams.py"),
+    ):
+        await_ready(backend.python(script, "serve", str(target)), backend.name)
+        ports.append({
+            "name": name, "protocol": protocol, "port": number,
+            "targetPort": target, "nodePort": NODE_PORT,
+        })  # fmt: skip
+        given.append(slice_port(target, protocol, name=name))
+    slices = [
+        endpoint_slice(made.name, family, [endpoint(backend, family)], given) for family in FAMILIES
+    ]
+    far.put("echo.json", service(made.name, made.addresses, ports, type="NodePort"), *slices)
     return made
 
 
@@ -84,6 +96,24 @@ def test_much_data_both_ways(far: Scene, echo: App, family: int, path: str) -> N
     forget(far)
     done = client.run(*script, str(BULK))
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("path", PATHS)
+def test_datagrams_both_ways(far: Scene, echo: App, family: int, path: str) -> None:
+    """Whoever sends what the way does not take is told, and sends the next one in pieces.
+
+    Of large ones IPv6 hears by an error about a fragment; IPv4's are cut again on the way.
+    """
+    client, to, port = paths(far, echo, family)[path]
+    script = (sys.executable, "-I", "-S", SCRIPTS / "datagrams.py", "ask", to)
+    number = str(port if port == NODE_PORT else 53)
+    wait_for(lambda: client.run(*script, number, "1").returncode == 0, 5, "an answer")
+    for sizes in ("1400", "4000", "60000"):
+        forget(far)
+        # both ends are told once: it takes a datagram each
+        done = client.run(*script, number, sizes, "3")
+        assert (done.stderr, done.returncode) == ("", 0)
 
 
 def told(found: Packet, family: int) -> Packet:
