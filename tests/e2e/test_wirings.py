@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way to a service on every wiring, beside the rules that CNI plugins and operators have.
+
+All clients are outside of the agents' cgroups, so that everything but the node's own goes by
+packets. The address that a backend sees is the client's where it is a pod's; who is hidden by a
+plugin's rules besides is not ours to say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.conftest import MakeCluster
+from tests.e2e.scene import FAMILIES, App, Scene, dangling, running
+from tests.lab import firewalls
+from tests.lab.hosts import SCRIPTS, Host, await_ready
+from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
+from tests.lab.prober import Target, answered, tcp, udp
+from tests.lab.topology import Bridge, PointToPoint, Wiring
+from tests.lab.waiting import wait_for
+from tests.lab.wirings import TUN, HairpinBridge, Tun, Vxlan
+
+pytestmark = pytest.mark.once
+
+DRAWS = 10
+BULK = 2_000_000
+SIZES = "1400,4000,60000"
+NODE_PORT, ECHO_PORT, DATAGRAM_PORT = 31_200, 7778, 7779
+STRICT = (("net/ipv4/conf/all/rp_filter", "1"),)
+NO_BRIDGE_RULES = (
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+)
+
+
+class Kind(NamedTuple):
+    """A wiring, and what is set on every node besides."""
+
+    wiring: Callable[[], Wiring]
+    rules: tuple[firewalls.Rules, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+
+
+KINDS = {
+    "point-to-point, INVALID dropped, rp_filter": Kind(
+        PointToPoint, (firewalls.no_invalid,), STRICT
+    ),
+    "point-to-point, kindnet": Kind(PointToPoint, (firewalls.kindnet, firewalls.no_invalid)),
+    "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.flannel, firewalls.no_invalid)),
+    "bridge, bridge-nf-call 0": Kind(Bridge, (firewalls.flannel,), NO_BRIDGE_RULES),
+    "hairpin bridge, rp_filter": Kind(HairpinBridge, (firewalls.flannel,), STRICT),
+    "vxlan, flannel": Kind(Vxlan, (firewalls.flannel, firewalls.no_invalid)),
+    "tun": Kind(Tun, (firewalls.flannel, firewalls.no_invalid), STRICT),
+}
+WAYS = (
+    "pod-here", "pod-elsewhere", "itself", "pod-node-port", "outside-here", "outside-elsewhere",
+    "stranger", "node",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def wired(request: pytest.FixtureRequest, make_cluster: MakeCluster) -> Iterator[Scene]:
+    """Two nodes with two pods each."""
+    kind = KINDS[request.param]
+    with running(make_cluster(nodes=2, pods_per_node=2, wiring=kind.wiring())) as found:
+        cluster = found.cluster
+        with ExitStack() as undo:
+            for node, net in zip(cluster.nodes, cluster.plan.nodes, strict=True):
+                for name, value in kind.sysctls:
+                    firewalls.set_sysctl(node, name, value)
+                for rules in kind.rules:
+                    firewalls.set_rules(node, net, rules)
+            if isinstance(cluster.wiring, Tun):
+                namespaces = [str(node.netns) for node in cluster.nodes]
+                pump = cluster.client.python("pump.py", TUN, *namespaces)
+                undo.callback(pump.kill)
+                await_ready(pump, "the tunnel")
+            yield found
+        for agent in found.agents:
+            assert dangling(agent) == []
+
+
+class Backend(NamedTuple):
+    """A pod of the second node, and the service in front of it."""
+
+    app: App
+    pod: Host
+
+
+@pytest.fixture(scope="module")
+def backend(wired: Scene) -> Backend:
+    """An application that answers, gives back what it gets, and datagrams of any size."""
+    pod = wired.cluster.nodes[1].pods[1]
+    made = wired.app("wired")
+    await_ready(pod.python("echo.py", "serve", str(ECHO_PORT)), pod.name)
+    await_ready(pod.python("datagrams.py", "serve", str(DATAGRAM_PORT)), pod.name)
+    ports, given = [], []
+    for number, (name, protocol, port, target) in enumerate(
+        (
+            ("web", "TCP", 80, 8080),
+            ("dns", "UDP", 53, 8080),
+            ("echo", "TCP", 81, ECHO_PORT),
+            ("large", "UDP", 54, DATAGRAM_PORT),
+        )
+    ):
+        ports.append(
+            {
+                "name": name, "protocol": protocol, "port": port, "targetPort": target,
+                "nodePort": NODE_PORT + number,
+            }
+        )  # fmt: skip
+        given.append(slice_port(target, protocol, name=name))
+    slices = [
+        endpoint_slice(made.name, family, [endpoint(pod, family)], given) for family in FAMILIES
+    ]
+    wired.put("wired.json", service(made.name, made.addresses, ports, type="NodePort"), *slices)
+    return Backend(made, pod)
+
+
+class Way(NamedTuple):
+    """Who asks, at which address, and whether by a NodePort."""
+
+    client: Host
+    address: str
+    by_node_port: bool
+
+    def port(self, name: str) -> int:
+        """Return the number of a service's port there."""
+        ports = {"web": 80, "dns": 53, "echo": 81, "large": 54}
+        return NODE_PORT + list(ports).index(name) if self.by_node_port else ports[name]
+
+    def targets(self) -> list[Target]:
+        """Return each kind of socket."""
+        to = self.address
+        return [
+            tcp(to, self.port("web")),
+            udp(to, self.port("dns")),
+            udp(to, self.port("dns"), connected=True),
+        ]
+
+    def run(self, script: str, name: str, *arguments: str) -> str:
+        """Run a script that asks; return what it says went wrong."""
+        argv = (sys.executable, "-I", "-S", SCRIPTS / script, "ask", self.address)
+        done = self.client.run(*argv, str(self.port(name)), *arguments)
+        assert isinstance(done.stderr, str)
+        return done.stderr if done.returncode else ""
+
+
+def way_of(wired: Scene, backend: Backend, name: str, family: int) -> Way:
+    """Return a way to the service by its name."""
+    cluster = wired.cluster
+    one, two = cluster.nodes
+    ip = backend.app.address(family)
+    return {
+        "pod-here": Way(cluster.free(two.pods[0]), ip, by_node_port=False),
+        "pod-elsewhere": Way(cluster.free(one.pods[0]), ip, by_node_port=False),
+        "itself": Way(cluster.free(backend.pod), ip, by_node_port=False),
+        "pod-node-port": Way(cluster.free(one.pods[0]), two.address(family), by_node_port=True),
+        "outside-here": Way(cluster.client, two.address(family), by_node_port=True),
+        "outside-elsewhere": Way(cluster.client, one.address(family), by_node_port=True),
+        "stranger": Way(cluster.stranger, ip, by_node_port=False),
+        "node": Way(one, ip, by_node_port=False),
+    }[name]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way(wired: Scene, backend: Backend, name: str, family: int) -> None:
+    """Connections, datagrams of each kind, much data, and datagrams that are cut to pieces."""
+    way = way_of(wired, backend, name, family)
+    wait_for(partial(_answers, way), 5, "an answer")
+    for target in way.targets():
+        assert answered(way.client.prober.draw(target, DRAWS)) == {backend.pod.name: DRAWS}, target
+    assert way.run("echo.py", "echo", str(BULK)) == ""
+    assert way.run("datagrams.py", "large", SIZES, "4") == ""
+
+
+def test_the_wiring_is_what_it_says(wired: Scene, backend: Backend) -> None:
+    """Its overlay and its rules see the packets, so that they are what the other tests pass."""
+    one = wired.cluster.nodes[0]
+    way = way_of(wired, backend, "pod-elsewhere", 4)
+    device = getattr(wired.cluster.wiring, "device", "eth0")
+    before = _sent(one, device)
+    assert _answers(way)
+    assert _sent(one, device) > before
+    saved = one.run("iptables-save", "-c", check=True).stdout
+    counts = [line for line in saved.splitlines() if line.startswith("[")]
+    assert any(not line.startswith("[0:0]") for line in counts), saved
+
+
+def _sent(host: Host, device: str) -> int:
+    """Return how many packets a device has sent."""
+    shown = host.run("ip", "-j", "-s", "link", "show", device, check=True).stdout
+    return int(json.loads(shown)[0]["stats64"]["tx"]["packets"])
+
+
+def _answers(way: Way) -> bool:
+    return not way.client.prober.once(way.targets()[0]).error

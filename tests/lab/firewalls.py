@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CNI plugins and operators put into a node's netfilter: the rules, and how they are set."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from tests.lab.hosts import Node
+from tests.lab.topology import NodeNet
+
+PODS = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
+GROUPS = {4: "224.0.0.0/4", 6: "ff00::/8"}
+Rules: TypeAlias = Callable[[str, str, str], str]
+
+
+def flannel(own: str, pods: str, groups: str) -> str:
+    """Return the chains of flannel 0.25 as iptables-restore reads them."""
+    return f"""*nat
+:FLANNEL-POSTRTG - [0:0]
+-A POSTROUTING -j FLANNEL-POSTRTG
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN
+-A FLANNEL-POSTRTG -s {own} -d {pods} -j RETURN
+-A FLANNEL-POSTRTG -s {pods} -d {own} -j RETURN
+-A FLANNEL-POSTRTG ! -s {pods} -d {own} -j RETURN
+-A FLANNEL-POSTRTG -s {pods} ! -d {groups} -j MASQUERADE --random-fully
+-A FLANNEL-POSTRTG ! -s {pods} -d {pods} -j MASQUERADE --random-fully
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:FLANNEL-FWD - [0:0]
+-A FORWARD -j FLANNEL-FWD
+-A FLANNEL-FWD -s {pods} -j ACCEPT
+-A FLANNEL-FWD -d {pods} -j ACCEPT
+COMMIT
+"""
+
+
+def kindnet(own: str, pods: str, groups: str) -> str:
+    """Return kind's chain: all that leaves the pods' networks is masqueraded."""
+    assert own
+    assert groups
+    return f"""*nat
+:KIND-MASQ-AGENT - [0:0]
+-A POSTROUTING -m addrtype ! --dst-type LOCAL -j KIND-MASQ-AGENT
+-A KIND-MASQ-AGENT -d {pods} -j RETURN
+-A KIND-MASQ-AGENT -j MASQUERADE --random-fully
+COMMIT
+"""
+
+
+def no_invalid(own: str, pods: str, groups: str) -> str:
+    """Return what drops packets that conntrack calls INVALID, wherever they go."""
+    assert own
+    assert pods
+    assert groups
+    return """*filter
+-A INPUT -m conntrack --ctstate INVALID -j DROP
+-A FORWARD -m conntrack --ctstate INVALID -j DROP
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A OUTPUT -m conntrack --ctstate INVALID -j DROP
+COMMIT
+"""
+
+
+def set_rules(node: Node, net: NodeNet, rules: Rules) -> None:
+    """Put rules into a node's tables of both families, beside those that are there."""
+    for family, own, command in (
+        (4, net.cidr4, "iptables-restore"),
+        (6, net.cidr6, "ip6tables-restore"),
+    ):
+        network = str(ipaddress.ip_network(own))
+        text = rules(network, PODS[family], GROUPS[family])
+        node.run(command, "--noflush", input=text, check=True)
+
+
+def set_sysctl(node: Node, name: str, value: str) -> None:
+    """Write a sysctl of a node's network namespace; `name` is a path below /proc/sys."""
+    node.run("tee", Path("/proc/sys", name), input=value, check=True)
