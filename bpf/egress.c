@@ -55,7 +55,8 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 
 /*
  * Return the counter of what must not leave the node untranslated, 0 if the packet may. To an
- * address of a load balancer it may, unless that is not for its source (parity A10.1).
+ * address of a load balancer it may, unless a connection begins that is not for its source (parity
+ * A10.1, A8.4: one that was there before goes on).
  */
 static __always_inline __u32 egress_refused(const struct packet *packet)
 {
@@ -65,7 +66,8 @@ static __always_inline __u32 egress_refused(const struct packet *packet)
 		return 0;
 	if (found.kind == KIND_CLUSTER_IP)
 		return COUNTER_PACKET_LEAK;
-	if (found.flags & FRONTEND_FILTERED && is_kept_out(found.service, &packet->src.addr))
+	if (found.flags & FRONTEND_FILTERED && may_open(packet) &&
+	    is_kept_out(found.service, &packet->src.addr))
 		return COUNTER_PACKET_FILTERED;
 	return 0;
 }

@@ -37,6 +37,9 @@ int open(struct __sk_buff *skb)
 
 	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
+	/* nobody may come from outside by 127.0.0.1 or ::1: the node's own have sockets (C10) */
+	if (addr_is_loopback(&packet.dst.addr))
+		return TC_NEXT;
 	target = frontend_match(&packet.dst, packet.proto);
 	if (target.service)
 		return open_service(skb, &packet, target);

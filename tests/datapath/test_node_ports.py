@@ -270,3 +270,19 @@ def test_a_packet_to_an_external_address_may_leave(hooks: Hooks, protocol: Proto
     service(hooks, protocol, Kind.LOAD_BALANCER)
     packet = hooks.first(protocol, client(family), external(family))
     assert hooks.egress(packet) == passed(packet)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_nobody_from_outside_comes_by_loopback(
+    hooks: Hooks, protocol: Protocol, number: int
+) -> None:
+    """127.0.0.1, another one of its network, and ::1 are for the node's own sockets (C10)."""
+    family = hooks.family
+    service(hooks, protocol, Kind.NODE_PORT)
+    loopback = packed(family, "127.0.0.1", "::1")
+    flags = NodeAddressFlag.PORTS | NodeAddressFlag.NETWORK
+    hooks.path.write_addresses({loopback: flags})
+    to = packed(family, f"127.0.0.{number}", "::1")
+    packet = hooks.first(protocol, client(family), End(to, NODE_PORT))
+    with hooks.node.counting(family):
+        assert hooks.ingress(packet) == passed(packet)

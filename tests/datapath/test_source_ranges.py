@@ -120,6 +120,15 @@ def test_what_leaves_the_node_is_asked_as_well(hooks: Hooks, protocol: Protocol)
         assert hooks.egress(kept_out) == dropped(kept_out)
 
 
+def test_what_goes_on_leaves_the_node(hooks: Hooks) -> None:
+    """A connection to the real balancer that was there before the ranges (A8.4, A10.1)."""
+    family = hooks.family
+    hooks.node.apply(planned(family, TCP, [network(family, INSIDE, 0)]))
+    further = hooks.further(TCP, client(family, OUTSIDE), balanced(family))
+    with hooks.node.counting(family):
+        assert hooks.egress(further) == passed(further)
+
+
 def ask_by_socket(node: Node, flavour: Flavour, own: bytes, allowed: bytes, **counted: int) -> None:
     """Dial a load balancer's address that one address may ask; the node's is another, perhaps."""
     family = flavour.family
