@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.scene import FAMILIES, App, Scene
 from tests.lab import netns
 from tests.lab.agent import Agent
-from tests.lab.hosts import Host
+from tests.lab.hosts import SCRIPTS, Host
 from tests.lab.manifests import Object, service
 from tests.lab.prober import Target, answered, tcp, udp
 from tests.lab.waiting import wait_for
@@ -183,3 +183,23 @@ def test_who_listened_before_is_named(scene: Scene) -> None:
 def codes(agent: Agent) -> set[str]:
     """Return the codes of what is wrong on a node."""
     return {str(problem["code"]) for problem in agent.status()["problems"]}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_first_datagrams_at_once(scene: Scene, family: int) -> None:
+    """Two CPUs open one connection, and choose its source: both datagrams arrive (rule 5).
+
+    One waits for the other, though not for ever: a CPU that is called away by its hypervisor for
+    longer than a packet may be kept costs a datagram.
+    """
+    pairs = 200
+    port = str(NODE_PORTS["UDP"])
+    script = (sys.executable, "-I", "-S", SCRIPTS / "pairs.py")
+    client = scene.cluster.client
+    for node in scene.cluster.nodes:
+        to = node_port("UDP", node, family)
+        wait_for(lambda to=to: not client.prober.once(to).error, 5, "an answer")  # type: ignore[misc]
+        done = client.run(*script, node.address(family), port, str(pairs))
+        assert done.stderr == ""
+        assert int(done.stdout) >= 2 * pairs * 0.99, node.name
