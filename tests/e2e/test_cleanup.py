@@ -18,6 +18,10 @@ from tests.lab.waiting import wait_for
 NOTHING = Objects(frozenset(), frozenset(), frozenset())
 
 
+# what is removed is the same whoever is translated
+pytestmark = pytest.mark.once
+
+
 @pytest.fixture
 def alone(make_cluster: MakeCluster) -> Iterator[Cluster]:
     """One node with foreign programs on its cgroup and on its uplink; no agent yet."""

@@ -214,6 +214,7 @@ def test_a_look_at_what_is_right_says_nothing(flushed: Agent, ways: Ways) -> Non
     assert not ways.broken()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", STARTED_ANEW)
 def test_sequence_external_flush_of_pins(flushed: Agent, ways: Ways, name: str) -> None:
     """Only a start makes pins again: the same process begins anew, and everything works."""

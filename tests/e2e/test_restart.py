@@ -149,6 +149,7 @@ def test_status_of_a_healthy_node(own: Scene, web: App, agent: Agent) -> None:
     assert all(0 <= m["used"] <= m["max"] for m in status["maps"])
 
 
+@pytest.mark.once
 def test_a_run_dir_that_cannot_be_written(own: Scene, web: App, agent: Agent) -> None:
     """The node is served, and status says that it knows nothing of the agent until it can be."""
     own.await_backends(web, own.cluster.pods)

@@ -20,6 +20,7 @@ import pytest
 from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene, dangling, running
 from tests.lab import firewalls
+from tests.lab.cluster import Cluster
 from tests.lab.hosts import SCRIPTS, Host, await_ready
 from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.prober import Target, answered, tcp, udp
@@ -65,26 +66,62 @@ WAYS = (
 )  # fmt: skip
 
 
+class Wires:
+    """The cluster of the wiring that is tried: kinds of one wiring follow each other."""
+
+    def __init__(self, make_cluster: MakeCluster) -> None:
+        self._make = make_cluster
+        self._wiring: Callable[[], Wiring] | None = None
+        self._undo = ExitStack()
+
+    def of(self, wiring: Callable[[], Wiring]) -> Scene:
+        """Return two nodes with two pods each."""
+        if wiring is not self._wiring:
+            self.close()
+            cluster = self._make(nodes=2, pods_per_node=2, wiring=wiring())
+            self._scene = self._undo.enter_context(running(cluster))
+            self._wiring = wiring
+            if wiring is Tun:
+                self._carry(cluster)
+        return self._scene
+
+    def _carry(self, cluster: Cluster) -> None:
+        namespaces = [str(node.netns) for node in cluster.nodes]
+        pump = cluster.client.python("pump.py", TUN, *namespaces)
+        self._undo.callback(pump.kill)
+        await_ready(pump, "the tunnel")
+
+    def close(self) -> None:
+        """Take the cluster away."""
+        self._undo.close()
+
+
+@pytest.fixture(scope="module")
+def wires(make_cluster: MakeCluster) -> Iterator[Wires]:
+    """The clusters, one after the other."""
+    made = Wires(make_cluster)
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def wired(request: pytest.FixtureRequest, make_cluster: MakeCluster) -> Iterator[Scene]:
-    """Two nodes with two pods each."""
+def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
+    """A cluster with the rules and sysctls of a kind."""
     kind = KINDS[request.param]
-    with running(make_cluster(nodes=2, pods_per_node=2, wiring=kind.wiring())) as found:
-        cluster = found.cluster
-        with ExitStack() as undo:
-            for node, net in zip(cluster.nodes, cluster.plan.nodes, strict=True):
-                for name, value in kind.sysctls:
-                    firewalls.set_sysctl(node, name, value)
-                for rules in kind.rules:
-                    firewalls.set_rules(node, net, rules)
-            if isinstance(cluster.wiring, Tun):
-                namespaces = [str(node.netns) for node in cluster.nodes]
-                pump = cluster.client.python("pump.py", TUN, *namespaces)
-                undo.callback(pump.kill)
-                await_ready(pump, "the tunnel")
-            yield found
-        for agent in found.agents:
-            assert dangling(agent) == []
+    found = wires.of(kind.wiring)
+    pairs = list(zip(found.cluster.nodes, found.cluster.plan.nodes, strict=True))
+    with ExitStack() as undo:
+        for node, net in pairs:
+            for name, value in kind.sysctls:
+                undo.callback(firewalls.set_sysctl, node, name, str(1 - int(value)))
+                firewalls.set_sysctl(node, name, value)
+            undo.callback(firewalls.clear_rules, node)
+            for rules in kind.rules:
+                firewalls.set_rules(node, net, rules)
+        yield found
+    for agent in found.agents:
+        assert dangling(agent) == []
+    found.clear()
 
 
 class Backend(NamedTuple):
@@ -95,12 +132,16 @@ class Backend(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def backend(wired: Scene) -> Backend:
+def backend(wired: Scene) -> Iterator[Backend]:
     """An application that answers, gives back what it gets, and datagrams of any size."""
     pod = wired.cluster.nodes[1].pods[1]
     made = wired.app("wired")
-    await_ready(pod.python("echo.py", "serve", str(ECHO_PORT)), pod.name)
-    await_ready(pod.python("datagrams.py", "serve", str(DATAGRAM_PORT)), pod.name)
+    servers = [
+        pod.python("echo.py", "serve", str(ECHO_PORT)),
+        pod.python("datagrams.py", "serve", str(DATAGRAM_PORT)),
+    ]
+    for server in servers:
+        await_ready(server, pod.name)
     ports, given = [], []
     for number, (name, protocol, port, target) in enumerate(
         (
@@ -121,7 +162,10 @@ def backend(wired: Scene) -> Backend:
         endpoint_slice(made.name, family, [endpoint(pod, family)], given) for family in FAMILIES
     ]
     wired.put("wired.json", service(made.name, made.addresses, ports, type="NodePort"), *slices)
-    return Backend(made, pod)
+    yield Backend(made, pod)
+    for server in servers:
+        server.kill()
+        server.wait(10)
 
 
 class Way(NamedTuple):

@@ -76,6 +76,13 @@ def set_rules(node: Node, net: NodeNet, rules: Rules) -> None:
         node.run(command, "--noflush", input=text, check=True)
 
 
+def clear_rules(node: Node) -> None:
+    """Take all rules out of a node's tables again."""
+    empty = "*nat\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+    for command in ("iptables-restore", "ip6tables-restore"):
+        node.run(command, input=empty, check=True)
+
+
 def set_sysctl(node: Node, name: str, value: str) -> None:
     """Write a sysctl of a node's network namespace; `name` is a path below /proc/sys."""
     node.run("tee", Path("/proc/sys", name), input=value, check=True)
