@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             # each that survives takes as long as all tests do
             mutants = [each for each in mutants if (each.file, each.name) not in listed]
             listed = {}
-        return attempt(mutants, listed, arguments.jobs, arguments.out)
+        return attempt(mutants, listed, arguments)
     except PyproxyError as error:
         say(f"error: {error}")
         return error.exit_status
@@ -67,6 +67,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=1, choices=range(1, MOST_JOBS + 1), help="mutants at a time"
     )
+    parser.add_argument(
+        "--first", type=int, metavar="N", help="only the N test files that are likely to notice"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every result as JSON")
     return parser.parse_args(argv)
 
@@ -78,15 +81,18 @@ def show(mutants: Sequence[Mutant], listed: dict[Name, str]) -> None:
         print(f"{mutant.file}:{mutant.line} {mutant.name}{known}")
 
 
-def attempt(mutants: Sequence[Mutant], listed: dict[Name, str], jobs: int, out: Path | None) -> int:
+def attempt(
+    mutants: Sequence[Mutant], listed: dict[Name, str], arguments: argparse.Namespace
+) -> int:
     """Try mutants, print what came of it and return the exit status."""
+    out = arguments.out
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"there is no directory for {out}", "make it first")
     # an end by either signal tidies up
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     done: list[Trial] = []
     try:
-        run(mutants, listed, jobs, out, done)
+        run(mutants, listed, arguments, done)
     except KeyboardInterrupt:
         say(f"interrupted after {len(done)} of {len(mutants)} mutants")
         conclude(done, mutants, listed)
@@ -97,22 +103,22 @@ def attempt(mutants: Sequence[Mutant], listed: dict[Name, str], jobs: int, out: 
 def run(
     mutants: Sequence[Mutant],
     listed: dict[Name, str],
-    jobs: int,
-    out: Path | None,
+    arguments: argparse.Namespace,
     done: list[Trial],
 ) -> None:
     """Try mutants; what is done is in `done` and in the file at any time."""
     with tempfile.TemporaryDirectory(prefix="pyproxy-mutants-") as directory:
         files = project_files(CHECKOUT)
-        trees = [Tree.copy(CHECKOUT, files, Path(directory, str(n))) for n in range(jobs)]
-        campaign = Campaign(trees, Order.read(TABLE))
+        places = [Path(directory, str(n)) for n in range(arguments.jobs)]
+        trees = [Tree.copy(CHECKOUT, files, place) for place in places]
+        campaign = Campaign(trees, Order.read(TABLE), most=arguments.first)
         say(f"{len(mutants)} mutants; the tests without any take {campaign.begin():.0f} s")
         with closing(campaign.results(mutants)) as results:
             for trial in results:
                 done.append(trial)
                 say(report.progress(trial, len(done), len(mutants)))
-                if out is not None:
-                    report.write_json(out, done, listed)
+                if arguments.out is not None:
+                    report.write_json(arguments.out, done, listed)
 
 
 def conclude(done: Sequence[Trial], mutants: Sequence[Mutant], listed: dict[Name, str]) -> int:

@@ -53,12 +53,20 @@ class Place(Protocol):
 
 
 class Campaign:
-    """The trials of mutants in trees, as many at once as there are trees."""
+    """The trials of mutants in trees, as many at once as there are trees.
+
+    With `most` only so many test files are tried on each: what survives them may not survive all.
+    """
 
     def __init__(
-        self, trees: Sequence[Place], order: Order, clock: Callable[[], float] = time.monotonic
+        self,
+        trees: Sequence[Place],
+        order: Order,
+        clock: Callable[[], float] = time.monotonic,
+        most: int | None = None,
     ) -> None:
         self._trees = trees
+        self._most = most
         self._order = order
         self._clock = clock
         self._limit_s = float(FIRST_LIMIT_S)
@@ -109,7 +117,7 @@ class Campaign:
     ) -> None:
         mutant = next(waiting, None)
         if mutant is not None:
-            tests = self._order.of(mutant.file, tree.tests())
+            tests = self._order.of(mutant.file, tree.tests())[: self._most]
             running[pool.submit(self._try, tree, mutant, tests)] = tree
 
     def _try(self, tree: Place, mutant: Mutant, tests: Sequence[str]) -> Trial:

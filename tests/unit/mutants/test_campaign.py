@@ -135,3 +135,13 @@ def test_what_still_runs_is_stopped_at_the_end(tmp_path: Path) -> None:
     with closing(campaign(quick, slow).results(mutants())) as results:
         assert next(results).verdict is KILLED
     assert slow.stopped.is_set()
+
+
+def test_only_the_first_test_files_are_tried(tmp_path: Path) -> None:
+    """A survivor costs as much as they do, and not as all tests; the tests begin whole."""
+    tree = FakeTree(tmp_path / "0", lambda _: SURVIVED)
+    places: Sequence[Place] = [tree]
+    few = Campaign(places, Order({}, {}), most=1)
+    few.begin()
+    assert len(list(few.results(mutants()))) == len(mutants())
+    assert [len(tests) for tests, _ in tree.runs] == [2, 1, 1, 1]
