@@ -58,8 +58,10 @@ def hooks(node: Node, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         yield found
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("kind", TRANSLATED)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.kernel if "rfc" in kind else ()) for kind in TRANSLATED],
+)
 def test_what_stands_between_stays(hooks: Hooks, protocol: Protocol, kind: str) -> None:
     """The ends change, and the checksum where it lies."""
     c, f, b = client(IPV6), frontend(IPV6), backend(IPV6)

@@ -66,7 +66,6 @@ def datagram(hooks: Hooks, src: End, dst: End) -> bytes:
     return hooks.udp(src, dst, LONG)
 
 
-@pytest.mark.kernel
 def test_a_clients_fragments_and_the_backends(hooks: Hooks) -> None:
     """All of them are translated, both ways, where the client's address is kept."""
     family = hooks.family

@@ -94,7 +94,6 @@ def error(
     return hooks.icmp(sender, receiver, *(kind or TOO_BIG[family]), NO_MATTER + about)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_client_of_a_backend_here_is_told_by_the_service(
     hooks: Hooks, protocol: Protocol, whole: bool
@@ -133,8 +132,7 @@ def test_a_router_on_the_clients_side_of_the_backend_shows_itself(
         assert hooks.egress(sent) == passed(error(hooks, sender, flow.client.address, after))
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.kernel), False])
 def test_an_error_to_the_address_that_stands_for_a_client(
     hooks: Hooks, protocol: Protocol, whole: bool
 ) -> None:
@@ -163,7 +161,6 @@ def test_the_node_tells_the_client_in_its_own_name(hooks: Hooks, protocol: Proto
     assert hooks.egress(sent) == passed(error(hooks, node, told, outside))
 
 
-@pytest.mark.kernel
 def test_an_error_about_an_answer_goes_to_the_backend(hooks: Hooks, protocol: Protocol) -> None:
     """From the client, or a router on the way to it; the backend has sent something else."""
     flow = opened(hooks, protocol, HERE)

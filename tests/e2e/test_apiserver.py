@@ -114,6 +114,7 @@ def test_a_history_that_begins_anew_loses_nothing(followed: Followed) -> None:
     assert pods[1].prober.once(stays.tcp(4)).who == pods[0].name
 
 
+@pytest.mark.once
 def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None:
     """The old one gets 401, the same process reads on with the new one."""
     scene, pods = followed.scene, followed.cluster.pods

@@ -118,7 +118,7 @@ def test_moves_that_are_killed_lose_nothing(own: Scene, web: App, agent: Agent, 
     client = own.cluster.free(own.cluster.nodes[0].pods[0])
     file = own.cluster.directory / "pyproxy.yaml"
     with Traffic(own, web, client) as traffic:
-        for entries in (131072, 8192, 131072):
+        for entries in (131072, 8192):
             configure(agent, entries, file)
             agent.stop()
             said = agent.log.read_text(encoding="utf-8").count(after)
@@ -126,11 +126,11 @@ def test_moves_that_are_killed_lose_nothing(own: Scene, web: App, agent: Agent, 
             wait_for(lambda n=said: agent.log.read_text("utf-8").count(after) > n, 20, after)  # type: ignore[misc]  # mypy can't infer a lambda with defaults
             agent.kill()
             traffic.expect_flow()
-        resize(agent, 8192, file)
+        resize(agent, 131072, file)
         traffic.expect_flow()
     for family in FAMILIES:
         (table,) = Pins(agent.bpffs, Family(family)).connection_tables()
-        assert table.name == "8192"
+        assert table.name == "131072"
 
 
 def resize(agent: Agent, entries: int, file: Path) -> None:

@@ -21,12 +21,12 @@ from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene, dangling, running
 from tests.lab import firewalls
 from tests.lab.cluster import Cluster
-from tests.lab.hosts import SCRIPTS, Host, await_ready
+from tests.lab.hosts import SCRIPTS, Host, Pod, await_ready
 from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.prober import Target, answered, tcp, udp
 from tests.lab.topology import Bridge, PointToPoint, Wiring
 from tests.lab.waiting import wait_for
-from tests.lab.wirings import TUN, HairpinBridge, Tun, Vxlan
+from tests.lab.wirings import TUN, Tun, Vxlan
 
 pytestmark = pytest.mark.once
 
@@ -42,11 +42,12 @@ NO_BRIDGE_RULES = (
 
 
 class Kind(NamedTuple):
-    """A wiring, and what is set on every node besides."""
+    """A wiring, and what is set on every node besides; `hairpin` is its bridge's mode."""
 
     wiring: Callable[[], Wiring]
     rules: tuple[firewalls.Rules, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
+    hairpin: bool = False
 
 
 KINDS = {
@@ -56,7 +57,7 @@ KINDS = {
     "point-to-point, kindnet": Kind(PointToPoint, (firewalls.kindnet, firewalls.no_invalid)),
     "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.flannel, firewalls.no_invalid)),
     "bridge, bridge-nf-call 0": Kind(Bridge, (firewalls.flannel,), NO_BRIDGE_RULES),
-    "hairpin bridge, rp_filter": Kind(HairpinBridge, (firewalls.flannel,), STRICT),
+    "hairpin bridge, rp_filter": Kind(Bridge, (firewalls.flannel,), STRICT, hairpin=True),
     "vxlan, flannel": Kind(Vxlan, (firewalls.flannel, firewalls.no_invalid)),
     "tun": Kind(Tun, (firewalls.flannel, firewalls.no_invalid), STRICT),
 }
@@ -69,13 +70,16 @@ WAYS = (
 class Wires:
     """The cluster of the wiring that is tried: kinds of one wiring follow each other."""
 
-    def __init__(self, make_cluster: MakeCluster) -> None:
+    def __init__(self, make_cluster: MakeCluster, shared: Scene) -> None:
         self._make = make_cluster
+        self._shared = shared
         self._wiring: Callable[[], Wiring] | None = None
         self._undo = ExitStack()
 
     def of(self, wiring: Callable[[], Wiring]) -> Scene:
-        """Return two nodes with two pods each."""
+        """Return two nodes with two pods each, or more."""
+        if wiring is PointToPoint:
+            return self._shared
         if wiring is not self._wiring:
             self.close()
             cluster = self._make(nodes=2, pods_per_node=2, wiring=wiring())
@@ -97,9 +101,9 @@ class Wires:
 
 
 @pytest.fixture(scope="module")
-def wires(make_cluster: MakeCluster) -> Iterator[Wires]:
+def wires(make_cluster: MakeCluster, shared: Scene) -> Iterator[Wires]:
     """The clusters, one after the other."""
-    made = Wires(make_cluster)
+    made = Wires(make_cluster, shared)
     yield made
     made.close()
 
@@ -115,6 +119,9 @@ def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
             for name, value in kind.sysctls:
                 undo.callback(firewalls.set_sysctl, node, name, str(1 - int(value)))
                 firewalls.set_sysctl(node, name, value)
+            for pod in node.pods if kind.hairpin else ():
+                undo.callback(_set_hairpin, node, pod, "off")
+                _set_hairpin(node, pod, "on")
             undo.callback(firewalls.clear_rules, node)
             for rules in kind.rules:
                 firewalls.set_rules(node, net, rules)
@@ -122,6 +129,12 @@ def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
     for agent in found.agents:
         assert dangling(agent) == []
     found.clear()
+
+
+def _set_hairpin(node: Host, pod: Pod, mode: str) -> None:
+    """Say whether the bridge sends back to a port what comes from it."""
+    words = ("type", "bridge_slave", "hairpin", mode)
+    node.run("ip", "link", "set", pod.net.device, *words, check=True)
 
 
 class Backend(NamedTuple):

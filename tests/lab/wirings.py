@@ -3,21 +3,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.lab.topology import Bridge, NodeNet, Plan, PodNet, PointToPoint, text_of
+from tests.lab.topology import NodeNet, Plan, PointToPoint, text_of
 
 OVERLAY_MTU = 1430
 TUN = "tun0"
-
-
-class HairpinBridge(Bridge):
-    """As Bridge, but a port sends back what comes from it, as the plugin's hairpinMode has it."""
-
-    def plug(self, node: NodeNet, pod: PodNet, netns: Path) -> str:
-        """Return a veth that is such a port."""
-        hairpin = f"link set {pod.device} type bridge_slave hairpin on"
-        return super().plug(node, pod, netns) + text_of([hairpin])
 
 
 class _Overlay(PointToPoint):
