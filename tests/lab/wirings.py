@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from tests.lab.topology import NodeNet, Plan, PointToPoint, text_of
 
 OVERLAY_MTU = 1430
 TUN = "tun0"
 
 
-class _Overlay(PointToPoint):
+class _Overlay(PointToPoint, ABC):
     """As PointToPoint, but what pods of two nodes send each other goes by a device of its own."""
 
     device = ""
 
+    @abstractmethod
     def overlay(self, node: NodeNet, other: NodeNet) -> list[str]:
         """Return what makes the device, and the routes by it."""
-        raise NotImplementedError
 
     def node(self, plan: Plan, node: NodeNet) -> str:
         """Return the node's uplink, and its overlay to the only other node."""
