@@ -60,11 +60,11 @@ class ClusterCidrs:
     def _bring(self) -> int:
         """Make the map what it should be; return how many entries were not."""
         before = {Prefix(a, n): value for (n, a), (value,) in self._map.items()}
-        wanted = set(self._prefixes())
-        changed = {p: self._value(p) for p in wanted if before.get(p) != self._value(p)}
-        gone = before.keys() - wanted
+        wanted = {prefix: self._value(prefix) for prefix in self._prefixes()}
+        changed = {p: to for p, to in wanted.items() if before.get(p) != to}
+        gone = before.keys() - wanted.keys()
         # a packet is looked at before it can be refused, and no longer than that
-        self._note((wanted | before.keys()) if self._is_strict else ())
+        self._note((wanted.keys() | before.keys()) if self._is_strict else ())
         self._write(changed)
         self._map.delete((p.length, p.address) for p in gone)
         self._note(wanted if self._is_strict else ())
