@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.scene import FAMILIES, App, Scene, counters
-from tests.lab.hosts import SCRIPTS, Host, await_ready
+from tests.lab.hosts import Host, await_ready
 from tests.lab.manifests import service
 from tests.lab.prober import tcp
 from tests.lab.waiting import wait_for
@@ -93,7 +92,7 @@ def paths(scene: Scene, app: App, family: int) -> dict[str, tuple[Host, str, int
 def test_much_data_both_ways(scene: Scene, echo: App, family: int, path: str) -> None:
     """200 MB go and come at the same time, byte for byte."""
     client, to, port = paths(scene, echo, family)[path]
-    script = (sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", to, str(port))
-    wait_for(lambda: client.run(*script, "1").returncode == 0, 5, "the echo to answer")
-    done = client.run(*script, str(BULK))
+    script = ("echo.py", "ask", to, str(port))
+    wait_for(lambda: client.script(*script, "1").returncode == 0, 5, "the echo to answer")
+    done = client.script(*script, str(BULK))
     assert (done.stderr, done.returncode) == ("", 0)

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.scene import FAMILIES, App, Scene
-from tests.lab.hosts import SCRIPTS, Host, await_ready
+from tests.lab.hosts import Host, await_ready
 from tests.lab.manifests import service
 from tests.lab.waiting import wait_for
 
@@ -70,8 +69,8 @@ def way(scene: Scene, app: App, far: Host, name: str, family: int) -> tuple[Host
 def test_large_datagrams(scene: Scene, app: App, far: Host, family: int, name: str) -> None:
     """4,000 and 60,000 bytes go and come, as they were, from the service's address."""
     client, to, port = way(scene, app, far, name, family)
-    script = (sys.executable, "-I", "-S", SCRIPTS / "datagrams.py", "ask", to, str(port))
-    wait_for(lambda: client.run(*script, "1").returncode == 0, 5, "an answer")
+    script = ("datagrams.py", "ask", to, str(port))
+    wait_for(lambda: client.script(*script, "1").returncode == 0, 5, "an answer")
     for _ in range(3):
-        done = client.run(*script, SIZES)
+        done = client.script(*script, SIZES)
         assert (done.stderr, done.returncode) == ("", 0)

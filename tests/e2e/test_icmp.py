@@ -17,7 +17,7 @@ from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling, running
 from tests.lab.capture import ICMP, Capture, Packet, parse
 from tests.lab.hop import MTU, ROUTER, Hop
-from tests.lab.hosts import SCRIPTS, Host, await_ready
+from tests.lab.hosts import Host, await_ready
 from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.waiting import wait_for
 
@@ -91,10 +91,10 @@ def forget(far: Scene) -> None:
 def test_much_data_both_ways(far: Scene, echo: App, family: int, path: str) -> None:
     """Both ends send segments of 1,500 bytes and are told, whatever they know each other by."""
     client, to, port = paths(far, echo, family)[path]
-    script = (sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", to, str(port))
-    wait_for(lambda: client.run(*script, "1").returncode == 0, 5, "the echo to answer")
+    script = ("echo.py", "ask", to, str(port))
+    wait_for(lambda: client.script(*script, "1").returncode == 0, 5, "the echo to answer")
     forget(far)
-    done = client.run(*script, str(BULK))
+    done = client.script(*script, str(BULK))
     assert (done.stderr, done.returncode) == ("", 0)
 
 
@@ -106,13 +106,13 @@ def test_datagrams_both_ways(far: Scene, echo: App, family: int, path: str) -> N
     Of large ones IPv6 hears by an error about a fragment; IPv4's are cut again on the way.
     """
     client, to, port = paths(far, echo, family)[path]
-    script = (sys.executable, "-I", "-S", SCRIPTS / "datagrams.py", "ask", to)
+    script = ("datagrams.py", "ask", to)
     number = str(port if port == NODE_PORT else 53)
-    wait_for(lambda: client.run(*script, number, "1").returncode == 0, 5, "an answer")
+    wait_for(lambda: client.script(*script, number, "1").returncode == 0, 5, "an answer")
     for sizes in ("1400", "4000", "60000"):
         forget(far)
         # both ends are told once: it takes a datagram each
-        done = client.run(*script, number, sizes, "3")
+        done = client.script(*script, number, sizes, "3")
         assert (done.stderr, done.returncode) == ("", 0)
 
 
@@ -129,11 +129,11 @@ def told(found: Packet, family: int) -> Packet:
 def test_who_says_what(far: Scene, echo: App, family: int, path: str) -> None:
     """The client hears of packets that it has sent, from a router or from whom it has asked."""
     client, to, port = paths(far, echo, family)[path]
-    script = (sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", to, str(port))
-    wait_for(lambda: client.run(*script, "1").returncode == 0, 5, "the echo to answer")
+    script = ("echo.py", "ask", to, str(port))
+    wait_for(lambda: client.script(*script, "1").returncode == 0, 5, "the echo to answer")
     forget(far)
     with Capture(client) as capture:
-        assert client.run(*script, str(BULK)).returncode == 0
+        assert client.script(*script, str(BULK)).returncode == 0
         error = capture.find(
             lambda p: p.protocol == ICMP[family] and not p.leaves and p.icmp == TOO_BIG[family],
             "an error",
@@ -162,10 +162,7 @@ def test_what_traceroute_shows(far: Scene, echo: App, family: int) -> None:
     assert hops[1] == ROUTER[family == 6]
     assert hops[2] in there
     before = counters(far.agents[0], family)
-    assert (
-        client.run(sys.executable, "-I", "-S", SCRIPTS / "echo.py", "ask", to, "80", "1").returncode
-        == 0
-    )
+    assert client.script("echo.py", "ask", to, "80", "1").returncode == 0
     assert (counters(far.agents[0], family) - before)["packet_in"]
 
 

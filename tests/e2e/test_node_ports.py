@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.scene import FAMILIES, App, Scene
 from tests.lab import netns
 from tests.lab.agent import Agent
-from tests.lab.hosts import SCRIPTS, Host
+from tests.lab.hosts import Host
 from tests.lab.manifests import Object, service
 from tests.lab.prober import Target, answered, tcp, udp
 from tests.lab.waiting import wait_for
@@ -195,11 +195,10 @@ def test_two_first_datagrams_at_once(scene: Scene, family: int) -> None:
     """
     pairs = 200
     port = str(NODE_PORTS["UDP"])
-    script = (sys.executable, "-I", "-S", SCRIPTS / "pairs.py")
     client = scene.cluster.client
     for node in scene.cluster.nodes:
         to = node_port("UDP", node, family)
         wait_for(lambda to=to: not client.prober.once(to).error, 5, "an answer")  # type: ignore[misc]
-        done = client.run(*script, node.address(family), port, str(pairs))
+        done = client.script("pairs.py", node.address(family), port, str(pairs))
         assert done.stderr == ""
         assert int(done.stdout) >= 2 * pairs * 0.99, node.name

@@ -9,7 +9,6 @@ plugin's rules besides is not ours to say.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -21,7 +20,7 @@ from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene, dangling, running
 from tests.lab import firewalls
 from tests.lab.cluster import Cluster
-from tests.lab.hosts import SCRIPTS, Host, Pod, await_ready
+from tests.lab.hosts import Host, Pod, await_ready
 from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.prober import Target, answered, tcp, udp
 from tests.lab.topology import Bridge, PointToPoint, Wiring
@@ -204,9 +203,7 @@ class Way(NamedTuple):
 
     def run(self, script: str, name: str, *arguments: str) -> str:
         """Run a script that asks; return what it says went wrong."""
-        argv = (sys.executable, "-I", "-S", SCRIPTS / script, "ask", self.address)
-        done = self.client.run(*argv, str(self.port(name)), *arguments)
-        assert isinstance(done.stderr, str)
+        done = self.client.script(script, "ask", self.address, str(self.port(name)), *arguments)
         return done.stderr if done.returncode else ""
 
 

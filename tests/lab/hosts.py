@@ -72,6 +72,10 @@ class Host:
         argv = (*self.interpreter, str(self.scripts / script), *arguments)
         return self.popen(*argv, stdout=subprocess.PIPE, **options)
 
+    def script(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of this folder to its end."""
+        return self.run(*self.interpreter, str(self.scripts / script), *arguments)
+
     def respond(
         self, ports: Sequence[int] = PORTS, addresses: Sequence[str] = ()
     ) -> subprocess.Popen[Any]:
