@@ -27,6 +27,7 @@ struct pick {
 	__u32 policies; /* enum service_flag */
 	__u32 flags; /* enum backend_flag */
 	__u32 generation;
+	__u32 frontend_epoch; /* from before `target` was looked for */
 	struct endpoint backend;
 };
 

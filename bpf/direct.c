@@ -23,8 +23,11 @@ int open_direct(struct __sk_buff *skb)
 	}
 	answer = packet_answer(&packet);
 	if (connection_find(&answer, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REPLY ||
-	    is_expired(found.copy.life, now))
+	    is_expired(found.copy.life, now)) {
+		if (is_between_busy(&packet.src, &packet.dst))
+			stage_enter(skb, STAGE_ASIDE, &packet, SIDE_INGRESS);
 		return TC_NEXT;
+	}
 	if (gives_way(found.copy.life, now)) {
 		connection_end(found.number, found.copy.life, now);
 		return TC_NEXT;

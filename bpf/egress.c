@@ -45,7 +45,7 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 		return TC_DROP;
 	}
 	if (!(copy->life & LIFE_SOURCE_READY) ||
-	    copy->source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH)) {
+	    copy->source_epoch != epoch(SETTING_ADDRESS_EPOCH)) {
 		stage_enter(skb, STAGE_SOURCE, packet, SIDE_EGRESS);
 		return TC_DROP;
 	}

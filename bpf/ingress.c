@@ -20,8 +20,11 @@ static __always_inline int ingress_reopen(struct __sk_buff *skb, const struct pa
 /* A packet that belongs to no connection. */
 static __always_inline int ingress_other(struct __sk_buff *skb, const struct packet *packet)
 {
-	if (!may_open(packet))
+	if (!may_open(packet)) {
+		if (is_between_busy(&packet->src, &packet->dst))
+			stage_enter(skb, STAGE_ASIDE, packet, SIDE_INGRESS);
 		return TC_NEXT;
+	}
 	if (!is_frontend_marked(&packet->dst)) {
 		stage_enter(skb, STAGE_DIRECT, packet, SIDE_INGRESS);
 		return TC_NEXT;

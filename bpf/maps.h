@@ -136,6 +136,12 @@ static __always_inline __u64 setting(__u32 index)
 	return value ? *value : 0;
 }
 
+/* Return a setting that changes with something else, as records have it: its lower half. */
+static __always_inline __u16 epoch(__u32 index)
+{
+	return setting(index);
+}
+
 /* Count one event of enum counter. */
 static __always_inline void count(__u32 index)
 {

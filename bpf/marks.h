@@ -95,6 +95,12 @@ static __always_inline bool is_busy_marked(const struct endpoint *end)
 	return mark && (mark->busy[0] | mark->busy[1]);
 }
 
+/* Return whether both ends may be a connection's. */
+static __always_inline bool is_between_busy(const struct endpoint *src, const struct endpoint *dst)
+{
+	return is_busy_marked(src) && is_busy_marked(dst);
+}
+
 /* Return whether an end may be a frontend's own address and port. */
 static __always_inline bool is_address_marked(const struct endpoint *end)
 {

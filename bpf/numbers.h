@@ -16,6 +16,7 @@ enum stage {
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */
 	STAGE_APART, /* somebody else uses a port that stands for a client (rule 9) */
+	STAGE_ASIDE, /* a connection gives up the port that a direct one has already (rule 4) */
 	STAGE_BACK, /* an answer leaves by another uplink than its client came by */
 	STAGE_PASS, /* what answers this packet is none of ours */
 	STAGE_REFUSE, /* the service has no endpoints */
@@ -105,6 +106,7 @@ enum setting {
 	SETTING_SOURCE_PORT_FIRST, /* ports that stand for clients' who must not be seen, ... */
 	SETTING_SOURCE_PORT_COUNT, /* ... and how many of them */
 	SETTING_ADDRESS_EPOCH, /* another one whenever the node has lost an address (rule 8) */
+	SETTING_FRONTEND_EPOCH, /* another one whenever frontends lead elsewhere than before */
 	SETTING_SOURCE_SEED, /* random: which of them comes first for a client */
 	SETTING_TCP_OPENING, /* timeouts, in ticks */
 	SETTING_TCP_ESTABLISHED,

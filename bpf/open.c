@@ -4,9 +4,13 @@
 
 /* A packet to a frontend. */
 static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
-					struct target target)
+					struct target target, __u32 since)
 {
-	struct pick picked = { .target = target, .client = client_of(skb, &packet->src.addr) };
+	struct pick picked = {
+		.target = target,
+		.client = client_of(skb, &packet->src.addr),
+		.frontend_epoch = since,
+	};
 	struct affinity_key who = { .service = target.service, .addr = packet->src.addr };
 	__u32 zero = 0;
 
@@ -34,6 +38,7 @@ int open(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct target target;
+	__u32 since = epoch(SETTING_FRONTEND_EPOCH);
 
 	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
@@ -42,7 +47,7 @@ int open(struct __sk_buff *skb)
 		return TC_NEXT;
 	target = frontend_match(&packet.dst, packet.proto);
 	if (target.service)
-		return open_service(skb, &packet, target);
+		return open_service(skb, &packet, target, since);
 	stage_enter(skb, STAGE_DIRECT, &packet, SIDE_INGRESS);
 	return TC_NEXT;
 }

@@ -1,9 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A stage: a connection begins where another one stands that is over, has lost its backend, or
- * clashes. That one ends first.
+ * A stage: a connection begins where another one stands that is over, has lost its backend or its
+ * frontend, or clashes. That one ends first.
  */
 #include "table.h"
+
+/* Note that a connection's frontend leads to its service yet, if frontends have changed. */
+static __always_inline void frontend_note(struct found *found)
+{
+	struct connection *copy = &found->copy, *record = connections.lookup(&found->number);
+	/* before the frontend: one that changes meanwhile is looked for again */
+	__u16 since = epoch(SETTING_FRONTEND_EPOCH);
+
+	if (!record || copy->frontend_epoch == since ||
+	    frontend_match(&copy->frontend, copy->proto).service != copy->service)
+		return;
+	copy->frontend_epoch = since;
+	if (record->check == copy->check)
+		record->frontend_epoch = since;
+}
 
 int reopen(struct __sk_buff *skb)
 {
@@ -15,6 +30,7 @@ int reopen(struct __sk_buff *skb)
 	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;
 	if (connection_find(&packet, SIDE_INGRESS, &found) == FOUND) {
+		frontend_note(&found);
 		/* another CPU may just have made it */
 		if (is_usable(&found, &packet, now)) {
 			stage_again(skb, SIDE_INGRESS);

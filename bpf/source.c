@@ -37,7 +37,7 @@ static __always_inline bool source_choose(struct __sk_buff *skb, struct found *f
 {
 	struct connection *record = connections.lookup(&found->number);
 	/* before the address: one that goes meanwhile is looked for again */
-	__u32 epoch = setting(SETTING_ADDRESS_EPOCH);
+	__u16 since = epoch(SETTING_ADDRESS_EPOCH);
 
 	if (!record)
 		return false;
@@ -49,7 +49,7 @@ static __always_inline bool source_choose(struct __sk_buff *skb, struct found *f
 	if (!source_port(skb, record, found->number, now))
 		return false;
 	record->source_check = connection_source_check(record);
-	record->source_epoch = epoch;
+	record->source_epoch = since;
 	mark_busy(&record->source);
 	return true;
 }
@@ -61,12 +61,13 @@ static __always_inline bool source_choose(struct __sk_buff *skb, struct found *f
 static __always_inline bool source_keep(struct found *found, __u32 now)
 {
 	struct connection *record = connections.lookup(&found->number);
-	__u32 epoch = setting(SETTING_ADDRESS_EPOCH), life = (__u32)found->copy.life;
+	__u32 life = (__u32)found->copy.life;
+	__u16 since = epoch(SETTING_ADDRESS_EPOCH);
 	struct nat_key key;
 
 	if (node_address_find(&found->copy.source.addr) >= 0) {
 		if (record && record->check == found->copy.check)
-			record->source_epoch = epoch;
+			record->source_epoch = since;
 		return true;
 	}
 	if (life & LIFE_REPLIED && !(life & LIFE_UDP)) {
@@ -109,8 +110,7 @@ int source(struct __sk_buff *skb)
 	    connection_find(&packet, SIDE_EGRESS, &found) != FOUND || found.role != ROLE_REQUEST)
 		return TC_DROP;
 	if (found.copy.life & LIFE_SOURCE_READY &&
-	    found.copy.source_epoch != (__u32)setting(SETTING_ADDRESS_EPOCH) &&
-	    !source_keep(&found, now))
+	    found.copy.source_epoch != epoch(SETTING_ADDRESS_EPOCH) && !source_keep(&found, now))
 		return TC_DROP;
 	/* two packets of one client at once: one of them chooses, the other one waits for that */
 	if (!(found.copy.life & LIFE_SOURCE_READY)) {

@@ -85,7 +85,8 @@ static __always_inline void life_note(struct found *found, __u32 flags, __u32 no
 /*
  * Return whether a packet of the client may go on to the connection's backend. One that may
  * begin a connection begins another when this one is over, or its backend is gone (rule 6); a
- * datagram, when its backend is gone (rule 18).
+ * datagram, when its backend is gone (rule 18). So does either when its frontend may lead to
+ * another service by now: that is for reopen.c to see.
  */
 static __always_inline bool is_usable(struct found *found, const struct packet *packet, __u32 now)
 {
@@ -101,6 +102,8 @@ static __always_inline bool is_usable(struct found *found, const struct packet *
 		return false;
 	if (!copy->service)
 		return true;
+	if (copy->frontend_epoch != epoch(SETTING_FRONTEND_EPOCH))
+		return false;
 	if (!backend_is_member(copy->service, &copy->backend, &generation))
 		return false;
 	record = connections.lookup(&found->number);

@@ -143,6 +143,7 @@ static __always_inline void record_write(struct connection *record, const struct
 	record->proto = packet->proto;
 	record->service = picked->target.service;
 	record->generation = picked->generation;
+	record->frontend_epoch = picked->frontend_epoch;
 	record->client_port = packet->src.port;
 }
 

@@ -276,7 +276,8 @@ struct connection {
 	__u32 generation; /* of the service when the backend was last known as a member */
 	struct endpoint source;
 	__u32 source_check;
-	__u32 source_epoch; /* SETTING_ADDRESS_EPOCH when the node was known to have the source */
+	__u16 source_epoch; /* SETTING_ADDRESS_EPOCH when the node was known to have the source */
+	__u16 frontend_epoch; /* SETTING_FRONTEND_EPOCH when the frontend led to the service */
 	__u32 uplink; /* by which its client comes, as device.route; 0: by none */
 	__u32 spare[19 - 4 * ADDR_WORDS];
 };

@@ -12,6 +12,7 @@ from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.codec import addr_fold, text
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
+from pyproxy.kernel.packetpath import FRONTEND_EPOCH, advance
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.strict import ClusterCidrs
 from pyproxy.model import Address, Family, Prefix, Protocol, ServicePortName
@@ -210,6 +211,7 @@ class KernelDatapath:
                     replaced.append((key, before.kind))
                 self._marked[key] = shape
         self.frontends.update([_frontend_item(*item) for item in items])
+        advance(self.settings, FRONTEND_EPOCH)
         self._cluster.add(added)
         self._cluster.remove(replaced)
 
@@ -225,6 +227,7 @@ class KernelDatapath:
         """Delete frontends."""
         gone = list(keys)
         self.frontends.delete(gone)
+        advance(self.settings, FRONTEND_EPOCH)
         forgotten = []
         for key in gone:
             shape = self._marked.pop(key, None)

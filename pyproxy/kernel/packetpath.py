@@ -27,6 +27,8 @@ STRICT_PREFIXES = "strict_prefixes"
 NODE_PORT_RANGE = "node_ports"
 # another one whenever the node has lost an address
 ADDRESS_EPOCH = "address_epoch"
+# another one whenever frontends lead elsewhere than before
+FRONTEND_EPOCH = "frontend_epoch"
 
 # enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
@@ -39,6 +41,7 @@ SETTINGS = (
     "source_port_first",
     "source_port_count",
     ADDRESS_EPOCH,
+    FRONTEND_EPOCH,
     "source_seed",
     *ConnectionTimeouts._fields,
     PREFIXES,
@@ -84,6 +87,12 @@ def netns_cookie() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
     return int.from_bytes(raw, sys.byteorder)
+
+
+def advance(settings: ArrayMap, epoch: str) -> None:
+    """Make an epoch, which is a setting, another one than it was."""
+    index = SETTINGS.index(epoch)
+    settings.store(index, (settings.load(index) + 1) & 0xFFFFFFFF)
 
 
 class PacketPath:
@@ -188,8 +197,7 @@ class PacketPath:
         harmed = self._write_facts(self._addresses, elements)
         if gone:
             # not by _store(): mend() is another thread's
-            epoch = (self._load(ADDRESS_EPOCH) + 1) & 0xFFFFFFFF
-            self._settings.store(SETTINGS.index(ADDRESS_EPOCH), epoch)
+            advance(self._settings, ADDRESS_EPOCH)
         return harmed
 
     def write_hop_sources(self, wanted: Mapping[Way, Address]) -> bool:

@@ -66,6 +66,7 @@ STAGES = (
     Program("open_direct", "tail call", "direct.c", SCHED_CLS),
     Program("source", "tail call", "source.c", SCHED_CLS),
     Program("apart", "tail call", "apart.c", SCHED_CLS),
+    Program("aside", "tail call", "aside.c", SCHED_CLS),
     Program("back", "tail call", "back.c", SCHED_CLS),
     Program("pass", "tail call", "pass.c", SCHED_CLS),
     Program("refuse", "tail call", "refuse.c", SCHED_CLS),
