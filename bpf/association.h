@@ -195,10 +195,14 @@ static __always_inline void connected_forget(struct bpf_sock_addr *ctx)
 	sock_nat.sk_storage_delete(ctx->sk);
 }
 
-/* Copy a further association of a socket to copy. Return false if there is none. */
-static __always_inline bool more_read(__u64 cookie, __u32 service, struct association *copy)
+/*
+ * Copy a further association of a socket, with the service of this id by one of its addresses, to
+ * copy. Return false if there is none.
+ */
+static __always_inline bool more_read(__u64 cookie, const struct endpoint *asked, __u32 service,
+				      struct association *copy)
 {
-	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = service };
+	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = *asked };
 	struct association *found = udp_backends.lookup(&key);
 
 	if (!found)
@@ -210,7 +214,7 @@ static __always_inline bool more_read(__u64 cookie, __u32 service, struct associ
 /* Remember a further association of a socket, for its sends and for its receives. */
 static __always_inline void more_write(__u64 cookie, struct association *wanted)
 {
-	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = wanted->service_id };
+	struct udp_backend_key key = { .cookie = cookie_of(cookie), .service = wanted->service };
 	struct udp_service_key back = { .cookie = cookie_of(cookie), .backend = wanted->backend };
 	struct udp_service service = { .service = wanted->service };
 

@@ -121,6 +121,17 @@ static __always_inline bool is_in_force(const struct pick *picked, const struct 
 	       setting(SETTING_POLICY) & POLICY_NFTABLES || node_address_find(&peer->addr) >= 0;
 }
 
+/*
+ * Return whether packets say better than their socket whose the client is: what a Local policy
+ * keeps from others it does not keep from pods, but a socket of another network namespace has no
+ * address yet by which the local detector would know a pod (parity A9.6).
+ */
+static __always_inline bool is_left_to_detector(const struct pick *picked)
+{
+	return picked->client == CLIENT_POD && picked->target.kind != KIND_CLUSTER_IP &&
+	       picked->policies & SERVICE_EXTERNAL_LOCAL;
+}
+
 /* Pick a backend for what a socket sends to peer. */
 static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 					      const struct endpoint *peer, struct pick *picked)
@@ -132,9 +143,9 @@ static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 	};
 	enum verdict verdict = backend_pick(picked, &who);
 
-	if (verdict == VERDICT_FORWARD || is_in_force(picked, peer))
-		return verdict;
-	return VERDICT_PASS;
+	if (verdict == VERDICT_FORWARD)
+		return is_left_to_detector(picked) ? VERDICT_PASS : VERDICT_FORWARD;
+	return is_in_force(picked, peer) ? verdict : VERDICT_PASS;
 }
 
 /* Return what becomes of what a socket sends to an address that leads to no service. */
@@ -240,7 +251,7 @@ static __always_inline enum verdict udp_send_more(struct bpf_sock_addr *ctx, str
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct association kept = {};
-	bool has_kept = more_read(cookie, picked->target.service, &kept);
+	bool has_kept = more_read(cookie, peer, picked->target.service, &kept);
 	enum verdict verdict = udp_backend(ctx, picked, peer, has_kept, &kept);
 
 	if (verdict != VERDICT_FORWARD)

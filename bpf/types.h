@@ -173,7 +173,7 @@ struct sock_nat {
 
 struct udp_backend_key {
 	struct cookie cookie;
-	__u32 service;
+	struct endpoint service; /* by another of its addresses another policy may hold */
 };
 
 struct udp_service_key {
@@ -389,7 +389,8 @@ _Static_assert(sizeof(struct service_name) == 184, "service_name: no padding");
 _Static_assert(sizeof(struct connected) == 56, "connected: the same size for both families");
 _Static_assert(sizeof(struct association) == 8 * ADDR_WORDS + 20, "association: no padding");
 _Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 24, "sock_nat: no padding");
-_Static_assert(sizeof(struct udp_backend_key) == 12, "udp_backend_key: no padding");
+_Static_assert(sizeof(struct udp_backend_key) == 4 * ADDR_WORDS + 12,
+	       "udp_backend_key: no padding");
 _Static_assert(sizeof(struct mark) == 8, "mark: the array's stride");
 _Static_assert(sizeof(struct nat_key) == 8 * ADDR_WORDS + 8, "nat_key: no padding");
 _Static_assert(sizeof(struct connection) == 128, "connection: two cache lines");

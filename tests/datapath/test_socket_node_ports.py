@@ -21,7 +21,7 @@ from pyproxy.tables import (
     ServiceFlag,
     SocketTranslation,
 )
-from tests.datapath.asking import ask_connected, errno_of, open_socket
+from tests.datapath.asking import ask, ask_connected, errno_of, open_socket
 from tests.datapath.flavours import Flavour, SockAddr, backend_address, named, service_address
 from tests.datapath.node import Node
 from tests.datapath.services import service
@@ -154,12 +154,15 @@ def test_all_of_loopbacks_network(
 def test_external_policies(
     node: Node, flavour: Flavour, protocol: Protocol, kind: Kind, whose: str
 ) -> None:
-    """Pods and processes of the node reach all endpoints, whatever the policy (A9.6, A9.7)."""
+    """Processes of the node reach all endpoints, whatever the policy (A9.7); packets of pods do.
+
+    A socket of theirs has no address yet by which the detector would know it (A9.6).
+    """
     configure(node, whose)
     node.apply(planned(flavour, protocol, kind, HAS | LOCAL, local=1))
     to = node_port(flavour) if kind is Kind.NODE_PORT else flavour.service(9)
     drawn = {who(node, flavour, protocol, to) for _ in range(24)}
-    assert drawn == ({3} if whose == "other" else {3, 4})
+    assert drawn == {"node": {3, 4}, "pod": {0}, "other": {3}}[whose]
 
 
 @pytest.mark.parametrize("whose", ["node", "pod", "other"])
@@ -173,7 +176,33 @@ def test_a_local_policy_without_local_endpoints(
         with node.counting(flavour.family, left_to_drop=1):
             assert who(node, flavour, protocol, flavour.service(9)) == 0
     else:
-        assert who(node, flavour, protocol, flavour.service(9)) in {3, 4}
+        wanted = {0} if whose == "pod" else {3, 4}
+        assert who(node, flavour, protocol, flavour.service(9)) in wanted
+
+
+@pytest.mark.parametrize("further", [False, True], ids=["first", "further"])
+def test_an_unconnected_socket_has_a_backend_for_each_address(
+    node: Node, flavour: Flavour, further: bool
+) -> None:
+    """The ClusterIP's may not be one for the NodePort, whose policy is another one."""
+    family = flavour.family
+    node_port = planned(flavour, Protocol.UDP, Kind.NODE_PORT, HAS | LOCAL, local=1)
+    cluster_ip = Frontend(FrontendKey(service_address(family, 1), 80, 17), Kind.CLUSTER_IP)
+    whole = node_port._replace(frontends=(cluster_ip, *node_port.frontends))
+    elsewhere = service(family, 1, [4], protocol=Protocol.UDP)
+    configure(node, "other")
+    node.apply(elsewhere, service(family, 2, [5], protocol=Protocol.UDP))
+    with node.socket(flavour, Protocol.UDP) as sock:
+        if further:
+            assert ask(sock, flavour.service(2)).answer.backend == 5
+        assert ask(sock, flavour.service(1)).answer.backend == 4
+        node.apply(whole, service(family, 2, [5], protocol=Protocol.UDP))
+        outside = flavour.text(backend_address(family, SERVED)), NODE_PORT
+        for _ in range(3):
+            told = ask(sock, outside)
+            assert (told.answer.backend, told.source) == (3, outside)
+            told = ask(sock, flavour.service(1))
+            assert (told.answer.backend, told.source) == (4, flavour.service(1))
 
 
 @pytest.mark.parametrize("mode", Mode)
