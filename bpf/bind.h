@@ -18,7 +18,8 @@ static __always_inline bool is_chosen(__u16 port)
 
 /*
  * Return whether a socket's own address and port are a NodePort that is served. A port that the
- * kernel has chosen looks the same, so those that it chooses from are left alone.
+ * kernel has chosen looks the same, so those that it chooses from are left alone; so is what
+ * servers of the service itself listen on, which have the node's addresses.
  */
 static __always_inline bool is_taken(struct bpf_sock *ctx, const struct endpoint *own)
 {
@@ -28,7 +29,7 @@ static __always_inline bool is_taken(struct bpf_sock *ctx, const struct endpoint
 	if (!(setting(SETTING_POLICY) & POLICY_PROTECT_PORTS) || is_chosen(own->port))
 		return false;
 	target = node_port_match(own, proto);
-	return target.service && !target.unserved &&
+	return target.service && !target.unserved && !target.bindable &&
 	       bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS);
 }
 

@@ -14,7 +14,7 @@ struct target {
 	__u8 kind; /* enum frontend_kind */
 	__u8 filtered; /* only for some clients: is_kept_out() */
 	__u8 unserved; /* a NodePort where it is refused at most (parity A7.6) */
-	__u8 pad; /* it is copied to a map: no byte of it may be anything */
+	__u8 bindable; /* a NodePort that is its pods' port, too */
 };
 
 /* Return whether two ends are the same. */
@@ -103,6 +103,7 @@ static __always_inline struct target node_port_match(const struct endpoint *dst,
 		return target;
 	target.service = found.service;
 	target.kind = found.kind;
+	target.bindable = found.flags & FRONTEND_BINDABLE;
 	return target;
 }
 

@@ -70,6 +70,7 @@ struct frontend {
 
 enum frontend_flag {
 	FRONTEND_FILTERED = 1, /* only for clients in `sources` (parity A10.1) */
+	FRONTEND_BINDABLE = 2, /* a NodePort on which the service's own pods listen as well */
 };
 
 /* services: [service id]; both words change in one aligned 8-byte store */
@@ -190,8 +191,8 @@ struct udp_service {
  * marks: [endpoint_hash()], is a packet to (at ingress) or from (at egress) this end worth a
  * look-up? Most traffic is no service's, and one load says so. Different ends share a mark:
  * a mark says "perhaps", none says "no". Frontends have a bit each, frontend_bit(): of 10,000 of
- * them else one packet in seven would be looked up that is no service's. The agent clears one of `busy` at a time and marks
- * again what is alive, so that the two together always say at least what they must.
+ * them else one packet in seven would be looked up that is no service's. The agent clears one of
+ * `busy` at a time and marks again what is alive, so that both together say what they must.
  */
 struct mark {
 	__u8 frontend;
@@ -320,8 +321,8 @@ enum device_flag {
 };
 
 /*
- * hop_sources: which address of a device that has several stands for clients on the way to a
- * network: the first one in the subnet of the next hop, as MASQUERADE has it (inet_select_addr)
+ * hop_sources: which address of a device stands for clients on the way to a network: the first one
+ * in the subnet of the next hop, as MASQUERADE has it (inet_select_addr)
  */
 struct hop_key {
 	__u32 length; /* of the network, and 32 */
@@ -335,10 +336,7 @@ struct cidr_key {
 	struct addr addr;
 };
 
-/*
- * cluster_cidrs: what nftables mode does to new connections to addresses of the cluster's services
- * that are for no service (parity A8.6, A8.7)
- */
+/* cluster_cidrs: what becomes of what is for no service of an address (parity A8.6, A8.7) */
 enum strictness {
 	STRICT_REFUSE = 1, /* a ClusterIP, by a port or protocol that it does not have */
 	STRICT_DROP, /* a ServiceCIDR, whose address is nobody's */
@@ -362,8 +360,8 @@ struct affinity {
 };
 
 /*
- * kept_ports: [port >> 6], bit port & 63: it is in ip_local_reserved_ports and stands for no client
- * (rules 3 and 9). Then the same again: which of those the agent has put there.
+ * kept_ports: [port >> 6], bit port & 63: it is reserved and stands for no client (rules 3 and 9).
+ * Then the same again: which of those the agent has put there.
  */
 #define KEPT_PORTS (2 * 65536 / 64)
 

@@ -96,12 +96,16 @@ class ServicePortName(NamedTuple):
 
 
 class ServicePort(NamedTuple):
-    """One entry of spec.ports; `node_port` is 0 where there is none."""
+    """One entry of spec.ports; `node_port` is 0 where there is none.
+
+    `target_port` is 0 where it is named, or the same as `port`.
+    """
 
     name: str
     protocol: Protocol
     port: int
     node_port: int = 0
+    target_port: int = 0
 
 
 class Service(NamedTuple):

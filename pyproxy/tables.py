@@ -99,10 +99,15 @@ class FrontendKey(NamedTuple):
 
 
 class Frontend(NamedTuple):
-    """A frontend and why it exists."""
+    """A frontend and why it exists.
+
+    `bindable`: a NodePort that is the service's own pods' port, too. Those on the host network
+    listen on it.
+    """
 
     key: FrontendKey
     kind: Kind
+    bindable: bool = False
 
 
 class Backend(NamedTuple):

@@ -185,7 +185,7 @@ def service_record(
     *,
     namespace: str = "default",
     cluster_ips: Iterable[str] = ("10.96.0.10",),
-    ports: Iterable[ServicePort] = (ServicePort("http", Protocol.TCP, 80),),
+    ports: Iterable[ServicePort] = (ServicePort("http", Protocol.TCP, 80, target_port=8080),),
     external_ips: Iterable[str] = (),
     load_balancer_ips: Iterable[str] = (),
     source_ranges: Iterable[str] = (),

@@ -58,6 +58,7 @@ class FrontendFlag(enum.IntFlag):
     """What holds for a frontend alone: enum frontend_flag of bpf/types.h."""
 
     FILTERED = 1
+    BINDABLE = 2
 
 
 class KernelDatapath:
@@ -106,10 +107,7 @@ class KernelDatapath:
 
     def read(self) -> Snapshot:
         """Return everything that is in the maps; runs whose slots are not theirs are left out."""
-        frontends = {
-            FrontendKey(*key): _frontend_value(value[0], value[4], value[5])
-            for key, value in self.frontends.items()
-        }
+        frontends = self.read_frontends()
         if self._writes:
             self._marked = {key: to._replace(service=0) for key, to in frontends.items()}
             self._frontend_marks.reset(self._marked.items())
@@ -127,6 +125,13 @@ class KernelDatapath:
             {number: text(name) for (number,), (name,) in self.nodes.items()},
             self.read_sources(),
         )
+
+    def read_frontends(self) -> dict[FrontendKey, FrontendValue]:
+        """Return what each frontend leads to."""
+        return {
+            FrontendKey(*key): _frontend_value(value[0], value[4], value[5])
+            for key, value in self.frontends.items()
+        }
 
     def read_sources(self) -> dict[int, tuple[Prefix, ...]]:
         """Return who may ask which service."""
@@ -307,7 +312,8 @@ _Item = tuple[tuple[Any, ...], tuple[Any, ...]]  # key and value, as HashMap tak
 
 
 def _frontend_item(key: FrontendKey, to: FrontendValue) -> _Item:
-    return key, (to.service, addr_fold(key.address), *key[1:], to.kind, int(to.filtered))
+    flags = to.filtered * FrontendFlag.FILTERED | to.bindable * FrontendFlag.BINDABLE
+    return key, (to.service, addr_fold(key.address), *key[1:], to.kind, flags)
 
 
 def _member_item(service: int, member: Member) -> _Item:
@@ -329,9 +335,11 @@ def _source_key(service: int, source: Prefix) -> tuple[int, int, bytes]:
 def _frontend_value(service: int, kind: int, flags: int) -> FrontendValue:
     """Return a frontend's value; a kind that only a later version knows leads to no service."""
     try:
-        return FrontendValue(service, Kind(kind), bool(flags & FrontendFlag.FILTERED))
+        found = Kind(kind)
     except ValueError:
         return FrontendValue(0, Kind.CLUSTER_IP)
+    filtered, bindable = FrontendFlag.FILTERED & flags, FrontendFlag.BINDABLE & flags
+    return FrontendValue(service, found, bool(filtered), bool(bindable))
 
 
 def _named(value: tuple[Any, ...]) -> NamedService:

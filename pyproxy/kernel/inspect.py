@@ -225,9 +225,11 @@ def node_ports_in_use(pins: Pins, datapath: KernelDatapath) -> list[str]:
         if address in served and not (protocol is Protocol.UDP and first <= port <= last)
     }
     return sorted(
-        f"{port}/{Protocol(protocol).name} of {names[service].name}"
-        for (_, port, protocol), (service, _, _, _, kind, _) in datapath.frontends.items()
-        if kind == Kind.NODE_PORT and service in names and (port, protocol) in waiting
+        f"{port}/{Protocol(protocol).name} of {names[to.service].name}"
+        for (_, port, protocol), to in datapath.read_frontends().items()
+        # a server of the service itself may listen there
+        if to.kind is Kind.NODE_PORT and not to.bindable
+        if to.service in names and (port, protocol) in waiting
     )
 
 

@@ -129,8 +129,15 @@ def _service_ports(ports: list[wire.ServicePort]) -> tuple[model.ServicePort, ..
             protocol=protocol,
             port=_in_range(port.port, 1, 65535, f"{path}.port"),
             node_port=_in_range(port.node_port or 0, 0, 65535, f"{path}.nodePort"),
+            target_port=_target_port(port),
         )
     return tuple(reduced.values())
+
+
+def _target_port(port: wire.ServicePort) -> int:
+    """Return the number of the port that pods have; 0 where that is named, or the service's."""
+    target = port.target_port
+    return target if isinstance(target, int) and target != port.port else 0
 
 
 def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort]) -> str:

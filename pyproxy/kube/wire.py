@@ -79,6 +79,7 @@ class ServicePort(Struct, gc=False, rename="camel"):
     name: str | None = None
     protocol: str | None = None
     node_port: int | None = None
+    target_port: int | str | None = None
 
 
 class ClientIP(Struct, gc=False, rename="camel"):

@@ -60,11 +60,12 @@ def _plan_port(
         uses_local=service.internal_policy_local or external_local,  # A4.5
     )
     backends, offset = _ordered(categories)
+    targets = {each.backend.port for each in candidates} if port.node_port else ()
     return PortPlan(
         name=ServicePortName(*service.name, port.name, port.protocol),
         family=family,
         created=service.created,
-        frontends=frontends_for(service, port, family, options),
+        frontends=frontends_for(service, port, family, options, targets),
         backends=Packed(Backend, backends),
         local_count=len(categories.local),
         cluster_offset=offset,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from pyproxy.model import Address, Family, Prefix, Service, ServicePort, family_of
 from pyproxy.plan.cidr import in_any
@@ -19,9 +19,15 @@ def of_family(addresses: tuple[Address, ...], family: Family) -> tuple[Address, 
 
 
 def frontends_for(
-    service: Service, port: ServicePort, family: Family, options: Options
+    service: Service,
+    port: ServicePort,
+    family: Family,
+    options: Options,
+    targets: Container[int] = (),
 ) -> tuple[Frontend, ...]:
     """Return the frontends of a service port in a family, each key once.
+
+    `targets` are the ports of its endpoints.
 
     A NodePort has the address of all zeros: which addresses of the node count is looked up
     elsewhere (`options.is_node_port_address`). An all-zero VIP would claim that key and is left
@@ -34,7 +40,8 @@ def frontends_for(
             found.setdefault(key, Frontend(key, kind))
     if port.node_port:
         key = FrontendKey(NODE_PORT_ADDRESS[family], port.node_port, port.protocol.value)
-        found[key] = Frontend(key, Kind.NODE_PORT)
+        own = port.node_port == (port.target_port or port.port) or port.node_port in targets
+        found[key] = Frontend(key, Kind.NODE_PORT, bindable=own)
     return tuple(found.values())
 
 

@@ -20,6 +20,7 @@ class FrontendValue(NamedTuple):
     service: int
     kind: Kind
     filtered: bool = False  # only for those in `sources` (parity A10.1)
+    bindable: bool = False  # as tables.Frontend has it
 
 
 class SlotBackend(NamedTuple):

@@ -77,7 +77,7 @@ def adopt(
     books.frontends = dict(snapshot.frontends)
     by_service: defaultdict[int, set[Frontend]] = defaultdict(set)
     for key, value in snapshot.frontends.items():
-        by_service[value.service].add(Frontend(key, value.kind))
+        by_service[value.service].add(Frontend(key, value.kind, value.bindable))
     known: set[int] = set()
     for service, named in sorted(snapshot.names.items()):
         run = snapshot.runs.get(service)

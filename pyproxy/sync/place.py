@@ -167,7 +167,7 @@ def _frontends(
 
 def _value(service: int, frontend: Frontend, state: State) -> FrontendValue:
     filtered = frontend.kind is Kind.LOAD_BALANCER and bool(state.sources)
-    return FrontendValue(service, frontend.kind, filtered)
+    return FrontendValue(service, frontend.kind, filtered, frontend.bindable)
 
 
 def is_led_to(books: Books, entry: Programmed) -> bool:

@@ -77,6 +77,17 @@ def test_a_node_port_is_taken(
         assert bind(node, flavour, protocol, number, NODE_PORT) == "EADDRINUSE"
 
 
+def test_its_own_pods_may_bind_it(node: Node, flavour: Flavour, protocol: Protocol) -> None:
+    """On the host network they listen on the port that they have, which is the NodePort's here."""
+    family = flavour.family
+    key = FrontendKey(bytes(family.address_bytes), NODE_PORT, int(protocol))
+    made = service(family, 1, [3], protocol=protocol)
+    node.apply(made._replace(frontends=(Frontend(key, Kind.NODE_PORT, bindable=True),)))
+    with node.counting(family):
+        for number in (SERVED, 0):
+            assert bind(node, flavour, protocol, number, NODE_PORT) == ""
+
+
 def test_what_is_not_served_is_free(node: Node, flavour: Flavour, protocol: Protocol) -> None:
     """Another address, port or protocol."""
     with node.counting(flavour.family):

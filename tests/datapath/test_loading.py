@@ -259,9 +259,9 @@ def test_programs_whose_pins_are_incomplete_are_loaded_anew(root: Path) -> None:
     everything = {pin for pin in root.rglob("*") if pin.is_file()}
     assert set(load.pinned(request)) == everything
     for pin in load.pinned(request):
-        pin.rename(aside := pin.with_name("aside"))
+        pin.rename(away := pin.with_name("away"))
         assert not load.is_loaded(request), pin
-        aside.rename(pin)
+        away.rename(pin)
     for pins in (request.pins.maps, request.pins.shared):
         remove_tree(pins)
     load.finish(load.start([request]))

@@ -85,7 +85,7 @@ def test_a_full_service() -> None:
             ipFamilies=["IPv4", "IPv6"],
             type="LoadBalancer",
             ports=[
-                builders.service_port("dns", 53, "UDP", nodePort=30053),
+                builders.service_port("dns", 53, "UDP", nodePort=30053, targetPort=5353),
                 builders.service_port("sctp", 9, "SCTP"),
             ],
             externalIPs=["192.168.099.022", "", "nonsense", "192.168.99.22"],
@@ -103,7 +103,7 @@ def test_a_full_service() -> None:
         created=builders.CREATED,
         type="LoadBalancer",
         cluster_ips=packed("172.30.0.41", "fd00::1"),
-        ports=(Port("dns", Protocol.UDP, 53, 30053), Port("sctp", Protocol.SCTP, 9)),
+        ports=(Port("dns", Protocol.UDP, 53, 30053, 5353), Port("sctp", Protocol.SCTP, 9, 0, 8080)),
         external_ips=packed("192.168.99.22"),
         load_balancer_ips=packed("1.2.3.4", "1.2.3.5"),
         source_ranges=(parse_prefix("203.0.113.0/25"), parse_prefix("fd00::/8")),
@@ -118,6 +118,13 @@ def test_a_bare_service_has_the_defaults_of_the_api_server() -> None:
     """A hand-written object may leave out what the API server would fill in."""
     found = service_of({**BARE, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}})
     assert found == Service(WEB, "", "ClusterIP", packed("10.0.0.1"), (Port("", Protocol.TCP, 80),))
+
+
+@pytest.mark.parametrize("target", ["http", "80", 80, None])
+def test_a_target_port_that_says_nothing_by_itself(target: str | int | None) -> None:
+    """By name, by the service's own number, or not at all."""
+    (port,) = service_of(builders.service(ports=[{"port": 80, "targetPort": target}])).ports
+    assert port.target_port == 0
 
 
 NULLABLE = ["ports", "externalIPs", "sessionAffinityConfig", "type", "ipFamilies"]

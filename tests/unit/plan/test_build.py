@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from pyproxy.model import EndpointSlice, Family, Protocol, Service, ServicePort
+import pytest
+
+from pyproxy.model import EndpointSlice, Family, Protocol, Service, ServicePort, SlicePort
 from pyproxy.plan.build import plan_service
 from pyproxy.plan.frontends import health_check_node_port
 from pyproxy.plan.options import Mode
@@ -46,6 +48,30 @@ def test_shared_external_and_balancer_address_filters_as_the_mode_does() -> None
     item = service(external=["1.2.3.4"], balanced=["1.2.3.4"])
     assert only_plan(item).frontends[1].kind is Kind.EXTERNAL_IP
     assert only_plan(item, mode=Mode.NFTABLES).frontends[1].kind is Kind.LOAD_BALANCER
+
+
+@pytest.mark.parametrize(
+    ("port", "target", "pods", "bindable"),
+    [
+        (80, 0, 8080, False),
+        (80, 8080, 8080, False),
+        (80, 30080, None, True),  # before there is an endpoint
+        (80, 0, 30080, True),  # by name
+        (30080, 0, None, True),
+        (30080, 8080, 8080, False),
+    ],
+)
+def test_servers_on_the_host_network_may_bind_their_own_node_port(
+    port: int, target: int, pods: int | None, bindable: bool
+) -> None:
+    """Where pods' ports are the NodePort, those with the node's addresses listen on it."""
+    item = service(ports=(ServicePort("http", Protocol.TCP, port, 30080, target),))
+    ports = (SlicePort("http", Protocol.TCP, pods),) if pods else ()
+    found = {
+        each.kind: each.bindable
+        for each in only_plan(item, piece(endpoint("10.0.0.1", "unready"), ports=ports)).frontends
+    }
+    assert found == {Kind.CLUSTER_IP: False, Kind.NODE_PORT: bindable}
 
 
 def test_all_zero_vip_claims_no_node_port() -> None:
