@@ -11,7 +11,8 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
 LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
 IPVS_DEVICE = "kube-ipvs0"
+LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX of include/net/flow.h
 NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
@@ -62,8 +64,9 @@ def device_facts(
 ) -> dict[int, DeviceFacts]:
     """Return what is known of each device by ifindex, and of the node as a whole by NODE.
 
-    The node's address is that of the device its default route leads by, else the first one
-    there is.
+    The node's address is that of the device its default route leads by, or the one that the route
+    names: that device may have none where hosts take part in routing. Else it is one of loopback's,
+    as MASQUERADE has it (inet_select_addr), or the first one there is.
     """
     present = list(devices)
     sources = _sources(family, present)
@@ -83,8 +86,8 @@ def device_facts(
         for device in present
     }
     names = {device.ifindex: device.name for device in present}
-    order = (*(names.get(hop.ifindex, "") for hop in leading), *sources)
-    own = next((sources[name] for name in order if name in sources), None)
+    ways = (sources.get(names.get(hop.ifindex, "")) or hop.source for hop in leading)
+    own = next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
 
 
@@ -165,6 +168,13 @@ def _ipv6_sources() -> dict[str, Address]:
         if int(scope, 16) == GLOBAL_SCOPE and not int(flags, 16) & UNUSABLE:
             found.setdefault(name, bytes.fromhex(address))
     return found
+
+
+def _loopback_addresses(family: Family) -> Iterator[Address]:
+    """Give the addresses of loopback that others may know; asked for only where they are needed."""
+    for own in netlink.primary_addresses(family):
+        if own.ifindex == LOOPBACK_INDEX:
+            yield own.address
 
 
 def _lines(name: str) -> list[str]:

@@ -23,7 +23,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY = 0x01  # IPv6: a temporary one
 IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # DAD failed, deprecated, tentative
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
-RTA_PRIORITY, RTA_MULTIPATH, RTA_VIA = 6, 9, 18
+RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 6, 7, 9, 18
 RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
 RT_SCOPE_UNIVERSE = 0
 
@@ -50,6 +50,7 @@ class Hop(NamedTuple):
     """A way out of the node by a route of the main table; a default one counts without gateway.
 
     `to` is where it leads; `gateway` is b"" where there is none, or one of the other family.
+    `source` is what the node sends from by it, b"" where the route does not say.
     """
 
     ifindex: int
@@ -57,6 +58,7 @@ class Hop(NamedTuple):
     metric: int
     to: Prefix = Prefix(b"", 0)
     gateway: Address = b""
+    source: Address = b""
 
 
 class Own(NamedTuple):
@@ -92,6 +94,7 @@ def hops(family: Family) -> list[Hop]:
         if table != RT_TABLE_MAIN or kind != RTN_UNICAST:
             continue
         metric = _number(attributes.get(RTA_PRIORITY, b""))
+        source = attributes.get(RTA_PREFSRC, b"")
         ways = _next_hops(attributes.get(RTA_MULTIPATH, b"")) or [
             (_number(attributes.get(RTA_OIF, b"")), attributes)
         ]
@@ -99,7 +102,7 @@ def hops(family: Family) -> list[Hop]:
             if not length or RTA_GATEWAY in own or RTA_VIA in own:
                 to = Prefix(attributes.get(RTA_DST, bytes(family.address_bytes)), length)
                 gateway = own.get(RTA_GATEWAY, b"")
-                found.append(Hop(ifindex, not length, metric, to, gateway))
+                found.append(Hop(ifindex, not length, metric, to, gateway, source))
     return found
 
 

@@ -151,6 +151,31 @@ def test_of_two_default_routes_the_better_one_counts(namespace: Path, family: Fa
         run_ip(namespace, *(line.replace("add", "del") for line in lines))
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_node_whose_addresses_are_on_loopback(
+    namespace: Path, family: Family, named: bool
+) -> None:
+    """It takes part in routing, and its uplink has none: what the route names, or the first one.
+
+    Neither an address of another device, which nobody elsewhere may know.
+    """
+    # the kernel has the oldest one of IPv4 first, and the newest of IPv6
+    four, six = ("10.9.0.1", "10.9.0.2", "172.17.0.1/16"), ("fd09::2", "fd09::1", "fd17::1/64")
+    first, second, other = four if family is IPV4 else six
+    added = (first, second) if family is IPV4 else (second, first)
+    bits = 8 * family.address_bytes
+    everywhere, dad = ("0.0.0.0/0", "") if family is IPV4 else ("::/0", " nodad")
+    run_ip(
+        namespace,
+        f"addr add {other} dev two{dad}",
+        *(f"addr add {address}/{bits} dev lo" for address in added),
+        f"route add {everywhere} dev one{f' src {second}' if named else ''}",
+    )
+    found = facts(namespace, family)
+    assert uplinks(found) == {"one"}
+    assert found["node"].source == packed(second if named else first)
+
+
 def test_a_route_to_one_network_makes_an_uplink(namespace: Path, family: Family) -> None:
     """Other nodes' pods are reached so; a route without a gateway says nothing."""
     _, gateway, elsewhere = with_addresses(namespace, family)
