@@ -62,8 +62,10 @@ struct packet {
 	__u32 transport;
 	__u16 check; /* of the IP header, if it has one */
 	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP */
-	__u8 flags; /* of TCP; 0 for UDP; sctp_flags() */
+	__u8 flags; /* of TCP; UDP_UNSUMMED; sctp_flags() */
 };
+
+#define UDP_UNSUMMED 0x80 /* it has no checksum (RFC 768); none of the bits that begin anything */
 
 #define VLAN_ID 0x0fff /* IEEE 802.1Q: 0 is no VLAN, the tag only says how urgent a frame is */
 
@@ -122,7 +124,7 @@ static __always_inline enum reading transport_read(struct __sk_buff *skb, const 
 	} else if (packet->proto == IPPROTO_UDP) {
 		if ((void *)(udp + 1) > end)
 			return reading_cut(skb, (void *)(long)skb->data, end);
-		packet->flags = 0;
+		packet->flags = udp->check ? 0 : UDP_UNSUMMED;
 	} else if (packet->proto == IPPROTO_SCTP) {
 		if ((void *)(sctp + 1) > end)
 			return reading_cut(skb, (void *)(long)skb->data, end);

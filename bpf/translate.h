@@ -17,9 +17,16 @@ static __always_inline __u32 port_diff(__u16 from, __u16 to)
 	return be16(to) + (0xffff - be16(from));
 }
 
+/* Return whether a packet's transport has no checksum that could make up for what changes. */
+static __always_inline bool is_unsummed(const struct packet *packet)
+{
+	return packet->proto == IPPROTO_UDP && packet->flags & UDP_UNSUMMED;
+}
+
 /*
- * Put the transport's checksum right; one of UDP that is not used stays so (RFC 768). Fails for
- * SCTP with other ports: its checksum is of the whole packet, and no helper makes it.
+ * Put the transport's checksum right; one of UDP that is not used stays so (RFC 768), but what a
+ * device has summed has to follow the ports. Fails for SCTP with other ports: its checksum is of
+ * the whole packet, and no helper makes it.
  */
 static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
 						   const struct packet *packet, __u32 addresses,
@@ -33,6 +40,11 @@ static __always_inline long transport_checksum_fix(struct __sk_buff *skb,
 	if (packet->proto == IPPROTO_SCTP) {
 		packet_sum_fix(skb, addresses);
 		return ports;
+	}
+	if (is_unsummed(packet)) {
+		packet_sum_fix(skb, addresses);
+		bpf_csum_update(skb, checksum_of(ports));
+		return 0;
 	}
 	/* the pseudo-header's part apart: it alone stands in a checksum left to the device */
 	if (bpf_l4_csum_replace(skb, at, 0, addresses, flags | BPF_F_PSEUDO_HDR))
