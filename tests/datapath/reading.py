@@ -10,27 +10,32 @@ from pyproxy.model import Family
 from tests.datapath.packets import End, words_sum
 from tests.datapath.pieces import ends_of
 
-UDP, UDP_CHECK, UDP_BYTES, PORTS_BYTES = 17, 6, 8, 4
-SERVED = (6, UDP, 132)
+TCP, UDP, SCTP, PORTS_BYTES = 6, 17, 132, 4
+# how long a transport's header is, and where its checksum stands
+HEADERS = {TCP: (20, 16), UDP: (8, 6)}
+SERVED = (TCP, UDP, SCTP)
+TCP_FLAGS, BEGINS, LEADING = 13, 0x02, 0x17  # SYN, of SYN, ACK, RST and FIN
 ROUTING, FRAGMENT = 43, 44
 EXTENSIONS = (0, ROUTING, FRAGMENT, 60)
 MOST_EXTENSIONS, FARTHEST = 6, 0x1FF
 ETHERNET_BYTES = 14
 
 
-class Datagram(NamedTuple):
-    """Where a UDP datagram's transport header is in a packet, and its ends."""
+class Segment(NamedTuple):
+    """Where a header of UDP or TCP is in a packet, its ends, and whether it may begin something."""
 
+    proto: int
     transport: int
     src: End
     dst: End
+    begins: bool
 
 
 class Reading(NamedTuple):
-    """What a packet is: a fragment without ports of something, or a datagram, or neither."""
+    """What a packet is: a fragment without ports of something, or a segment, or neither."""
 
     has_no_ports: bool = False
-    datagram: Datagram | None = None
+    segment: Segment | None = None
 
 
 NOTHING = Reading()
@@ -77,28 +82,30 @@ def _whole(packet: bytes, proto: int, at: int, *, is_first: bool) -> Reading:
         return NOTHING
     if is_first and proto in SERVED and len(packet) < at + PORTS_BYTES:
         return Reading(has_no_ports=True)
-    if proto != UDP or len(packet) < at + UDP_BYTES:
+    if proto not in HEADERS or len(packet) < at + HEADERS[proto][0]:
         return NOTHING
     src, dst = ends_of(packet)
     ports = struct.unpack_from("!HH", packet, at)
-    return Reading(datagram=Datagram(at, End(src, ports[0]), End(dst, ports[1])))
+    begins = proto == UDP or packet[at + TCP_FLAGS] & LEADING == BEGINS
+    return Reading(segment=Segment(proto, at, End(src, ports[0]), End(dst, ports[1]), begins))
 
 
-def translated(family: Family, packet: bytes, datagram: Datagram, dst: End) -> bytes:
-    """Return a datagram's packet with another destination, every checksum as right as it was."""
-    at = datagram.transport
-    before = datagram.dst.address + struct.pack("!H", datagram.dst.port)
-    after = dst.address + struct.pack("!H", dst.port)
+def translated(family: Family, packet: bytes, segment: Segment, src: End, dst: End) -> bytes:
+    """Return a segment's packet with other ends, every checksum as right as it was."""
+    at, size = segment.transport, family.address_bytes
+    check = at + HEADERS[segment.proto][1]
     changed = bytearray(packet)
-    where = 16 if family is Family.IPV4 else 24
-    changed[where : where + len(dst.address)] = dst.address
-    changed[at + 2 : at + 4] = after[-2:]
+    first = 12 if family is Family.IPV4 else 8
+    changed[first : first + 2 * size] = src.address + dst.address
+    changed[at : at + 4] = struct.pack("!HH", src.port, dst.port)
+    before, after = packet[first : first + 2 * size], src.address + dst.address
     if family is Family.IPV4:
-        _adjust(changed, 10, datagram.dst.address, dst.address)
-    if changed[at + UDP_CHECK : at + UDP_BYTES] != b"\x00\x00":
-        _adjust(changed, at + UDP_CHECK, before, after)
-        if changed[at + UDP_CHECK : at + UDP_BYTES] == b"\x00\x00":
-            changed[at + UDP_CHECK : at + UDP_BYTES] = b"\xff\xff"
+        _adjust(changed, 10, before, after)
+    if segment.proto == UDP and packet[check : check + 2] == b"\x00\x00":
+        return bytes(changed)
+    _adjust(changed, check, before + packet[at : at + 4], after + changed[at : at + 4])
+    if segment.proto == UDP and changed[check : check + 2] == b"\x00\x00":
+        changed[check : check + 2] = b"\xff\xff"
     return bytes(changed)
 
 
