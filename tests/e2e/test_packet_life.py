@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +17,8 @@ from tests.lab.prober import Prober, Target, answered, tcp, udp
 from tests.lab.waiting import wait_for
 
 SOURCE_PORT = 5000
+# of the range that is routed at node1
+EXTERNAL = {4: "10.96.0.243", 6: "fd00:10:96::f3"}
 REDIRECTS = {4: 5, 6: 137}  # RFC 792, RFC 4861 4.5
 
 
@@ -90,22 +94,38 @@ def test_held_datagrams_move_when_their_endpoint_leaves(
     prober.close("held")
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["same-node", "other-node"])
-def single(request: pytest.FixtureRequest, scene: Scene, pair: tuple[Pod, Pod]) -> tuple[App, Pod]:
-    """An application of one pod, near or far."""
-    app, pod = scene.app("clash"), pair[request.param]
-    scene.run(app, [pod])
-    return app, pod
+class Single(NamedTuple):
+    """An application of one pod, and how it is asked for by family."""
+
+    app: App
+    pod: Pod
+    addresses: Mapping[int, str]
 
 
-def _pair_of(single: tuple[App, Pod], family: int, protocol: str) -> dict[str, Target]:
+# with an external IP a far backend sees an address of the node, and a near one the client
+@pytest.fixture(
+    scope="module",
+    params=[(0, False), (1, False), (1, True)],
+    ids=["same-node", "other-node", "other-node-by-external-ip"],
+)
+def single(request: pytest.FixtureRequest, scene: Scene, pair: tuple[Pod, Pod]) -> Single:
+    """An application of one pod, near or far, and far behind an address of the node."""
+    which, hidden = request.param
+    app = scene.app("clash")
+    addresses = EXTERNAL if hidden else dict(zip(FAMILIES, app.addresses, strict=True))
+    scene.run(app, [pair[which]], externalIPs=list(EXTERNAL.values()) if hidden else [])
+    return Single(app, pair[which], addresses)
+
+
+def _pair_of(single: Single, family: int, protocol: str) -> dict[str, Target]:
     """Return a service and its only backend as destinations from one source port."""
-    app, pod = single
+    direct = single.pod.address(family)
     if protocol == "tcp":
-        found = {"service": app.tcp(family), "direct": tcp(pod.address(family), 8080)}
+        found = {"service": single.app.tcp(family), "direct": tcp(direct, 8080)}
     else:
-        direct = udp(pod.address(family), 8080, connected=True)
-        found = {"service": app.udp(family, connected=True), "direct": direct}
+        service = single.app.udp(family, connected=True)
+        found = {"service": service, "direct": udp(direct, 8080, connected=True)}
+    found["service"] = replace(found["service"], address=single.addresses[family])
     return {name: replace(to, source_port=_source_port(protocol)) for name, to in found.items()}
 
 
@@ -121,16 +141,16 @@ def _expect(prober: Prober, name: str, to: Target, pod: Pod) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 @pytest.mark.parametrize("order", [("direct", "service"), ("service", "direct")], ids="-".join)
 def test_rule_04_one_port_to_a_service_and_to_its_backend(
-    client: Host, single: tuple[App, Pod], family: int, protocol: str, order: tuple[str, str]
+    client: Host, single: Single, family: int, protocol: str, order: tuple[str, str]
 ) -> None:
     """Both work at the same time, whichever began, and again when they have gone idle."""
     targets, prober = _pair_of(single, family, protocol), client.prober
     for name in order:
         opened = prober.open(name, targets[name])
         assert opened.error == "", (name, opened)
-        _expect(prober, name, targets[name], single[1])
+        _expect(prober, name, targets[name], single.pod)
     for name in (*order, *reversed(order)):
-        _expect(prober, name, targets[name], single[1])
+        _expect(prober, name, targets[name], single.pod)
     for name in order:
         prober.close(name)
 
