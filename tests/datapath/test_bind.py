@@ -144,6 +144,29 @@ def test_a_port_that_the_kernel_chooses_from_is_free(
         configure(node, "node")
 
 
+@pytest.mark.parametrize(
+    ("ports", "chosen"),
+    [
+        (f"{NODE_PORT - 9} {NODE_PORT - 1}", False),
+        (f"{NODE_PORT - 9} {NODE_PORT}", True),
+        (f"{NODE_PORT} {NODE_PORT + 9}", True),
+        (f"{NODE_PORT + 1} {NODE_PORT + 9}", False),
+    ],
+)
+def test_where_the_kernels_range_begins_and_ends(
+    node: Node, flavour: Flavour, protocol: Protocol, ports: str, chosen: bool
+) -> None:
+    """What is just beyond it nobody gets by itself."""
+    netns.inside(node.namespace, lambda: LOCAL_PORTS.write_text(ports))
+    try:
+        configure(node, "node")
+        wanted = "" if chosen else "EADDRINUSE"
+        assert bind(node, flavour, protocol, SERVED, NODE_PORT) == wanted
+    finally:
+        netns.inside(node.namespace, lambda: LOCAL_PORTS.write_text("32768 60999"))
+        configure(node, "node")
+
+
 def test_who_listens_already_goes_on(node: Node, flavour: Flavour) -> None:
     """A port that becomes a NodePort is nobody's to take away."""
     key = FrontendKey(bytes(flavour.family.address_bytes), NODE_PORT + 5, int(TCP))

@@ -233,6 +233,7 @@ def test_the_nodes_own_gets_another_port(hooks: Hooks, protocol: Protocol) -> No
     ours = next(each for each in hooks.table.records() if each.flags & Life.OWN)
     assert ours.source.address == node_address(family)
     assert ours.source.port != PORT
+    assert bool(ours.flags & Life.UDP) is (protocol is UDP)
     assert left == passed(hooks.first(protocol, ours.source, b))
     assert hooks.egress(own(hooks, protocol)) == left
     answer = hooks.ingress(hooks.answer(protocol, b, ours.source))
@@ -264,6 +265,32 @@ def test_the_nodes_own_connection_lives_and_ends(hooks: Hooks) -> None:
     assert left == passed(hooks.tcp(again.source, b, SYN))
     assert not again.flags & closed
     assert again.client == end
+
+
+def test_the_nodes_own_begins_anew_where_it_was_forgotten(hooks: Hooks) -> None:
+    """What was silent for too long is as if it had never been."""
+    b = backend(hooks.family)
+    begin(hooks, TCP)
+    hooks.egress(own(hooks, TCP))
+    ours = next(each for each in hooks.table.records() if each.flags & Life.OWN)
+    begin_tick()
+    hooks.table.set_life(ours.number, ours.flags, hooks.timeout("tcp_opening") + 1)
+    with hooks.node.counting(hooks.family, packet_apart=1, packet_source=1, packet_out=1):
+        left = hooks.egress(own(hooks, TCP))
+    again = next(each for each in hooks.table.records() if each.flags & Life.OWN)
+    assert left == passed(hooks.tcp(again.source, b, SYN))
+
+
+def test_the_nodes_own_from_a_port_that_the_other_end_asks(hooks: Hooks) -> None:
+    """The other end is a service's client: what it sends there is none of an answer."""
+    family = hooks.family
+    asked = End(node_address(family), PORT)
+    hooks.node.apply(plan(family, TCP, 1, [2], frontends=[asked], kind=Kind.EXTERNAL_IP))
+    other = backend(family)
+    hooks.ingress(hooks.tcp(other, asked, SYN))
+    packet = own(hooks, TCP)
+    with hooks.node.counting(family):
+        assert hooks.egress(packet) == passed(packet)
 
 
 @pytest.mark.parametrize("flags", [ACK, SYN | ACK, RST], ids=["ACK", "SYN+ACK", "RST"])

@@ -167,6 +167,20 @@ def test_rule_15_by_setting_routes_decide(
             assert covered.node.counters(family)["packet_back"] == before
 
 
+def test_rule_15_what_leaves_to_a_pod_goes_on(
+    covered: Covering, family: Family, protocol: Protocol
+) -> None:
+    """Routes lead there by a device that is no uplink: a client that has moved behind it, say."""
+    with steering(covered, family):
+        path = covered.node.loaded[family].path
+        facts = covered.wire.inside(lambda: device_facts(family, devices(), HERE))
+        second = covered.wire.inside(lambda: socket.if_nametoindex(SECOND))
+        path.write_devices(facts | {second: facts[second]._replace(flags=0)})
+        before = covered.node.counters(family)["packet_back"]
+        assert answered_by(covered, family, protocol)[SECOND]
+        assert covered.node.counters(family)["packet_back"] == before
+
+
 def test_rule_15_an_uplink_without_a_route_back(
     covered: Covering, family: Family, protocol: Protocol
 ) -> None:
