@@ -34,7 +34,7 @@ def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
     for protocol in (TCP, UDP):
         node.apply(plan(family, protocol, kind=Kind.EXTERNAL_IP, local=1))
     with Hooks(node, family, Wire.ETHERNET, tmp_path) as found:
-        found.path.write_addresses({frontend(family).address: NodeAddressFlag.PORTS})
+        found.path.write_addresses({frontend(family).address: NodeAddressFlag(0)})
         yield found
         found.path.write_addresses({})
 

@@ -62,6 +62,13 @@ def test_both_ways_are_translated(hooks: Hooks) -> None:
         assert hooks.ingress(data) == passed(hooks.sctp(c, b, Chunk.DATA, b"odd"))
 
 
+def test_a_chunk_that_ends_the_packet(hooks: Hooks) -> None:
+    """It is nothing but its header, as COOKIE ACK is."""
+    c, f, b = client(hooks.family), served(hooks.family), backend(hooks.family)
+    sent, arrives = (hooks.sctp(c, to, Chunk.INIT, b"") for to in (f, b))
+    assert hooks.ingress(sent) == passed(arrives)
+
+
 def test_an_association_is_established(hooks: Hooks) -> None:
     """By its handshake, as TCP's by its own: the same timeouts count."""
     begin(hooks)
