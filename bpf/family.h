@@ -87,6 +87,14 @@ static __always_inline void peer_store(struct bpf_sock_addr *ctx, const struct e
 	ctx->user_port = be16(peer->port);
 }
 
+/* Return the address that a socket is bound to, no address if to none. */
+static __always_inline struct addr bound_address(const struct bpf_sock *sk)
+{
+	struct addr addr = { .word = { sk ? sk->src_ip4 : 0 } };
+
+	return addr;
+}
+
 /* As peer_load, for IPv6 sockets that use IPv4-mapped addresses. */
 static __always_inline bool mapped_load(const struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
@@ -249,6 +257,20 @@ static __always_inline void peer_store(struct bpf_sock_addr *ctx, const struct e
 	ctx->user_ip6[2] = peer->addr.word[2];
 	ctx->user_ip6[3] = peer->addr.word[3];
 	ctx->user_port = be16(peer->port);
+}
+
+/* Return the address that a socket is bound to, no address if to none. */
+static __always_inline struct addr bound_address(const struct bpf_sock *sk)
+{
+	struct addr addr = {};
+
+	if (!sk)
+		return addr;
+	addr.word[0] = sk->src_ip6[0];
+	addr.word[1] = sk->src_ip6[1];
+	addr.word[2] = sk->src_ip6[2];
+	addr.word[3] = sk->src_ip6[3];
+	return addr;
 }
 
 #define ETH_P_FAMILY ETH_P_IPV6

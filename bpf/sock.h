@@ -70,19 +70,22 @@ static __always_inline enum client sock_client(__u64 netns)
 /*
  * Return whether packets say better than their socket who asks for a filtered address: a pod's
  * socket has no address yet, and what a process of the node may not ask is dropped where it would
- * leave. That has the address that the kernel chooses for it.
+ * leave. That has the address that it is bound to, or that the kernel chooses for it.
  */
-static __always_inline bool is_left_to_filter(const struct pick *picked, const struct addr *asked)
+static __always_inline bool is_left_to_filter(struct bpf_sock_addr *ctx, const struct pick *picked,
+					      const struct addr *asked)
 {
 	__u32 node = 0;
 	const struct device *device = devices.lookup(&node);
+	struct addr source = bound_address(ctx->sk), none = {};
 
 	if (!picked->target.filtered)
 		return false;
 	if (picked->client != CLIENT_NODE || !device)
 		return true;
-	return is_kept_out(picked->target.service,
-			   node_address_find(asked) < 0 ? &device->source : asked);
+	if (addr_equal(&source, &none))
+		source = node_address_find(asked) < 0 ? device->source : *asked;
+	return is_kept_out(picked->target.service, &source);
 }
 
 /* Say what a socket asks for. Return false if that is to be reached as it is. */
@@ -108,7 +111,7 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, struct endpoi
 	if (picked->client != CLIENT_NODE && addr_is_loopback(&asked.addr))
 		return false;
 	*peer = asked;
-	return !is_left_to_filter(picked, &asked.addr);
+	return !is_left_to_filter(ctx, picked, &asked.addr);
 }
 
 /*

@@ -129,8 +129,19 @@ def test_what_goes_on_leaves_the_node(hooks: Hooks) -> None:
         assert hooks.egress(further) == passed(further)
 
 
-def ask_by_socket(node: Node, flavour: Flavour, own: bytes, allowed: bytes, **counted: int) -> None:
-    """Dial a load balancer's address that one address may ask; the node's is another, perhaps."""
+def ask_by_socket(
+    node: Node,
+    flavour: Flavour,
+    own: bytes,
+    allowed: bytes,
+    counted: dict[str, int],
+    *,
+    bound: bytes = b"",
+) -> None:
+    """Dial a load balancer's address that one address may ask; the node's is another, perhaps.
+
+    The socket may be bound to an address.
+    """
     family = flavour.family
     path = node.loaded[family].path
     path.write_devices({NODE: DeviceFacts(own, 0)})
@@ -146,6 +157,8 @@ def ask_by_socket(node: Node, flavour: Flavour, own: bytes, allowed: bytes, **co
             node.counting(family, **counted),
             open_socket(flavour, TCP, node.make_socket) as sock,
         ):
+            if bound:
+                sock.bind((flavour.text(bound), 0))
             errno_of(lambda: sock.connect(flavour.service(9)))
     finally:
         path.write_devices({})
@@ -169,7 +182,7 @@ def test_sockets(
     """A process of the node asks with the node's address, which may be let in or not."""
     own, another = (backend_address(flavour.family, n) for n in (5, 6))
     configure(node, whose)
-    ask_by_socket(node, flavour, own, own if admitted else another, **counted)
+    ask_by_socket(node, flavour, own, own if admitted else another, counted)
 
 
 @pytest.mark.parametrize("admitted", [True, False])
@@ -182,4 +195,13 @@ def test_a_node_that_has_the_address_asks_with_it(
     node.configure()
     node.loaded[family].path.write_addresses({vip: NodeAddressFlag(0)})
     counted = {"connect": 1} if admitted else {}
-    ask_by_socket(node, flavour, own, vip if admitted else own, **counted)
+    ask_by_socket(node, flavour, own, vip if admitted else own, counted)
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+def test_a_socket_of_the_node_that_is_bound(node: Node, flavour: Flavour, admitted: bool) -> None:
+    """It asks with that address, whatever the node's usual one is."""
+    usual, bound = (backend_address(flavour.family, n) for n in (1, 2))
+    configure(node, "node")
+    counted = {"connect": 1} if admitted else {}
+    ask_by_socket(node, flavour, usual, bound if admitted else usual, counted, bound=bound)
