@@ -17,6 +17,7 @@ from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
 from tests.datapath.node import run_ip
+from tests.datapath.test_rule_15 import settled
 from tests.lab import netns
 
 IPV4, IPV6 = Family
@@ -169,8 +170,10 @@ def test_a_node_whose_addresses_are_on_loopback(
         namespace,
         f"addr add {other} dev two{dad}",
         *(f"addr add {address}/{bits} dev lo" for address in added),
-        f"route add {everywhere} dev one{f' src {second}' if named else ''}",
     )
+    # no route may name one before
+    netns.inside(namespace, settled)
+    run_ip(namespace, f"route add {everywhere} dev one{f' src {second}' if named else ''}")
     found = facts(namespace, family)
     assert uplinks(found) == {"one"}
     assert found["node"].source == packed(second if named else first)

@@ -108,8 +108,9 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},
     }
     found = settings_of(configured.loaded[family])
-    # random, and what write_addresses() counts
-    assert found.keys() - expected.keys() == {"source_seed", "address_epoch"}
+    # random, and what changes of addresses and frontends count
+    epochs = {"address_epoch", "frontend_epoch"}
+    assert found.keys() - expected.keys() == {"source_seed", *epochs}
     assert expected.items() <= found.items()
     assert expected["host_netns"] not in {0, netns_cookie()}
 
