@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +28,7 @@ NUMBERS = {"TCP": 80, "UDP": 53}
 EXTERNAL = {4: "10.96.0.240", 6: "fd00:10:96::f0"}
 BALANCED = {4: "10.96.0.241", 6: "fd00:10:96::f1"}
 PROTOCOLS = ("TCP", "UDP")
+SOURCE_PORTS = itertools.count(20_000)  # below those that sockets get by themselves
 BIND = "import socket; socket.create_server(('', {port}))"
 
 
@@ -91,8 +94,17 @@ def pods_of(scene: Scene, node: Host | None = None) -> set[str]:
 
 
 def draw(client: Host, to: Target, wanted: set[str]) -> set[str]:
-    """Return who answers so many times that none of the wanted is left out by chance."""
-    outcomes = client.prober.draw(to, DRAWS * len(wanted))
+    """Return who answers so many times that none of the wanted is left out by chance.
+
+    A datagram from a port that was used before would go on with what that one asked for: each has
+    a port of its own.
+    """
+    draws = DRAWS * len(wanted)
+    if to.protocol == "udp":
+        each = (replace(to, source_port=next(SOURCE_PORTS)) for _ in range(draws))
+        outcomes = [client.prober.once(one) for one in each]
+    else:
+        outcomes = client.prober.draw(to, draws)
     assert {outcome.error for outcome in outcomes} == {""}
     return set(answered(outcomes))
 
