@@ -119,7 +119,9 @@ class Node:
     def make_namespace(self, name: str, undo: ExitStack) -> Path:
         """Make a namespace with the backends' addresses on lo; `undo` takes it away."""
         path = self.directory / name
-        netns.create(path, {"net/ipv4/ping_group_range": "0 2147483647"})
+        # nobody else can have an address here (RFC 4862 5.4): to look for that takes 2 s
+        sysctls = {"net/ipv6/conf/default/accept_dad": "0"}
+        netns.create(path, {"net/ipv4/ping_group_range": "0 2147483647"} | sysctls)
         undo.callback(path.unlink)
         undo.callback(netns.unmount, path)
         lines = [line for n in BACKENDS for line in _addresses(n)]

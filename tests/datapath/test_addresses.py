@@ -17,8 +17,9 @@ from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
 from pyproxy.plan.options import Options
 from tests.datapath.node import run_ip
-from tests.datapath.test_rule_15 import settled
+from tests.datapath.test_rule_15 import tentative
 from tests.lab import netns
+from tests.lab.waiting import wait_for
 
 IPV4, IPV6 = Family
 
@@ -40,6 +41,11 @@ def namespace(tmp_path: Path) -> Iterator[Path]:
             "link set two up",
         )
         yield path
+
+
+def unsettled(device: str) -> list[str]:
+    """Return the addresses of a device that must not be used yet."""
+    return [line for line in tentative() if line.split()[-1] == device]
 
 
 def facts(namespace: Path, family: Family) -> dict[str, DeviceFacts]:
@@ -172,7 +178,7 @@ def test_a_node_whose_addresses_are_on_loopback(
         *(f"addr add {address}/{bits} dev lo" for address in added),
     )
     # no route may name one before
-    netns.inside(namespace, settled)
+    netns.inside(namespace, lambda: wait_for(lambda: not unsettled("lo"), 10, "lo's addresses"))
     run_ip(namespace, f"route add {everywhere} dev one{f' src {second}' if named else ''}")
     found = facts(namespace, family)
     assert uplinks(found) == {"one"}
