@@ -89,24 +89,14 @@ def test_rule_04_an_older_direct_connection_goes_on(
     goes_on(hooks, TCP, before)
 
 
-def test_rule_04_datagrams_of_a_direct_backend(hooks: Hooks) -> None:
-    """An answer to an older datagram reaches who asked, not who asks the service."""
+def test_rule_04_a_backend_that_begins(hooks: Hooks, protocol: Protocol) -> None:
+    """What it sends from the port it serves, a datagram's answer among that, is no answer."""
     c, b = client(hooks.family), backend(hooks.family)
-    before = hidden(hooks, UDP)
-    direct = hooks.udp(b, c)
+    before = hidden(hooks, protocol)
+    direct = hooks.first(protocol, b, c)
     assert hooks.ingress(direct) == passed(direct)
     assert hooks.egress(direct) == passed(direct)
-    goes_on(hooks, UDP, before)
-
-
-def test_rule_04_a_backend_that_begins(hooks: Hooks) -> None:
-    """A connection that the backend begins, from the port it serves, is no answer."""
-    c, b = client(hooks.family), backend(hooks.family)
-    before = hidden(hooks, TCP)
-    direct = hooks.tcp(b, c, SYN)
-    assert hooks.ingress(direct) == passed(direct)
-    assert hooks.egress(direct) == passed(direct)
-    goes_on(hooks, TCP, before)
+    goes_on(hooks, protocol, before)
 
 
 def test_rule_04_who_begins_directly_gets_another_port(hooks: Hooks, protocol: Protocol) -> None:
