@@ -20,7 +20,7 @@ static __always_inline bool port_take(struct found *found)
 
 #pragma nounroll
 	for (int i = 0; i < ASIDE_TRIES; i++) {
-		found->copy.client_port = FIRST_FREE_PORT + random_below(65536 - FIRST_FREE_PORT);
+		found->copy.client_port = random_port();
 		key = reply_out(&found->copy);
 		if (nat.insert(&key, &reply))
 			continue;

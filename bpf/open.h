@@ -116,8 +116,7 @@ static __always_inline long reply_insert(struct connection *record, __u32 number
 		else if ((i || clash) && packet->proto == IPPROTO_SCTP)
 			return -EADDRINUSE;
 		else if (i || clash)
-			record->client_port = FIRST_FREE_PORT +
-					      random_below(65536 - FIRST_FREE_PORT);
+			record->client_port = random_port();
 		record->backend = picked->backend;
 		/* a client that talks to itself from port to port: both ways would look alike */
 		if (record->client_port == picked->backend.port &&

@@ -78,7 +78,7 @@ static __always_inline __u16 source_draw(const struct connection *record, int i)
 		return first + (hash16(client ^ setting(SETTING_SOURCE_SEED)) * many >> 16);
 	if (i < SOURCE_TRIES)
 		return first + random_below(many);
-	return FIRST_FREE_PORT + random_below(65536 - FIRST_FREE_PORT);
+	return random_port();
 }
 
 /* Return for how long a connection has been over, as a new one of a client counts it. */

@@ -17,6 +17,12 @@
 /* For how long half-open connections, and those that were reset, keep theirs in any case (3 s). */
 #define OPENING_TICKS 180
 
+/* Return any port that is not the system's. */
+static __always_inline __u16 random_port(void)
+{
+	return FIRST_FREE_PORT + random_below(65536 - FIRST_FREE_PORT);
+}
+
 /* Delete what leads to a connection by key, unless it leads to another one by now. */
 static __always_inline void entry_drop(struct nat_key *key, __u32 number)
 {
