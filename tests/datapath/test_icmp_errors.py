@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,18 +39,25 @@ TOO_BIG = {Family.IPV4: (3, 4), Family.IPV6: (2, 0)}
 ELSEWHERE, HERE = 1, 2
 
 
-@pytest.fixture(params=list(Wire), ids=lambda wire: wire.value)
-def hooks(
-    node: Node, family: Family, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Hooks]:
-    """The hooks of an uplink, on a node that knows its address."""
+@contextmanager
+def on_uplink(node: Node, family: Family, wire: Wire, directory: Path) -> Iterator[Hooks]:
+    """Give the hooks of an uplink, on a node that knows its address and has both services."""
     for protocol in (TCP, UDP):
         node.apply(plan(family, protocol, 1, [1]), plan(family, protocol, 2, [2], local=1))
-    with Hooks(node, family, request.param, tmp_path) as found:
+    with Hooks(node, family, wire, directory) as found:
         found.write_device(node_address(family), UPLINK)
         found.path.write_addresses({node_address(family): NodeAddressFlag.PORTS})
         yield found
         found.path.write_addresses({})
+
+
+@pytest.fixture(params=list(Wire), ids=lambda wire: wire.value)
+def hooks(
+    node: Node, family: Family, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Hooks]:
+    """The hooks of an uplink."""
+    with on_uplink(node, family, request.param, tmp_path) as found:
+        yield found
 
 
 class Flow(NamedTuple):

@@ -12,17 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.kernel.addresses import UPLINK, NodeAddressFlag
 from pyproxy.model import Family, Protocol
 from tests.datapath import packets as p
-from tests.datapath.ends import backend, client, frontend, node_address, plan
-from tests.datapath.hooks import Hooks, Wire, passed
+from tests.datapath.ends import backend, client, frontend
+from tests.datapath.hooks import Hooks, Wire, let_device_sum, passed
 from tests.datapath.node import Node
 from tests.datapath.pieces import DESTINATION, ROUTING, cut, extended, options, routing
-from tests.datapath.prog_run import CHECKSUM_COMPLETE, knows_checksum_complete
-from tests.datapath.test_icmp_errors import HERE, error, opened, router
+from tests.datapath.test_icmp_errors import HERE, error, on_uplink, opened, router
 
-TCP, UDP = Protocol.TCP, Protocol.UDP
 LENGTHS = (280, 281)  # the last fragment of the second one has an odd length
 LONG = bytes(range(256)) * 2
 
@@ -31,17 +28,10 @@ LONG = bytes(range(256)) * 2
 def hooks(
     node: Node, family: Family, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Hooks]:
-    """The hooks of an uplink that has summed what comes by it; services with backends."""
-    for protocol in (TCP, UDP):
-        node.apply(plan(family, protocol, 1, [1]), plan(family, protocol, 2, [2], local=1))
-    with Hooks(node, family, request.param, tmp_path) as found:
-        if not knows_checksum_complete(found.program("ingress"), p.ether(p.arp(), p.ETH_P_ARP)):
-            pytest.skip("this kernel's BPF_PROG_TEST_RUN cannot check it")
-        found.write_device(node_address(family), UPLINK)
-        found.path.write_addresses({node_address(family): NodeAddressFlag.PORTS})
-        found.flags = CHECKSUM_COMPLETE
+    """The hooks of an uplink that has summed what comes by it."""
+    with on_uplink(node, family, request.param, tmp_path) as found:
+        let_device_sum(found)
         yield found
-        found.path.write_addresses({})
 
 
 @pytest.mark.parametrize("length", LENGTHS)
