@@ -75,12 +75,15 @@ static __always_inline enum client sock_client(__u64 netns)
 static __always_inline bool is_left_to_filter(struct bpf_sock_addr *ctx, const struct pick *picked,
 					      const struct addr *asked)
 {
+	const struct device *device;
+	struct addr source, none = {};
 	__u32 node = 0;
-	const struct device *device = devices.lookup(&node);
-	struct addr source = bound_address(ctx->sk), none = {};
 
+	/* most are not: what follows is for few connections */
 	if (!picked->target.filtered)
 		return false;
+	device = devices.lookup(&node);
+	source = bound_address(ctx->sk);
 	if (picked->client != CLIENT_NODE || !device)
 		return true;
 	if (addr_equal(&source, &none))
