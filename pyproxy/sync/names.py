@@ -3,42 +3,51 @@
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 
 class Ids:
-    """Hands out the smallest free number from 1 to `most`."""
+    """Hands out numbers from 1 to `most`, what was given back as late as can be.
+
+    A number that came back at once would bring along what is still keyed by it: a UDP flow that
+    was silent while its Service was deleted and made anew would count as one of the new Service.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._next = 1
-        self._free: list[int] = []
+        self._next = 1  # neither this one nor any above it was ever handed out
+        self._free: deque[int] = deque()
         self._taken: set[int] = set()
 
     def take(self) -> int | None:
         """Return a free number, None if all are taken."""
-        while self._free:
-            number = heapq.heappop(self._free)
-            if number not in self._taken:
-                self._taken.add(number)
-                return number
-        while self._next in self._taken:
-            self._next += 1
-        if self._next > self._most:
-            return None
-        self._taken.add(self._next)
-        return self._next
+        number = self._next if self._next <= self._most else self._oldest()
+        if number is not None:
+            self._note(number)
+        return number
 
     def adopt(self, number: int) -> None:
         """Take a number that is in use already."""
-        self._taken.add(number)
+        self._note(number)
 
     def give_back(self, number: int) -> None:
         """Free a number."""
-        self._taken.discard(number)
-        if 0 < number < self._next:
-            heapq.heappush(self._free, number)
+        if number in self._taken:
+            self._taken.remove(number)
+            self._free.append(number)
+
+    def _note(self, number: int) -> None:
+        self._taken.add(number)
+        self._free.extend(range(self._next, number))
+        self._next = max(self._next, number + 1)
+
+    def _oldest(self) -> int | None:
+        while self._free:
+            number = self._free.popleft()
+            if number not in self._taken:
+                return number
+        return None
 
     def __len__(self) -> int:
         return len(self._taken)

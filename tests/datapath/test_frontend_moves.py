@@ -11,7 +11,7 @@ import pytest
 from pyproxy.kernel.addresses import NodeAddressFlag
 from pyproxy.model import Family, Protocol
 from pyproxy.tables import Kind
-from tests.datapath.ends import backend, client, node_address, packed, plan
+from tests.datapath.ends import backend, client, frontend, node_address, packed, plan
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, SYN, End
@@ -81,6 +81,22 @@ def test_the_next_datagram_reaches_nobody_we_know(hooks: Hooks, kind: Kind) -> N
     apply(hooks, UDP, kind, 0)
     assert hooks.ingress(datagram) == passed(datagram)
     assert not hooks.table.claimed()
+
+
+def test_a_service_made_anew_begins_anew(hooks: Hooks) -> None:
+    """What was silent while its Service was deleted and made again is none of the new one's."""
+    family = hooks.family
+    service = plan(family, UDP, OLD, [OLD])
+    datagram = hooks.udp(client(family), frontend(family, OLD))
+    hooks.node.apply(service)
+    hooks.ingress(datagram)
+    hooks.node.remove(service)
+    hooks.node.reclaim()
+    hooks.node.apply(service)
+    before = hooks.node.counters(family)
+    for _ in range(2):
+        assert hooks.ingress(datagram) == passed(hooks.udp(client(family), backend(family, OLD)))
+    assert hooks.grown(before) == {"packet_open": 1, "packet_in": 2}
 
 
 def test_other_frontends_change_nothing(hooks: Hooks, protocol: Protocol) -> None:
