@@ -37,7 +37,8 @@ run_unit() {
     cat "$results/lint.log" >&2
 }
 
-run_datapath() { run_pytest datapath tests/datapath tests/kernels; }
+# Two processes, each with a node of its own.
+run_datapath() { run_pytest datapath -n 2 --dist loadfile tests/datapath tests/kernels; }
 
 # The clusters run with both ways of translating, one after the other; the API tests run once.
 run_e2e() {

@@ -12,10 +12,11 @@ import pytest
 
 from pyproxy.kernel import libbpf
 from pyproxy.model import Family, Protocol
+from tests.datapath.balancing import ByGroup, longest_first
 from tests.datapath.covering import Covering, covering
 from tests.datapath.flavours import PROTOCOLS, Flavour
 from tests.datapath.moving import FEW, Adoption, Tables, hooks_of, with_table
-from tests.datapath.node import Node
+from tests.datapath.node import SMALL, Node
 from tests.datapath.wire import Wire
 
 
@@ -26,6 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write tests/datapath/golden anew (with a new LAYOUT_VERSION only)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let several processes begin with what takes longest."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGroup | None:
+    """Let files whose tests share what is dear to make stay with one process."""
+    config.option.loadscopereorder = False
+    return ByGroup(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +99,30 @@ def covered(node: Node, wire: Wire, tmp_path: Path, tcx: bool) -> Iterator[Cover
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node whose maps hold a handful of entries."""
+    with Node(tmp_path_factory.mktemp("small"), SMALL) as node:
+        yield node
+        assert node.is_empty()
+
+
+@pytest.fixture
+def small(small_node: Node) -> Iterator[Node]:
+    """The small node, with empty maps before and after."""
+    yield small_node
+    small_node.clear()
+    small_node.reclaim()
+
+
+@pytest.fixture(scope="session")
 def few(whole_run: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The same node as its programs with a small connection table see it."""
     with with_table(whole_run, tmp_path_factory.mktemp("few"), FEW) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def adoptions(whole_run: Node, few: Node) -> Iterator[dict[Node, Adoption]]:
     """What moves connections to the node with either table from the other one."""
     made = {whole_run: Adoption(whole_run, few), few: Adoption(few, whole_run)}
@@ -110,9 +140,8 @@ def nodes(request: pytest.FixtureRequest, node: Node, few: Node) -> tuple[Node, 
 @pytest.fixture
 def adoption(nodes: tuple[Node, Node], adoptions: dict[Node, Adoption]) -> Iterator[Adoption]:
     """What moves connections from the old table to the new one."""
-    found = adoptions[nodes[1]]
-    yield found
-    found.end()
+    with adoptions[nodes[1]].lent() as found:
+        yield found
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pyproxy.kernel import libbpf, load
 from pyproxy.kernel.addresses import NodeAddressFlag
@@ -74,6 +74,13 @@ class Adoption:
             load.look_back(request.pins.programs(request.build().digest), 0)
         for pin, fd in self._programs.items():
             libbpf.obj_pin(fd, str(pin))
+
+    @contextmanager
+    def lent(self) -> Iterator[Self]:
+        """Give it to one test, ready for a move, whatever others had pinned in its place."""
+        self.end()
+        yield self
+        self.end()
 
     def close(self) -> None:
         """Forget the programs."""

@@ -37,6 +37,18 @@ from tests.lab.waiting import wait_for
 
 T = TypeVar("T")
 
+# a handful of entries in each map that a test fills
+SMALL = Sizes(
+    max_frontends=4,
+    max_services=8,
+    max_slots=16,
+    max_members=6,
+    max_nodes=4,
+    max_connected=2,
+    max_udp=64,
+    max_connections=64,
+)
+
 
 class Loaded(NamedTuple):
     """One family in the kernel."""

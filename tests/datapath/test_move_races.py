@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -142,26 +141,26 @@ def test_answers_that_are_another_ones_are_left_to_it(tables: Tables) -> None:
     assert new.table.claimed() == [record.number]
 
 
-@contextmanager
-def three(node: Node, few: Node, directory: Path) -> Iterator[tuple[Node, Adoption]]:
-    """Give the same node with a third table, and what moves connections from both to the node."""
-    with with_table(node, directory / "more", MORE) as more:
-        adoption = Adoption(node, more, few)
-        try:
-            yield more, adoption
-            adoption.end()
-        finally:
-            adoption.close()
+@pytest.fixture(scope="module")
+def three(
+    whole_run: Node, few: Node, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[tuple[Node, Node], Adoption]]:
+    """Give the same node with two other tables, and what moves connections from both to it."""
+    with with_table(whole_run, tmp_path_factory.mktemp("more"), MORE) as more:
+        adoption = Adoption(whole_run, more, few)
+        yield (few, more), adoption
+        adoption.close()
 
 
 @pytest.mark.parametrize("by", ["packets", "the move"])
 def test_two_former_tables_the_newer_first(
-    node: Node, few: Node, tmp_path: Path, family: Family, by: str
+    node: Node, three: tuple[tuple[Node, Node], Adoption], tmp_path: Path, family: Family, by: str
 ) -> None:
     """A move from one to the other was killed, and the next one is to a third size."""
+    formers, lender = three
     with (
-        three(node, few, tmp_path) as (more, adoption),
-        hooks_of((few, more, node), family, tmp_path) as (oldest, older, new),
+        lender.lent() as adoption,
+        hooks_of((*formers, node), family, tmp_path) as (oldest, older, new),
     ):
         first, second, both = (conversation(family, UDP, port) for port in (40_000, 41_000, 42_000))
         for each in (first, both):

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pyproxy.kernel import libbpf, links
-from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from tests.datapath.asking import Answer, Told, ask, ask_connected, draw, errno_of
 from tests.datapath.flavours import PORT, Flavour, named
@@ -122,44 +121,32 @@ def test_a_connected_socket_asks_another_service_for_itself(node: Node, flavour:
         assert ask_connected(sock) == Told(Answer(3, PORT), flavour.service(1))
 
 
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node with little room for what sockets asked for."""
-    with Node(tmp_path_factory.mktemp("crowded"), Sizes(max_connected=1, max_udp=64)) as node:
-        yield node
-        assert node.is_empty()
-
-
-def test_beyond_the_map_connected_sockets_keep_their_backend(
-    crowded: Node, flavour: Flavour
-) -> None:
+def test_beyond_the_map_connected_sockets_keep_their_backend(small: Node, flavour: Flavour) -> None:
     """sendto() on sockets that the full map has no room for: as on all connected ones."""
     family, to = flavour.family, flavour.service(1)
-    crowded.apply(service(family, 1, [3], protocol=UDP), refusing(family, 2, UDP))
-    socks = [crowded.socket(flavour, UDP) for _ in range(4)]
+    small.apply(service(family, 1, [3], protocol=UDP), refusing(family, 2, UDP))
+    socks = [small.socket(flavour, UDP) for _ in range(4)]
     for sock in socks:
         sock.connect(to)
-    crowded.apply(service(family, 1, [4], protocol=UDP))
+    small.apply(service(family, 1, [4], protocol=UDP))
     for sock in socks:
         assert ask(sock, to) == Told(Answer(3, PORT), to)
         assert errno_of(partial(sock.sendto, b"?", flavour.service(2))) == "ECONNREFUSED"
         sock.close()
-    crowded.clear()
 
 
 def test_other_sockets_do_not_end_what_a_socket_asked_for_first(
-    crowded: Node, flavour: Flavour
+    small: Node, flavour: Flavour
 ) -> None:
     """Many sockets fill the LRU maps: the first service of a socket stands in its own storage."""
     family, to = flavour.family, flavour.service(1)
     second = service(family, 2, [5], protocol=UDP)
-    crowded.apply(service(family, 1, [3], protocol=UDP), second)
-    with crowded.socket(flavour, UDP) as sock:
+    small.apply(service(family, 1, [3], protocol=UDP), second)
+    with small.socket(flavour, UDP) as sock:
         assert ask(sock, to) == Told(Answer(3, PORT), to)
-        crowded.apply(service(family, 1, [4], protocol=UDP, leaving=[3]))
+        small.apply(service(family, 1, [4], protocol=UDP, leaving=[3]))
         for _ in range(200):
-            with crowded.socket(flavour, UDP) as other:
+            with small.socket(flavour, UDP) as other:
                 ask(other, to)
                 ask(other, flavour.service(2))
         assert ask(sock, to) == Told(Answer(3, PORT), to)
-    crowded.clear()

@@ -11,7 +11,6 @@ import pytest
 
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.packetpath import REFRESH_TICKS
-from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from tests.datapath import packets as p
 from tests.datapath.ends import backend, client, frontend, node_address, packed, plan
@@ -27,7 +26,7 @@ from tests.datapath.flowtable import (
     begin_tick,
 )
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
-from tests.datapath.node import Node
+from tests.datapath.node import SMALL, Node
 from tests.datapath.packets import ACK, SYN, End
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -35,28 +34,20 @@ BOTH_FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 UDP_SENT = OPENED | Life.UDP
 KEEPING = {TCP: ESTABLISHED, UDP: UDP_SENT | Life.REPLIED | Life.ESTABLISHED}
 
-RECORDS = 64
+RECORDS = SMALL.max_connections
 ROOM = RECORDS - 1  # number 0 is nobody's
-SMALL = Sizes(max_connections=RECORDS)
 ATTEMPTS = 300  # a draw of 32 misses the one record it may have with 0.78, so often never
 
 KEPT = 1_000
 FLOOD = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node whose connection tables hold a handful of connections."""
-    with Node(tmp_path_factory.mktemp("few"), SMALL) as node:
-        yield node
-
-
 @pytest.fixture
-def small(small_node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
-    """The hooks of a device there, and a service for each protocol."""
+def handful(small: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
+    """The hooks of a device where the table holds 63, and a service for each protocol."""
     for protocol in (TCP, UDP):
-        small_node.apply(plan(family, protocol))
-    with Hooks(small_node, family, Wire.ETHERNET, tmp_path) as found:
+        small.apply(plan(family, protocol))
+    with Hooks(small, family, Wire.ETHERNET, tmp_path) as found:
         yield found
 
 
@@ -170,20 +161,20 @@ def set_all(hooks: Hooks, flags: Life, age: int) -> None:
     hooks.table.set_lives([(number, flags, age) for number in range(1, RECORDS)])
 
 
-def test_rule_11_a_full_table_refuses_the_new(small: Hooks, protocol: Protocol) -> None:
+def test_rule_11_a_full_table_refuses_the_new(handful: Hooks, protocol: Protocol) -> None:
     """Established connections stay whatever comes; what has no room is dropped and counted."""
-    family = small.family
+    family = handful.family
     flags = KEEPING[protocol]
-    made = fill(small, protocol)
-    set_all(small, flags, OPENING_TICKS + 1)
-    entries = small.table.entries()
-    first = small.first(protocol, client(family, 2), frontend(family))
+    made = fill(handful, protocol)
+    set_all(handful, flags, OPENING_TICKS + 1)
+    entries = handful.table.entries()
+    first = handful.first(protocol, client(family, 2), frontend(family))
     for _ in range(ATTEMPTS):
-        with small.node.counting(family, table_full=1):
-            assert small.ingress(first) == dropped(first)
-    assert small.table.entries() == entries
+        with handful.node.counting(family, table_full=1):
+            assert handful.ingress(first) == dropped(first)
+    assert handful.table.entries() == entries
     for c, arrives in made:
-        assert small.ingress(small.first(protocol, c, frontend(family))) == passed(arrives)
+        assert handful.ingress(handful.first(protocol, c, frontend(family))) == passed(arrives)
 
 
 @pytest.mark.parametrize(
@@ -209,40 +200,40 @@ def test_rule_11_a_full_table_refuses_the_new(small: Hooks, protocol: Protocol) 
         "half-closed", "claimed",
     ],
 )  # fmt: skip
-def test_rule_11_who_makes_room(small: Hooks, flags: Life, age: int, evicted: bool) -> None:
+def test_rule_11_who_makes_room(handful: Hooks, flags: Life, age: int, evicted: bool) -> None:
     """One that is over, or silent for three seconds though not established or reset, gives way."""
-    family = small.family
+    family = handful.family
     protocol = UDP if flags & Life.UDP else TCP
-    fill(small, protocol)
-    first = small.first(protocol, client(family, 2), frontend(family))
+    fill(handful, protocol)
+    first = handful.first(protocol, client(family, 2), frontend(family))
     begin_tick()
-    set_all(small, flags, age)
-    before = small.node.counters(family)
-    verdict = small.ingress(first).verdict
-    grown = small.grown(before)
+    set_all(handful, flags, age)
+    before = handful.node.counters(family)
+    verdict = handful.ingress(first).verdict
+    grown = handful.grown(before)
     if evicted:
         assert grown == {"packet_open": 1, "packet_in": 1, "table_evicted": 1}
-        assert len(small.table.entries()) == 2 * ROOM
+        assert len(handful.table.entries()) == 2 * ROOM
     else:
         assert grown == {"table_full": 1}
         assert verdict == dropped(first).verdict
-        assert len(small.table.entries()) == 2 * ROOM
+        assert len(handful.table.entries()) == 2 * ROOM
 
 
 @pytest.mark.parametrize("source", [False, True], ids=["two-entries", "four-entries"])
 def test_rule_11_one_expired_record_is_found(
-    small: Hooks, protocol: Protocol, source: bool
+    handful: Hooks, protocol: Protocol, source: bool
 ) -> None:
     """Room is found by and by, and what led to the old connection is gone with it."""
-    family = small.family
+    family = handful.family
     flags = KEEPING[protocol]
-    made = fill(small, protocol)
+    made = fill(handful, protocol)
     c = made[0][0]
-    old = next(each for each in small.table.records() if each.client == c)
+    old = next(each for each in handful.table.records() if each.client == c)
     if source:
         flags |= Life.SOURCE_WANTED | Life.SOURCE_READY
-        small.table.write(old.number, old._replace(source=End(node_address(family), 2_000)))
-        small.table.put(
+        handful.table.write(old.number, old._replace(source=End(node_address(family), 2_000)))
+        handful.table.put(
             {
                 Key(c, old.backend, protocol, Side.EGRESS): Lead(old.number, Role.REQUEST),
                 Key(old.backend, End(node_address(family), 2_000), protocol, Side.INGRESS): Lead(
@@ -251,13 +242,13 @@ def test_rule_11_one_expired_record_is_found(
             }
         )
     setting = "tcp_established" if protocol is TCP else "udp_stream"
-    small.table.set_life(old.number, flags, small.timeout(setting) + 1)
-    first = small.first(protocol, client(family, 2), frontend(family))
-    found = any(small.ingress(first) != dropped(first) for _ in range(ATTEMPTS))
+    handful.table.set_life(old.number, flags, handful.timeout(setting) + 1)
+    first = handful.first(protocol, client(family, 2), frontend(family))
+    found = any(handful.ingress(first) != dropped(first) for _ in range(ATTEMPTS))
     assert found
-    assert len(small.table.entries()) == 2 * ROOM
-    assert all(c not in (key.src, key.dst) for key in small.table.entries())
-    assert small.table.record(old.number).client == client(family, 2)
+    assert len(handful.table.entries()) == 2 * ROOM
+    assert all(c not in (key.src, key.dst) for key in handful.table.entries())
+    assert handful.table.record(old.number).client == client(family, 2)
 
 
 def stranger(family: Family, number: int) -> End:
@@ -267,31 +258,31 @@ def stranger(family: Family, number: int) -> End:
 
 @pytest.mark.parametrize("source", [False, True], ids=["two-entries", "four-entries"])
 def test_rule_11_a_failed_insert_leaves_nothing(
-    small: Hooks, protocol: Protocol, source: bool
+    handful: Hooks, protocol: Protocol, source: bool
 ) -> None:
     """When the kernel takes no entry, record and entries are given back, the packet is dropped."""
-    family = small.family
+    family = handful.family
     b = backend(family, 7)
-    small.node.apply(plan(family, protocol, 3, [b], local=1))
+    handful.node.apply(plan(family, protocol, 3, [b], local=1))
     c = End(b.address, 40_000) if source else client(family)
-    room = small.table.nat.info.max_entries
+    room = handful.table.nat.info.max_entries
     junk = {
         Key(stranger(family, n), End(c.address, n), 1, Side.INGRESS): Lead(1, Role.REQUEST)
         for n in range(room)
     }
-    small.table.put(junk)
-    first = small.first(protocol, c, frontend(family, 3))
+    handful.table.put(junk)
+    first = handful.first(protocol, c, frontend(family, 3))
     for free in range(3 if source else 2):
-        with small.node.counting(family, insert_failed=1):
-            assert small.ingress(first) == dropped(first)
-        assert small.table.entries().keys() == set(junk)
-        assert not small.table.claimed()
+        with handful.node.counting(family, insert_failed=1):
+            assert handful.ingress(first) == dropped(first)
+        assert handful.table.entries().keys() == set(junk)
+        assert not handful.table.claimed()
         gone = list(junk)[0:1]
-        small.table.delete(gone)
+        handful.table.delete(gone)
         del junk[gone[0]]
         assert len(junk) == room - free - 1
-    with small.node.counting(family, packet_open=1, packet_in=1):
-        small.ingress(first)
+    with handful.node.counting(family, packet_open=1, packet_in=1):
+        handful.ingress(first)
 
 
 def test_rule_11_a_flood_ends_no_established_connection(

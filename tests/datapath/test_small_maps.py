@@ -3,46 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from pyproxy.errors import MapFullError
-from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from pyproxy.sync.api import FrontendValue
 from pyproxy.tables import FrontendKey, Kind, Member
 from tests.datapath.asking import Answer, ask_connected, draw
 from tests.datapath.faults import contents, wanted
 from tests.datapath.flavours import PORT, Flavour, named, service_address
-from tests.datapath.node import Node
+from tests.datapath.node import SMALL, Node
 from tests.datapath.services import USABLE, service
-
-SIZES = Sizes(
-    max_frontends=4,
-    max_services=8,
-    max_slots=16,
-    max_members=6,
-    max_nodes=4,
-    max_connected=2,
-    max_udp=64,
-)
-
-
-@pytest.fixture(scope="module")
-def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node whose maps hold a handful of entries."""
-    with Node(tmp_path_factory.mktemp("small"), SIZES) as node:
-        yield node
-        assert node.is_empty()
-
-
-@pytest.fixture
-def small(small_node: Node) -> Iterator[Node]:
-    """The small node, with empty maps before and after."""
-    yield small_node
-    small_node.clear()
-    small_node.reclaim()
 
 
 def test_a_full_hash_map_is_told_and_keeps_what_it_has(small: Node, family: Family) -> None:
@@ -50,7 +21,7 @@ def test_a_full_hash_map_is_told_and_keeps_what_it_has(small: Node, family: Fami
     datapath = small.loaded[family].datapath
     frontends = [
         (FrontendKey(service_address(family, n), 80, 6), FrontendValue(n, Kind.CLUSTER_IP))
-        for n in range(1, SIZES.max_frontends + 2)
+        for n in range(1, SMALL.max_frontends + 2)
     ]
     members = [(1, Member(service_address(family, n), 80, USABLE)) for n in range(1, 9)]
     datapath.put_frontends(frontends[:-1])
@@ -60,14 +31,14 @@ def test_a_full_hash_map_is_told_and_keeps_what_it_has(small: Node, family: Fami
         datapath.put_members(members)
     now = datapath.read()
     assert now.frontends == dict(frontends[:-1])
-    assert len(now.members[1]) == SIZES.max_members
+    assert len(now.members[1]) == SMALL.max_members
     datapath.delete_frontends([key for key, _ in frontends])
     datapath.delete_members(members)
 
 
 def test_services_that_do_not_fit_are_refused_by_name(small: Node, family: Family) -> None:
     """More services than there is room for: the others work; room that is made is used."""
-    plans = [service(family, n, [n]) for n in range(1, SIZES.max_frontends + 2)]
+    plans = [service(family, n, [n]) for n in range(1, SMALL.max_frontends + 2)]
     syncer = small.syncers[family]
     syncer.apply({plan.name: plan for plan in plans})
     refused = plans[-1]
@@ -102,10 +73,10 @@ def test_more_connected_sockets_than_the_map_holds(
     """Sockets beyond the map of connected ones have the right names too, and end as well."""
     small.apply(service(flavour.family, 1, [3], protocol=protocol))
     to = flavour.service(1)
-    socks = [small.socket(flavour, protocol) for _ in range(3 * SIZES.max_connected)]
+    socks = [small.socket(flavour, protocol) for _ in range(3 * SMALL.max_connected)]
     for sock in socks:
         sock.connect(to)
-    assert small.remembered() == SIZES.max_connected
+    assert small.remembered() == SMALL.max_connected
     for sock in socks:
         assert named(sock.getpeername()) == to
         assert ask_connected(sock) == (Answer(3, PORT), to)

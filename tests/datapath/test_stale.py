@@ -58,7 +58,7 @@ Damage = Callable[[Maps], None]
 STALE: dict[str, Damage] = {
     "another-services-slots": lambda m: m.publish(m.other.run.first, m.run.generation),
     "another-services-state": lambda m: m.publish(m.other.run.first, m.other.run.generation),
-    "a-backend-for-a-header": lambda m: m.publish(m.run.first + 1, m.run.generation),
+    "a-backend-for-a-header": lambda m: m.publish(m.other.run.first + 1, m.run.generation),
     "another-generation": lambda m: m.publish(m.run.first, m.run.generation + 7),
     "never-written-slots": lambda m: m.publish(m.datapath.room.slots - 4, m.run.generation),
     "slots-beyond-the-array": lambda m: m.publish(m.datapath.room.slots + 1, m.run.generation),

@@ -183,19 +183,16 @@ def test_an_address_that_another_service_takes_over_has_its_backends(
     node: Node, flavour: Flavour, is_further: bool
 ) -> None:
     """The address moves to another service, whose id has been given out just as often before."""
-    taken = service(flavour.family, 4, [6, 7], protocol=UDP)
-    node.reclaim()
     with asker(node, flavour, is_further=is_further) as client:
-        mine = node.syncers[flavour.family].books.programmed[wanted(flavour.family, ALL).name]
-        node.apply(taken)
-        number = node.syncers[flavour.family].books.programmed[taken.name].service
-        node.remove(taken)
-        node.reclaim()
+        programmed = node.syncers[flavour.family].books.programmed
+        mine = programmed[wanted(flavour.family, ALL).name]
+        number = max(each.service for each in programmed.values()) + 1
         node.loaded[flavour.family].datapath.publish(number, 0, mine.run.generation - 1)
         node.remove(wanted(flavour.family, ALL))
+        taken = service(flavour.family, 4, [6, 7], protocol=UDP)
         node.apply(taken._replace(frontends=wanted(flavour.family, ALL).frontends))
-        theirs = node.syncers[flavour.family].books.programmed[taken.name]
-        assert theirs.service == number != mine.service
+        theirs = programmed[taken.name]
+        assert theirs.service == number
         assert theirs.run.generation == mine.run.generation
         now = client.answer()
         assert now.backend in {6, 7}
