@@ -109,9 +109,8 @@ static __always_inline void connected_write(struct bpf_sock_addr *ctx,
  * Replace peer, the backend of a connected socket, by the service that it asked for.
  * Return false if it asked for none.
  */
-static __always_inline bool connected_service(struct bpf_sock_addr *ctx, struct endpoint *peer)
+static __always_inline bool connected_service(__u64 cookie, struct endpoint *peer)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct cookie key = cookie_of(cookie);
 	struct connected *found = connected.lookup(&key);
 	struct connected copy;

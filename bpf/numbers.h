@@ -13,6 +13,7 @@ enum stage {
 	STAGE_OPEN, /* a connection begins */
 	STAGE_JOIN, /* it has a backend */
 	STAGE_REOPEN, /* one begins where another one stands that is over */
+	STAGE_LEFT, /* one to what may have been a backend */
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */
 	STAGE_APART, /* somebody else uses a port that stands for a client (rule 9) */

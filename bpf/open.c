@@ -1,38 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A stage: a connection to a service begins. */
-#include "open.h"
-
-/* A packet to a frontend. */
-static __always_inline int open_service(struct __sk_buff *skb, const struct packet *packet,
-					struct target target, __u32 since)
-{
-	struct pick picked = {
-		.target = target,
-		.client = client_of(skb, &packet->src.addr),
-		.frontend_epoch = since,
-	};
-	struct affinity_key who = { .service = target.service, .addr = packet->src.addr };
-	__u32 zero = 0;
-
-	if (target.filtered && is_kept_out(target.service, &packet->src.addr)) {
-		count(COUNTER_PACKET_FILTERED);
-		return TC_DROP;
-	}
-	switch (backend_pick(&picked, &who)) {
-	case VERDICT_FORWARD:
-		picks.update(&zero, &picked);
-		stage_enter(skb, STAGE_JOIN, packet, SIDE_INGRESS);
-		return TC_DROP;
-	case VERDICT_REFUSE:
-		stage_enter(skb, STAGE_REFUSE, packet, SIDE_INGRESS);
-		return TC_DROP;
-	case VERDICT_PASS:
-		return TC_NEXT;
-	default:
-		count(COUNTER_PACKET_DROP);
-		return TC_DROP;
-	}
-}
+#include "asked.h"
 
 int open(struct __sk_buff *skb)
 {
@@ -48,6 +16,6 @@ int open(struct __sk_buff *skb)
 	target = frontend_match(&packet.dst, packet.proto);
 	if (target.service)
 		return open_service(skb, &packet, target, since);
-	stage_enter(skb, STAGE_DIRECT, &packet, SIDE_INGRESS);
+	stage_enter(skb, STAGE_LEFT, &packet, SIDE_INGRESS);
 	return TC_NEXT;
 }

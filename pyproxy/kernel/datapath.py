@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.codec import addr_fold, text
+from pyproxy.kernel.left import LeftBackends
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.packetpath import FRONTEND_EPOCH, advance
@@ -78,6 +79,8 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
+        self._left = LeftBackends(self._frontend_marks)
+        self._sockets = HashMap(str(pins.shared / "connected"), (), ("mark",))
         self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
         self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
         self._marked: dict[FrontendKey, FrontendValue] = {}
@@ -101,7 +104,7 @@ class KernelDatapath:
         """Close all maps."""
         for each in (
             self.frontends, self.members, self.sources, self.names, self.nodes,
-            self.services, self.slots, self.marks, self.settings, self._cidrs,
+            self.services, self.slots, self.marks, self.settings, self._cidrs, self._sockets,
         ):  # fmt: skip
             each.close()
 
@@ -117,6 +120,11 @@ class KernelDatapath:
         members: dict[int, list[Member]] = {}
         for (service, address, port), (flags,) in self.members.items():
             members.setdefault(service, []).append(Member(address, port, BackendFlag(flags)))
+        if self._writes:
+            self._left.reset(
+                (mark for _, (mark,) in self._sockets.items()),
+                ((m.address, m.port) for found in members.values() for m in found),
+            )
         return Snapshot(
             frontends,
             runs,
@@ -244,10 +252,24 @@ class KernelDatapath:
     def put_members(self, items: Sequence[tuple[int, Member]]) -> None:
         """Write members."""
         self.members.update([_member_item(*item) for item in items])
+        if self._left:
+            self._left.rejoin(self._datagrams(items))
 
     def delete_members(self, items: Iterable[tuple[int, Member]]) -> None:
-        """Delete members."""
-        self.members.delete((service, m.address, m.port) for service, m in items)
+        """Delete members; packets to those of UDP are looked at from before that on."""
+        gone = list(items)
+        self._left.leave(self._datagrams(gone))
+        self.members.delete((service, m.address, m.port) for service, m in gone)
+
+    def _datagrams(self, items: Iterable[tuple[int, Member]]) -> Iterator[tuple[Address, int]]:
+        """Give the ends of members of UDP services."""
+        protocols: dict[int, int] = {}
+        for service, member in items:
+            if service not in protocols:
+                named = self.names.get((service,))
+                protocols[service] = named[-1] if named else 0
+            if protocols[service] == Protocol.UDP:
+                yield member.address, member.port
 
     def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
         """Write who may ask services."""

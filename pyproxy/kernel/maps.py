@@ -46,6 +46,11 @@ class HashMap:
             values = b"".join(self.value.pack(*value) for _, value in part)
             libbpf.map_update_batch(self.fd, keys, values, len(part))
 
+    def get(self, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return an element's value, None if there is none."""
+        found = libbpf.map_lookup(self.fd, self.key.pack(*key), self.info.value_size)
+        return None if found is None else self.value.unpack(found)
+
     def has(self, key: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
         """Return whether an element is in the map as update() writes it, to the last byte."""
         found = libbpf.map_lookup(self.fd, self.key.pack(*key), self.info.value_size)

@@ -80,7 +80,7 @@ class FrontendMarks:
         self._wanted = bytearray(self._marks.max)
         self._prefixes, self._node_ports = 0, range(0)
         for key, to in frontends:
-            index, bit = _place(key)
+            index, bit = _place(key.address, key.port)
             self._counts[index, bit] += 1
             self._wanted[index] |= bit
             self._note(key, to)
@@ -100,15 +100,35 @@ class FrontendMarks:
         """Mark a frontend that is about to be written."""
         if self._note(key, to):
             self._store_settings()
-        place = index, bit = _place(key)
+        self.note(key.address, key.port)
+
+    def remove(self, key: FrontendKey) -> None:
+        """Forget a frontend that was deleted."""
+        self.forget(key.address, key.port)
+
+    def note(self, address: Address, port: int) -> None:
+        """Have packets to an address and port looked at."""
+        place = index, bit = _place(address, port)
         self._counts[place] += 1
         if self._counts[place] == 1:
             self._wanted[index] |= bit
             self._store(index)
 
-    def remove(self, key: FrontendKey) -> None:
-        """Forget a frontend that was deleted."""
-        place = index, bit = _place(key)
+    def note_whole(self, index: int) -> None:
+        """Have packets to all looked at whose mark is there, until reset()."""
+        for bit in (1 << n for n in range(8)):
+            self._counts[index, bit] += 1
+        self._wanted[index] = 0xFF
+        self._store(index)
+
+    @staticmethod
+    def index(address: Address, port: int) -> int:
+        """Return where the mark of an address and port is."""
+        return endpoint_hash(address, port)
+
+    def forget(self, address: Address, port: int) -> None:
+        """Take back one note()."""
+        place = index, bit = _place(address, port)
         if self._counts[place] > 1:
             self._counts[place] -= 1
         elif self._counts.pop(place, 0):
@@ -149,5 +169,5 @@ class FrontendMarks:
         self._marks.write_byte(index, self._offset, self._wanted[index])
 
 
-def _place(key: FrontendKey) -> tuple[int, int]:
-    return endpoint_hash(key.address, key.port), frontend_bit(key.address, key.port)
+def _place(address: Address, port: int) -> tuple[int, int]:
+    return endpoint_hash(address, port), frontend_bit(address, port)

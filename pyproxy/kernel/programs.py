@@ -63,6 +63,7 @@ STAGES = (
     Program("open", "tail call", "open.c", SCHED_CLS),
     Program("join", "tail call", "join.c", SCHED_CLS),
     Program("reopen", "tail call", "reopen.c", SCHED_CLS),
+    Program("left", "tail call", "left.c", SCHED_CLS),
     Program("open_direct", "tail call", "direct.c", SCHED_CLS),
     Program("source", "tail call", "source.c", SCHED_CLS),
     Program("apart", "tail call", "apart.c", SCHED_CLS),

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backends that left are looked at: those that sockets may ask for, and only so many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from unittest.mock import create_autospec
+
+from pyproxy.kernel.left import LeftBackends
+from pyproxy.kernel.marks import FrontendMarks
+from pyproxy.model import Address
+
+
+class Marks:
+    """What is marked."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[tuple[Address, int]] = Counter()
+        self.whole: set[int] = set()
+        self.spec = create_autospec(FrontendMarks, instance=True)
+        self.spec.note.side_effect = lambda *end: self.ends.update([end])
+        self.spec.forget.side_effect = lambda *end: self.ends.subtract([end])
+        self.spec.note_whole.side_effect = self.whole.add
+        self.spec.index.side_effect = lambda address, port: address[-1] + port
+
+
+def end(number: int) -> tuple[Address, int]:
+    """Return a backend."""
+    return bytes([10, 1, 0, number]), 53
+
+
+def test_one_that_left_is_marked_until_it_is_a_backend_again() -> None:
+    """Once, however often it left, and what never left is not unmarked."""
+    marks = Marks()
+    left = LeftBackends(marks.spec)
+    left.leave([end(1), end(2), end(1)])
+    assert +marks.ends == {end(1): 1, end(2): 1}
+    left.rejoin([end(1), end(3)])
+    assert +marks.ends == {end(2): 1}
+    assert len(left) == 1
+
+
+def test_the_oldest_is_forgotten_beyond_the_most() -> None:
+    """One that left again counts from then on."""
+    marks = Marks()
+    left = LeftBackends(marks.spec, most=2)
+    left.leave([end(1), end(2), end(1), end(3)])
+    assert +marks.ends == {end(1): 1, end(3): 1}
+    left.leave([end(4)])
+    assert +marks.ends == {end(3): 1, end(4): 1}
+
+
+def test_a_start_finds_what_the_former_agent_knew() -> None:
+    """Backends of sockets that are no members; what is a member is reached as it is."""
+    marks = Marks()
+    left = LeftBackends(marks.spec)
+    left.reset(sockets=[54, 55, 55], members=iter([end(1), end(7)]))
+    assert marks.whole == {55}
+
+
+def test_where_no_socket_is_connected_no_member_is_looked_at() -> None:
+    """There may be many."""
+    left = LeftBackends(Marks().spec)
+    members = iter([end(1)])
+    left.reset(sockets=[], members=members)
+    assert next(members) == end(1)
