@@ -111,7 +111,18 @@ class Syncers:
         self._failed.pop(family, None)
         for name in syncer.refused.keys() - known:
             log.error("%s is not programmed for %s: %s", name, family.label, syncer.refused[name])
+        self._end_left(family)
         return written
+
+    def _end_left(self, family: Family) -> None:
+        """Tell the node's own connected UDP sockets that their backend has left."""
+        try:
+            ended = self._datapaths[family].end_left()
+        except OSError as error:
+            log.warning("connected UDP sockets keep a backend that left: %s", error)
+        else:
+            if ended:
+                log.info("ended %d connected UDP sockets whose backend has left", ended)
 
     def _fail(self, family: Family, error: KernelError) -> None:
         log.warning("%s: %s; retry in %.0f s", family.label, error, self._retry_after_s)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.codec import addr_fold, text
+from pyproxy.kernel.connected import ConnectedSockets
 from pyproxy.kernel.left import LeftBackends
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
@@ -80,7 +81,7 @@ class KernelDatapath:
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
         self._left = LeftBackends(self._frontend_marks)
-        self._sockets = HashMap(str(pins.shared / "connected"), (), ("mark",))
+        self._sockets = ConnectedSockets(pins.shared)
         self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
         self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
         self._marked: dict[FrontendKey, FrontendValue] = {}
@@ -122,7 +123,7 @@ class KernelDatapath:
             members.setdefault(service, []).append(Member(address, port, BackendFlag(flags)))
         if self._writes:
             self._left.reset(
-                (mark for _, (mark,) in self._sockets.items()),
+                self._sockets.places(),
                 ((m.address, m.port) for found in members.values() for m in found),
             )
         return Snapshot(
@@ -270,6 +271,14 @@ class KernelDatapath:
                 protocols[service] = named[-1] if named else 0
             if protocols[service] == Protocol.UDP:
                 yield member.address, member.port
+
+    def end_left(self) -> int:
+        """End this network namespace's UDP sockets to backends that left; return how many.
+
+        Nothing is asked when a connected socket sends, and only what comes in from other namespaces
+        can be led elsewhere (rule 20). Raises OSError where the kernel cannot.
+        """
+        return self._sockets.end(self._left.take_fresh())
 
     def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
         """Write who may ask services."""

@@ -25,6 +25,7 @@ class LeftBackends:
         self._marks = marks
         self._most = most
         self._left: dict[End, None] = {}
+        self._fresh: set[End] = set()
 
     def __len__(self) -> int:
         return len(self._left)
@@ -48,8 +49,14 @@ class LeftBackends:
             if self._left.pop(end, self) is self:
                 self._marks.note(*end)
             self._left[end] = None
+            self._fresh.add(end)
             if len(self._left) > self._most:
                 self._forget(next(iter(self._left)))
+
+    def take_fresh(self) -> set[End]:
+        """Return, once, those that have left since the last time and are no backends again."""
+        fresh, self._fresh = self._fresh, set()
+        return fresh
 
     def rejoin(self, ends: Iterable[End]) -> None:
         """Forget those that are backends again."""
@@ -59,4 +66,5 @@ class LeftBackends:
 
     def _forget(self, end: End) -> None:
         del self._left[end]
+        self._fresh.discard(end)
         self._marks.forget(*end)

@@ -27,13 +27,13 @@ RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 6, 7, 9, 18
 RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
 RT_SCOPE_UNIVERSE = 0
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop
-_BUFFER_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 16
 
 
 class Port(NamedTuple):
@@ -149,12 +149,12 @@ def _dump(
     """
     head = bytes([family]) + bytes(layout.size - 1) + wanted
     flags = NLM_F_REQUEST | NLM_F_DUMP
-    request = _HEADER.pack(_HEADER.size + len(head), kind, flags, 1, 0) + head
+    request = HEADER.pack(HEADER.size + len(head), kind, flags, 1, 0) + head
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, 0))
         netlink.send(request)
         while True:
-            for answer, body in _messages(netlink.recv(_BUFFER_BYTES)):
+            for answer, body in messages(netlink.recv(BUFFER_BYTES)):
                 if answer == NLMSG_DONE:
                     return
                 if answer == NLMSG_ERROR:
@@ -163,11 +163,12 @@ def _dump(
                 yield layout.unpack_from(body), dict(_attributes(body[layout.size :]))
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give the kind and the body of each message that was received."""
     at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        yield kind, data[at + _HEADER.size : at + length]
+    while at + HEADER.size <= len(data):
+        length, kind, *_ = HEADER.unpack_from(data, at)
+        yield kind, data[at + HEADER.size : at + length]
         at += _aligned(length)
 
 

@@ -16,13 +16,14 @@ import pytest
 
 from pyproxy.kernel import libbpf
 from pyproxy.model import Family, Protocol
-from tests.datapath.asking import TIMEOUT_S, errno_of
+from tests.datapath.asking import TIMEOUT_S, Answer, Told, ask_connected, errno_of
 from tests.datapath.children import Broker, Where
 from tests.datapath.covering import Covering, covering
-from tests.datapath.flavours import BACKENDS, Flavour, named
+from tests.datapath.flavours import BACKENDS, PORT, Flavour, named
 from tests.datapath.node import SMALL, Node, run_ip
 from tests.datapath.services import refusing, service
 from tests.datapath.wire import FAR, FLAVOURS, NEAR, Wire
+from tests.lab import netns
 
 UDP = Protocol.UDP
 # nobody else has these addresses: those of other tests' backends are in every namespace
@@ -178,3 +179,26 @@ def test_rule_20_beyond_the_map_sockets_have_their_storage(
         pods.apply(SECOND)
         for client in clients:
             pods.asks(client, SECOND)
+
+
+@pytest.mark.parametrize("asked", ["the service", "the backend", "the other service"])
+@pytest.mark.kernel
+def test_rule_20_a_socket_of_the_node_is_told(node: Node, flavour: Flavour, asked: str) -> None:
+    """No packet of its can be led elsewhere: it has to connect anew."""
+    both = [service(flavour.family, n, [n], protocol=UDP) for n in (1, 2)]
+    node.apply(*both)
+    to = {
+        "the service": flavour.service(1),
+        "the backend": flavour.backend(1),
+        "the other service": flavour.service(2),
+    }
+    with node.socket(flavour, UDP) as sock:
+        sock.connect(to[asked])
+        node.apply(service(flavour.family, 1, [3], protocol=UDP))
+        ended = netns.inside(node.namespace, node.loaded[flavour.family].datapath.end_left)
+        assert ended == (asked == "the service")
+        if ended:
+            assert errno_of(lambda: sock.recv(64)) == "ECONNABORTED"
+            sock.connect(to[asked])
+            assert ask_connected(sock) == Told(Answer(3, PORT), to[asked])
+        assert netns.inside(node.namespace, node.loaded[flavour.family].datapath.end_left) == 0

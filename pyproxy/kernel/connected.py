@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What connected sockets asked for, of both families (the map `connected`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyproxy.kernel import diag
+from pyproxy.kernel.maps import ArrayMap, HashMap
+from pyproxy.kernel.marks import endpoint_hash
+from pyproxy.model import Address
+
+End = tuple[Address, int]
+
+
+class ConnectedSockets:
+    """The sockets that the map has room for; others keep it in a storage of their own."""
+
+    def __init__(self, shared: Path) -> None:
+        self._sockets = HashMap(str(shared / "connected"), ("",), ("mark",))
+        self._marks = ArrayMap(str(shared / "socket_marks"), write=False)
+
+    def close(self) -> None:
+        """Close the maps."""
+        self._sockets.close()
+        self._marks.close()
+
+    def places(self) -> Iterator[int]:
+        """Give where the marks of their backends are."""
+        return (mark for _, (mark,) in self._sockets.items())
+
+    def end(self, backends: set[End]) -> int:
+        """End this network namespace's UDP sockets to these backends; return how many.
+
+        Those that asked for the backend itself are left alone. Raises OSError where the kernel
+        cannot (CONFIG_INET_UDP_DIAG, CONFIG_INET_DIAG_DESTROY).
+        """
+        # most backends have no connected socket: nothing is listed for them
+        places = {index for end in backends if self._is_busy(index := endpoint_hash(*end))}
+        if not places:
+            return 0
+        asked = {cookie for (cookie,), (mark,) in self._sockets.items() if mark in places}
+        found = [
+            each
+            for each in diag.connected_datagram_sockets()
+            if each.peer in backends and each.number in asked
+        ]
+        return sum(diag.destroy(each) for each in found)
+
+    def _is_busy(self, index: int) -> bool:
+        busy = self._marks.layout["busy"]
+        return any(self._marks.read(index)[busy.offset : busy.offset + busy.size])
