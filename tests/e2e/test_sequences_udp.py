@@ -44,9 +44,10 @@ def _cycle(scene: Scene, app: App, old: Pod, new: Pod, **spec: object) -> None:
 @by_each_family
 @pytest.mark.parametrize("to", ["cluster-ip", "node-port", "local", "host-network"])
 def test_sequence_udp_server_pod_cycles(scene: Scene, way: str, family: int, to: str) -> None:
-    """Datagrams from one port reach the new pod: of one socket, and of new connected ones.
+    """Datagrams from one port reach the new pod: of one socket, connected or not, and of new ones.
 
-    By ClusterIP, by NodePort, with internalTrafficPolicy Local, and from a node's own process.
+    A connected one of the node itself is told that its backend has left. By ClusterIP, by NodePort,
+    with internalTrafficPolicy Local, and from a node's own process.
     """
     if (way, to) == ("packets", "host-network"):
         way = "sockets"  # a node's own processes have no other way
@@ -59,16 +60,23 @@ def test_sequence_udp_server_pod_cycles(scene: Scene, way: str, family: int, to:
     address = node_port("UDP", here, family) if to == "node-port" else app.udp(family)
     kept = replace(address, source_port=SOURCE_PORT, timeout_s=0.5)
     fresh = replace(address, source_port=SOURCE_PORT + 1, connected=True)
+    held = replace(kept, source_port=SOURCE_PORT + 2, connected=True)
     scene.put(f"{app.name}.json", with_node_ports(app, **spec), *app.slices([old]))
     # an answer of the outside host to this port, if it came late, would let more pass (rule 3)
     scene.await_answers(client, address, [old])
     prober.open("kept", kept)
+    assert not prober.open("held", held).error
     for pod in (old, new):
         if pod is new:
             _cycle(scene, app, old, new, **spec)
         await_same_socket(prober, "kept", kept, pod.name)
+        if (pod, to) == (new, "host-network"):
+            assert prober.ask("held", held)[0].error == "EDESTADDRREQ"
+        else:
+            await_same_socket(prober, "held", held, pod.name)
         assert names(prober.ask("kept", kept, 3) + prober.draw(fresh, 3)) == {pod.name}
-    prober.close("kept")
+    for name in ("kept", "held"):
+        prober.close(name)
     scene.drop(f"{app.name}.json")
 
 
