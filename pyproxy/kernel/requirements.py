@@ -58,6 +58,7 @@ def _kernel() -> list[_Requirement]:
         ("socket storage", features.MAP_SK_STORAGE),
     )
     helpers = (
+        ("bpf_sk_storage_get in tc programs", SCHED_CLS, features.HELPER_SK_STORAGE_GET),
         ("bpf_sk_storage_get in socket hooks", CGROUP_SOCK_ADDR, features.HELPER_SK_STORAGE_GET),
         ("bpf_get_netns_cookie in socket hooks", CGROUP_SOCK_ADDR,
          features.HELPER_GET_NETNS_COOKIE),

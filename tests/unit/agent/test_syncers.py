@@ -248,3 +248,28 @@ def test_cidrs_that_do_not_fit_are_told_of_and_tried_again(
     both.restrict(NFTABLES)
     assert both.problems() == []
     assert strict[Family.IPV6].told == [(V6,)]
+
+
+def test_sockets_whose_backend_left_are_ended_and_told(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the change, so that who connects anew gets another backend; none costs no word."""
+    caplog.set_level("INFO")
+    both = syncers(datapaths)
+    both.apply(changes(plan("a")))
+    assert "UDP sockets" not in caplog.text
+    datapaths[Family.IPV6].sockets_left = 2
+    both.apply({})
+    assert "ended 2 connected UDP sockets whose backend has left" in caplog.text
+
+
+def test_a_kernel_that_ends_no_sockets_is_named(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything else is written all the same."""
+    both = syncers(datapaths)
+    datapaths[Family.IPV4].cannot_end = True
+    both.apply(changes(plan("a")))
+    assert "connected UDP sockets keep a backend that left" in caplog.text
+    assert not both.failed
+    assert len(datapaths[Family.IPV4].frontends) == 1

@@ -64,3 +64,12 @@ def test_where_no_socket_is_connected_no_member_is_looked_at() -> None:
     members = iter([end(1)])
     left.reset(sockets=[], members=members)
     assert next(members) == end(1)
+
+
+def test_what_has_just_left_is_given_once() -> None:
+    """And not what is a backend again by then."""
+    left = LeftBackends(Marks().spec)
+    left.leave([end(1), end(2)])
+    left.rejoin([end(2)])
+    assert left.take_fresh() == {end(1)}
+    assert left.take_fresh() == set()

@@ -36,6 +36,8 @@ class FakeDatapath:
         self.fail_at = 0
         self.waits = 0
         self.wrong_marks = 0
+        self.sockets_left = 0
+        self.cannot_end = False
         self.log: list[str] = []
         self.check: Callable[[], None] = lambda: None
 
@@ -109,6 +111,12 @@ class FakeDatapath:
         """Return how many marks a test says are wrong; none is after that."""
         wrong, self.wrong_marks = self.wrong_marks, 0
         return wrong
+
+    def end_left(self) -> int:
+        """Return how many sockets were ended, or fail as a test says."""
+        if self.cannot_end:
+            raise OSError(errno.EOPNOTSUPP, "no SOCK_DESTROY")
+        return self.sockets_left
 
     def is_empty(self) -> bool:
         """Whether nothing of any service is left but generations."""
