@@ -6,6 +6,7 @@ What becomes of each fragment of a datagram is the fragment of what becomes of t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,11 +20,12 @@ from tests.datapath import packets as p
 from tests.datapath.ends import backend, client, frontend, node_address, plan, refusing
 from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import SYN, End
+from tests.datapath.packets import SYN, Chunk, End
 from tests.datapath.pieces import cut, piece
 from tests.datapath.prog_run import TC_REDIRECT
 
-TCP, UDP = Protocol.TCP, Protocol.UDP
+TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
+IPPROTO_GRE = 47  # RFC 2784
 ELSEWHERE, HERE, REFUSED = 1, 2, 3
 LONG = bytes(range(256)) + bytes(24)
 WAIT_TICKS = 1788  # 30 s
@@ -232,6 +234,28 @@ def test_another_first_fragment_takes_over(hooks: Hooks) -> None:
     assert count_remembered(hooks) == 1
     second = cut(datagram(hooks, other, f))[1]
     assert hooks.ingress(second) == passed(cut(datagram(hooks, other, b))[1])
+
+
+def test_sctp_in_fragments(hooks: Hooks) -> None:
+    """Its checksum covers no addresses, and its port stays."""
+    family, port = hooks.family, 7_000
+    c, f, b = client(family), frontend(family, HERE, port), backend(family, HERE, port)
+    hooks.node.apply(plan(family, SCTP, 2, [b], frontends=[f], local=1))
+    before, after = (cut(hooks.sctp(c, to, Chunk.INIT, LONG)) for to in (f, b))
+    for sent, expected in zip(before, after, strict=True):
+        assert hooks.ingress(sent) == passed(expected)
+
+
+def test_fragments_of_a_protocol_without_ports_are_not_remembered(hooks: Hooks) -> None:
+    """Whatever stands where ports would."""
+    if hooks.wire is Wire.BARE:
+        return  # BPF_PROG_TEST_RUN takes few first bytes
+    family = hooks.family
+    c, f = client(family), frontend(family, HERE)
+    body = struct.pack("!HH", c.port, f.port) + LONG
+    first = cut(p.ip(c.address, f.address, IPPROTO_GRE, body))[0]
+    assert hooks.ingress(first) == passed(first)
+    assert count_remembered(hooks) == 0
 
 
 def test_others_fragments_are_not_remembered(hooks: Hooks) -> None:

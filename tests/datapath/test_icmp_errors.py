@@ -169,6 +169,14 @@ def test_the_node_tells_the_client_in_its_own_name(hooks: Hooks, protocol: Proto
     assert hooks.egress(sent) == passed(error(hooks, node, told, outside))
 
 
+def test_an_address_without_node_ports_is_the_nodes_own_too(
+    hooks: Hooks, protocol: Protocol
+) -> None:
+    """Which addresses serve NodePorts is nobody's business here."""
+    hooks.path.write_addresses({node_address(hooks.family): NodeAddressFlag(0)})
+    test_the_node_tells_the_client_in_its_own_name(hooks, protocol)
+
+
 def test_an_error_about_an_answer_goes_to_the_backend(hooks: Hooks, protocol: Protocol) -> None:
     """From the client, or a router on the way to it; the backend has sent something else."""
     flow = opened(hooks, protocol, HERE)

@@ -20,7 +20,7 @@ from pyproxy.plan.options import Options
 from tests.datapath.covering import Covering, covering
 from tests.datapath.node import Node, run_ip
 from tests.datapath.services import service
-from tests.datapath.wire import DEVICE, FAR, NEAR, SERVICE_AT, Wire, end_address, talk
+from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire, end_address, talk
 from tests.lab import netns
 from tests.lab.waiting import wait_for
 
@@ -151,6 +151,27 @@ def test_rule_15_answers_leave_by_the_clients_uplink(
     sent_back, answers = (after[name] - before[name] for name in ("packet_back", "packet_out"))
     assert sent_back == answers
     assert found[DEVICE] >= answers
+
+
+def test_rule_15_so_do_all_fragments_of_an_answer(covered: Covering, family: Family) -> None:
+    """Only the first one has ports."""
+    wire, flavour = covered.wire, FLAVOURS[family]
+    covered.node.apply(service(family, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP))
+    with (
+        steering(covered, family),
+        wire.socket(NEAR, family, Protocol.UDP) as backend,
+        wire.socket(FAR, family, Protocol.UDP) as client,
+    ):
+        backend.bind(flavour.backend(1))
+        client.bind((OUTSIDE[family], 0))
+        client.sendto(b"much", flavour.service(SERVICE_AT[NEAR]))
+        _, peer = backend.recvfrom(64)
+        before = covered.node.counters(family)
+        backend.sendto(bytes(4_000), peer)
+        assert client.recv(8_000) == bytes(4_000)
+        after = covered.node.counters(family)
+    for name in ("packet_out", "packet_back"):
+        assert after[name] - before[name] == 3
 
 
 def test_rule_15_by_setting_routes_decide(
