@@ -14,10 +14,11 @@ from pyproxy.kernel.connected import ConnectedSockets
 from pyproxy.kernel.left import LeftBackends
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
+from pyproxy.kernel.names import NAME, former_ids, name_fields, named_by
 from pyproxy.kernel.packetpath import FRONTEND_EPOCH, advance
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.strict import ClusterCidrs
-from pyproxy.model import Address, Family, Prefix, Protocol, ServicePortName
+from pyproxy.model import Address, Family, Prefix, Protocol
 from pyproxy.sync.api import (
     Counts,
     FrontendValue,
@@ -53,7 +54,6 @@ _BACKEND = (
     "backend.node",
 )
 _MEMBER_KEY = ("service", "endpoint.addr", "endpoint.port")
-_NAME = ("namespace", "name", "port", "created", "proto")
 
 
 class FrontendFlag(enum.IntFlag):
@@ -68,12 +68,12 @@ class KernelDatapath:
 
     def __init__(self, pins: Pins, *, write: bool = True) -> None:
         maps = pins.maps
-        self._writes = write
+        self._pins, self._writes = pins, write
         self.family: Family = pins.family
         self.frontends = HashMap(str(maps / "frontends"), _FRONTEND_KEY, _FRONTEND)
         self.members = HashMap(str(maps / "members"), _MEMBER_KEY, ("flags",))
         self.sources = HashMap(str(maps / "sources"), _SOURCE_KEY, ("",))
-        self.names = HashMap(str(maps / "service_names"), ("",), _NAME)
+        self.names = HashMap(str(maps / "service_names"), ("",), NAME)
         self.nodes = HashMap(str(maps / "node_names"), ("",), ("",))
         self.services = ArrayMap(str(maps / "services"), write=write)
         self.slots = ArrayMap(str(maps / "slots"), write=write)
@@ -133,6 +133,7 @@ class KernelDatapath:
             {service: tuple(found) for service, found in members.items()},
             {number: text(name) for (number,), (name,) in self.nodes.items()},
             self.read_sources(),
+            former_ids(self._pins) if self._writes and not names else {},
         )
 
     def read_frontends(self) -> dict[FrontendKey, FrontendValue]:
@@ -151,7 +152,7 @@ class KernelDatapath:
 
     def read_names(self) -> dict[int, NamedService]:
         """Return who the service ids are."""
-        return {number: _named(value) for (number,), value in self.names.items()}
+        return {number: named_by(value) for (number,), value in self.names.items()}
 
     def slots_used(self) -> int:
         """Return how many slots the published runs take."""
@@ -352,7 +353,7 @@ def _member_item(service: int, member: Member) -> _Item:
 
 
 def _name_item(service: int, named: NamedService) -> _Item:
-    return (service,), _name_fields(named)
+    return (service,), name_fields(named)
 
 
 def _node_item(number: int, name: str) -> _Item:
@@ -371,15 +372,3 @@ def _frontend_value(service: int, kind: int, flags: int) -> FrontendValue:
         return FrontendValue(0, Kind.CLUSTER_IP)
     filtered, bindable = FrontendFlag.FILTERED & flags, FrontendFlag.BINDABLE & flags
     return FrontendValue(service, found, bool(filtered), bool(bindable))
-
-
-def _named(value: tuple[Any, ...]) -> NamedService:
-    namespace, name, port, created, protocol = value
-    full = ServicePortName(text(namespace), text(name), text(port), Protocol(protocol))
-    return NamedService(full, text(created))
-
-
-def _name_fields(named: NamedService) -> tuple[Any, ...]:
-    name = named.name
-    words = (name.namespace, name.name, name.port, named.created)
-    return (*(word.encode() for word in words), int(name.protocol))

@@ -62,6 +62,11 @@ class Pins:
         """Return the directory of the connection table with room for so many."""
         return self._tables / str(entries)
 
+    def other_layouts(self) -> list[Path]:
+        """Return where the maps of other layouts are."""
+        layouts = sorted(self.root.glob("v[0-9]*"))
+        return [each / str(self.family.value) / "maps" for each in layouts if each.name != LAYOUT]
+
     def connection_tables(self) -> list[Path]:
         """Return the directories of connection tables of any size, oldest first."""
         return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []

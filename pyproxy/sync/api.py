@@ -7,7 +7,8 @@ MapFullError says that a map has no room, and then none or some of a batch was w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from pyproxy.model import Address, Family, Prefix, Records, ServicePortName
@@ -64,7 +65,10 @@ class NamedService(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Everything that is in the maps, by service id or node number."""
+    """Everything that is in the maps, by service id or node number.
+
+    `former` are the ids that connections bear which are older than the maps (another layout's).
+    """
 
     frontends: dict[FrontendKey, FrontendValue]
     runs: dict[int, Run]
@@ -72,6 +76,7 @@ class Snapshot(NamedTuple):
     members: dict[int, tuple[Member, ...]]
     nodes: dict[int, str]
     sources: dict[int, tuple[Prefix, ...]]
+    former: Mapping[ServicePortName, int] = MappingProxyType({})
 
 
 class Counts(NamedTuple):

@@ -7,8 +7,9 @@ with every round of writes in between.
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyproxy.model import Packed, ServicePortName
 from pyproxy.sync.api import FrontendValue, Room, Run, SlotBackend, Snapshot
@@ -35,10 +36,28 @@ class Books:
         # what no reader may use any more, but may still be reading
         self.limbo_runs: list[tuple[int, int]] = []
         self.limbo_ids: list[int] = []
+        self._former: dict[ServicePortName, int] = {}
+        self._first_generation = 0
+
+    def continue_from(self, former: Mapping[ServicePortName, int]) -> None:
+        """Give services the ids by which older connections know them.
+
+        Their generations were another layout's: ours begin where none of those is met by chance.
+        """
+        if former:
+            self._former = dict(former)
+            self._first_generation = secrets.randbits(32)
+            self.ids.skip(max(former.values()))
+
+    def take_id(self, name: ServicePortName) -> int | None:
+        """Return a free id for a service port, the one that it had if that is known."""
+        had = self._former.pop(name, 0)
+        return had if self.ids.take_this(had) else self.ids.take()
 
     def next_generation(self, service: int) -> int:
         """Return the generation for the next run of a service id; never 0."""
-        return (self._generation_of(service) + 1) & 0xFFFFFFFF or 1
+        last = self._generation_of(service) or self._first_generation
+        return (last + 1) & 0xFFFFFFFF or 1
 
     def enter(self, name: ServicePortName, entry: Programmed) -> None:
         """Note that a service port has this in the kernel now."""
@@ -75,6 +94,7 @@ def adopt(
     """Return the books of what is in the kernel, and the removal of what makes no sense there."""
     books = Books(room, generation_of)
     books.frontends = dict(snapshot.frontends)
+    books.continue_from(snapshot.former)
     by_service: defaultdict[int, set[Frontend]] = defaultdict(set)
     for key, value in snapshot.frontends.items():
         by_service[value.service].add(Frontend(key, value.kind, value.bindable))

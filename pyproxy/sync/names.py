@@ -31,6 +31,18 @@ class Ids:
         """Take a number that is in use already."""
         self._note(number)
 
+    def skip(self, most: int) -> None:
+        """Hand out none up to this one while there are others."""
+        self._free.extend(range(self._next, most + 1))
+        self._next = max(self._next, most + 1)
+
+    def take_this(self, number: int) -> bool:
+        """Take a number if it is free; return whether it was."""
+        if number in self._taken or not 0 < number <= self._most:
+            return False
+        self._note(number)
+        return True
+
     def give_back(self, number: int) -> None:
         """Free a number."""
         if number in self._taken:

@@ -32,7 +32,7 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     reason = _shortage(books, work, members, entry, state)
     if reason:
         return reason
-    service = entry.service if entry else books.ids.take()
+    service = entry.service if entry else books.take_id(name)
     if service is None:
         return _full("services", len(books.ids), books.room.services - 1)
     run = _run(books, work, service, entry, state, anew=bool(members.gone))

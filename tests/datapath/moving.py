@@ -43,6 +43,8 @@ def with_table(node: Node, directory: Path, entries: int) -> Iterator[Node]:
         for each in requests
     }
     found.entries(directory).join()
+    for each in node.loaded.values():
+        each.pins.mark_used(each.request.sizes.max_connections)
     yield found
     for each in found.loaded.values():
         remove_tree(each.programs)

@@ -181,8 +181,10 @@ def test_rule_20_beyond_the_map_sockets_have_their_storage(
             pods.asks(client, SECOND)
 
 
-@pytest.mark.parametrize("asked", ["the service", "the backend", "the other service"])
-@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "asked",
+    [pytest.param("the service", marks=pytest.mark.kernel), "the backend", "the other service"],
+)
 def test_rule_20_a_socket_of_the_node_is_told(node: Node, flavour: Flavour, asked: str) -> None:
     """No packet of its can be led elsewhere: it has to connect anew."""
     both = [service(flavour.family, n, [n], protocol=UDP) for n in (1, 2)]

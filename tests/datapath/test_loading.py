@@ -19,19 +19,20 @@ from pyproxy.agent.kernel import Loading, forget_former_programs
 from pyproxy.errors import KernelError
 from pyproxy.kernel import inspect, libbpf, links, load, sockets
 from pyproxy.kernel.features import probe
-from pyproxy.kernel.pins import Pins, remove_tree
-from pyproxy.kernel.programs import OTHER_FAMILY_ARRAY, STAGE_ARRAY, programs
+from pyproxy.kernel.pins import Pins, make_directory, remove_tree
+from pyproxy.kernel.programs import ADOPT, MOVE, OTHER_FAMILY_ARRAY, STAGE_ARRAY, programs
 from pyproxy.kernel.source import bpf_directory
 from pyproxy.model import Family, Protocol
 from pyproxy.plan.options import Options
 from tests.datapath.asking import Answer, draw, errno_of
 from tests.datapath.flavours import PORT, Flavour
+from tests.datapath.moving import FEW
 from tests.datapath.node import Loaded, Node
 from tests.datapath.services import refusing, service
 from tests.datapath.test_publishing import connecting
 
 SWAPS = 50
-MAP_TYPE_HASH = 1  # enum bpf_map_type
+MAP_TYPE_HASH, MAP_TYPE_ARRAY = 1, 2  # enum bpf_map_type
 # pinned beside the programs that are in them
 ARRAYS = {STAGE_ARRAY, OTHER_FAMILY_ARRAY}
 
@@ -181,13 +182,19 @@ def ipv6_request(root: Path) -> load.Request:
     return load.Request(root, Family.IPV6, probe())
 
 
+def pin_map(pin: Path, kind: int, key: int, value: int, entries: int) -> int:
+    """Pin a new map; return its descriptor."""
+    create = ctypes.CDLL("libbpf.so.1").bpf_map_create
+    fd = int(create(kind, b"other", key, value, entries, None))
+    assert fd > 0, os.strerror(-fd)
+    libbpf.obj_pin(fd, str(pin))
+    return fd
+
+
 def new_map(pin: Path, key: int, value: int, entries: int) -> int:
     """Pin a hash map with one element in it; return its id."""
-    create = ctypes.CDLL("libbpf.so.1").bpf_map_create
-    fd = int(create(MAP_TYPE_HASH, b"other", key, value, entries, None))
-    assert fd > 0, os.strerror(-fd)
+    fd = pin_map(pin, MAP_TYPE_HASH, key, value, entries)
     libbpf.map_update(fd, b"k" * key, b"v" * value)
-    libbpf.obj_pin(fd, str(pin))
     found = libbpf.map_info(fd).id
     os.close(fd)
     return found
@@ -323,6 +330,31 @@ def test_a_missing_bcc_is_named_with_its_package(copy: Path, root: Path) -> None
     (copy / "bcc.py").write_text("raise ImportError('no bcc here')\n")
     with pytest.raises(KernelError, match="python3-bpfcc"):
         load.finish(load.start([ipv6_request(root)]))
+
+
+@pytest.mark.kernel
+def test_what_brings_connections_along_is_loaded(node: Node, family: Family) -> None:
+    """For a table of another size; that it does so, the tests of moves show."""
+    loaded = node.loaded[family].request
+    request = load.Request(loaded.pins.root, family, loaded.features, loaded.sizes)
+    table = request.pins.connections(FEW)
+    make_directory(table)
+    try:
+        for name in load.FLOW_MAPS:
+            with links.opened(request.connections / name) as fd:
+                shape = libbpf.map_info(fd)
+            kind = MAP_TYPE_HASH if name == "nat" else MAP_TYPE_ARRAY
+            os.close(pin_map(table / name, kind, shape.key_size, shape.value_size, FEW))
+        request.formers = (table,)
+        load.finish(load.start([request]))
+        programs_of = request.pins.programs(request.build().digest)
+        for program in (ADOPT, MOVE):
+            pin = programs_of / load.of_former(program, 0)
+            with links.opened(pin) as fd:
+                assert libbpf.program_info(fd).id
+            pin.unlink()
+    finally:
+        remove_tree(table)
 
 
 def test_a_cgroup_that_went_and_came_back_is_attached_to(node: Node) -> None:

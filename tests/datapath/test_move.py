@@ -38,7 +38,6 @@ ROOM = FEW - 1
 BOTH_FIN = Life.FIN_CLIENT | Life.FIN_BACKEND
 
 
-@pytest.mark.kernel
 def test_what_is_open_goes_on(tables: Tables, protocol: Protocol) -> None:
     """Whole, with state and age, in as many records; and once more makes no difference."""
     old, new, move = tables

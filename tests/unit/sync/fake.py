@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Iterable, Sequence
 
 from pyproxy.errors import KernelError, MapFullError
-from pyproxy.model import Family, Prefix
+from pyproxy.model import Family, Prefix, ServicePortName
 from pyproxy.sync.api import Counts, FrontendValue, NamedService, Room, Run, Snapshot
 from pyproxy.tables import FrontendKey, Member
 
@@ -36,6 +36,7 @@ class FakeDatapath:
         self.fail_at = 0
         self.waits = 0
         self.wrong_marks = 0
+        self.former: dict[ServicePortName, int] = {}
         self.sockets_left = 0
         self.cannot_end = False
         self.log: list[str] = []
@@ -69,6 +70,7 @@ class FakeDatapath:
                 service: tuple(prefix for mine, prefix in self.sources if mine == service)
                 for service, _ in self.sources
             },
+            {} if self.names else self.former,
         )
 
     def counts(self) -> Counts:

@@ -92,6 +92,19 @@ def test_what_may_only_be_unreadable_is_kept_until_the_sources_are_whole() -> No
     assert contents(datapath) == fresh(plans(changed, plan("c", vips=(3,))))
 
 
+def test_older_connections_know_services_by_their_ids() -> None:
+    """An agent of another layout has numbered them; who is new gets none of those numbers."""
+    datapath = FakeDatapath()
+    datapath.former = {plan("a").name: 3, plan("b").name: 2, plan("gone").name: 4}
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("new", vips=(3,)), plan("b", vips=(2,)), plan("a")))
+    ids = {name.name: entry.service for name, entry in syncer.books.programmed.items()}
+    assert ids == {"a": 3, "b": 2, "new": 5}
+    generations = {entry.run.generation for entry in syncer.books.programmed.values()}
+    assert len(generations) == 1
+    assert generations != {1}, "older connections may have met that one"
+
+
 def anything(_: ServicePortName) -> bool:
     """Say that any service port may be missing from the sources."""
     return True
