@@ -186,7 +186,8 @@ def layout_of(node: Node, golden: Golden) -> Layout:
     """Return the layouts of pinned maps, as the kernel describes them."""
     found: Layout = {golden.version: golden.number}
     for family, each in node.loaded.items():
-        pins = sorted(golden.maps(each), key=lambda pin: pin.name)
+        # beside a table of connections a directory says when it was used last
+        pins = sorted(filter(Path.is_file, golden.maps(each)), key=lambda pin: pin.name)
         found[family.label] = {pin.name: _map_layout(pin) for pin in pins}
     return found
 
