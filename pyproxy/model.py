@@ -16,6 +16,7 @@ from itertools import repeat
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias, TypeVar
 
 Address: TypeAlias = bytes
+V4_MAPPED: Address = bytes(10) + b"\xff\xff"  # what comes before an IPv4 address (RFC 4291 2.5.5.2)
 _Record = TypeVar("_Record", bound=tuple[Any, ...])
 _Record_co = TypeVar("_Record_co", bound=tuple[Any, ...], covariant=True)
 _Columns: TypeAlias = tuple[tuple[Any, ...], ...]

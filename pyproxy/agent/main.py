@@ -21,11 +21,11 @@ from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
-from pyproxy.kernel import cgroup, cleanup, features
+from pyproxy.kernel import cgroup, features
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
-from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kernel.pins import is_bpffs, other_layouts
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.kube.notices import Tell, tell_nobody
@@ -123,7 +123,7 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     cover.refresh()
     moves.run()
     # programs that could not be replaced, or of another layout, may open some there yet
-    if not cover.failures and not cleanup.other_layouts(config.bpffs_root):
+    if not cover.failures and not other_layouts(config.bpffs_root):
         moves.finish()
     return moves
 

@@ -27,6 +27,7 @@ from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sockets, sweep
+from pyproxy.kernel.pins import other_layouts
 from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.model import Family
@@ -187,7 +188,7 @@ class Agent:
 
     def _take_over(self) -> None:
         """End what agents of other layouts have left: until now it has served the node."""
-        others = cleanup.other_layouts(self._config.bpffs_root)
+        others = other_layouts(self._config.bpffs_root)
         if others:
             self._replace(others)
             # their ports were given back with them
@@ -196,7 +197,7 @@ class Agent:
 
     def _end_moves(self) -> None:
         """Forget former connection tables, once no program can open connections there."""
-        if not self._cover.failures and not cleanup.other_layouts(self._config.bpffs_root):
+        if not self._cover.failures and not other_layouts(self._config.bpffs_root):
             self._moves.run()
             self._moves.finish()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from pyproxy.kernel.clsact import OWNED
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.lock import LOCK
-from pyproxy.kernel.pins import LAYOUTS, remove_tree
-
-_VERSION = re.compile(r"(connections-)?v[0-9]+")
+from pyproxy.kernel.pins import remove_tree, versions
 
 
 def detach_and_unpin(root: Path, run_dir: Path) -> int:
@@ -26,18 +23,10 @@ def detach_and_unpin(root: Path, run_dir: Path) -> int:
     if not libbpf.tcx_exists():
         present = devices()
         Entries(root, {}, run_dir, tcx=False).detach(present)
-    gone = forget_layouts(_versions(root))
+    gone = forget_layouts(versions(root))
     with contextlib.suppress(OSError):
         root.rmdir()
     return gone
-
-
-def other_layouts(root: Path) -> list[Path]:
-    """Return where agents of other layouts have left something.
-
-    Their programs run before ours, by maps that nobody writes any more.
-    """
-    return [version for version in _versions(root) if version.name not in LAYOUTS]
 
 
 def forget_layouts(layouts: Iterable[Path]) -> int:
@@ -51,12 +40,6 @@ def forget_run_dir(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         run_dir.rmdir()
-
-
-def _versions(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(p for p in root.iterdir() if _VERSION.fullmatch(p.name))
 
 
 def _remove(version: Path) -> int:

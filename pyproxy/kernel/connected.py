@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyproxy.kernel import diag
+from pyproxy.kernel.left import End
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import endpoint_hash
-from pyproxy.model import Address
-
-End = tuple[Address, int]
 
 
 class ConnectedSockets:

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyproxy.model import Address, Family, Protocol
+from pyproxy.model import V4_MAPPED, Address, Family, Protocol
 
 PROC_NET = Path("/proc/thread-self/net")
 # sockets that take what comes from anybody: TCP_LISTEN, and TCP_CLOSE as UDP has it
 # (include/net/tcp_states.h)
 _WAITING = {Protocol.TCP: "0A", Protocol.UDP: "07"}
-_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2
 
 
 def listening(protocol: Protocol, family: Family) -> set[tuple[Address, int]]:
@@ -26,7 +25,7 @@ def listening(protocol: Protocol, family: Family) -> set[tuple[Address, int]]:
     found = set(_sockets(protocol, "6"))
     if family is Family.IPV6:
         return found
-    mapped = {(a[12:], port) for a, port in found if a.startswith(_MAPPED) or not any(a)}
+    mapped = {(a[12:], port) for a, port in found if a.startswith(V4_MAPPED) or not any(a)}
     return mapped | set(_sockets(protocol, ""))
 
 

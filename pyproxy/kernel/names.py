@@ -8,7 +8,7 @@ from typing import Any
 from pyproxy.errors import KernelError
 from pyproxy.kernel.codec import text
 from pyproxy.kernel.maps import HashMap
-from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.pins import Pins, other_layouts
 from pyproxy.model import Protocol, ServicePortName
 from pyproxy.sync.api import NamedService
 
@@ -35,7 +35,8 @@ def former_ids(pins: Pins) -> dict[ServicePortName, int]:
     What cannot be read has none: such connections choose anew.
     """
     found: dict[ServicePortName, int] = {}
-    for maps in pins.other_layouts():
+    for layout in other_layouts(pins.root):
+        maps = layout / str(pins.family.value) / "maps"
         try:
             names = HashMap(str(maps / "service_names"), ("",), NAME)
         except KernelError:

@@ -16,7 +16,7 @@ from pyproxy.model import Address, Family, Prefix
 
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # include/uapi/linux/rtnetlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 10, 18, 1  # include/uapi/linux/if_link.h
 # include/uapi/linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
@@ -27,13 +27,13 @@ RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 6, 7, 9, 18
 RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
 RT_SCOPE_UNIVERSE = 0
 
-HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop
-BUFFER_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 16
 
 
 class Port(NamedTuple):
@@ -148,27 +148,33 @@ def _dump(
     `wanted` are attributes by which the kernel leaves answers out, if it can.
     """
     head = bytes([family]) + bytes(layout.size - 1) + wanted
-    flags = NLM_F_REQUEST | NLM_F_DUMP
-    request = HEADER.pack(HEADER.size + len(head), kind, flags, 1, 0) + head
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+    for body in ask(socket.NETLINK_ROUTE, kind, NLM_F_DUMP, head):
+        yield layout.unpack_from(body), dict(_attributes(body[layout.size :]))
+
+
+def ask(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
+    """Send a request by netlink(7) and give the body of each answer; raises OSError.
+
+    `flags` come on top of NLM_F_REQUEST; NLM_F_ACK alone has no answers but that it was done.
+    """
+    request = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 1, 0) + body
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
         netlink.bind((0, 0))
         netlink.send(request)
         while True:
-            for answer, body in messages(netlink.recv(BUFFER_BYTES)):
-                if answer == NLMSG_DONE:
-                    return
-                if answer == NLMSG_ERROR:
-                    error = -_number(body[:4])
+            for answer, found in _messages(netlink.recv(_BUFFER_BYTES)):
+                if answer == NLMSG_ERROR and (error := -_number(found[:4])):
                     raise OSError(error, os.strerror(error))
-                yield layout.unpack_from(body), dict(_attributes(body[layout.size :]))
+                if answer in {NLMSG_DONE, NLMSG_ERROR}:
+                    return
+                yield found
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give the kind and the body of each message that was received."""
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
-    while at + HEADER.size <= len(data):
-        length, kind, *_ = HEADER.unpack_from(data, at)
-        yield kind, data[at + HEADER.size : at + length]
+    while at + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, at)
+        yield kind, data[at + _HEADER.size : at + length]
         at += _aligned(length)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,8 @@ CONNECTIONS_VERSION = 1
 
 LAYOUT, CONNECTIONS = f"v{LAYOUT_VERSION}", f"connections-v{CONNECTIONS_VERSION}"
 LAYOUTS = (LAYOUT, CONNECTIONS)  # the directories of these versions
+
+_VERSION = re.compile(r"(connections-)?v[0-9]+")
 
 UNFINISHED = "-unfinished"
 REPLACED = "-replaced"
@@ -62,11 +65,6 @@ class Pins:
         """Return the directory of the connection table with room for so many."""
         return self._tables / str(entries)
 
-    def other_layouts(self) -> list[Path]:
-        """Return where the maps of other layouts are."""
-        layouts = sorted(self.root.glob("v[0-9]*"))
-        return [each / str(self.family.value) / "maps" for each in layouts if each.name != LAYOUT]
-
     def connection_tables(self) -> list[Path]:
         """Return the directories of connection tables of any size, oldest first."""
         return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []
@@ -98,6 +96,21 @@ class Pins:
     def exist(self) -> bool:
         """Return whether there is anything of this family's."""
         return self.maps.is_dir() and any(self.maps.iterdir())
+
+
+def versions(root: Path) -> list[Path]:
+    """Return where agents of any layout have left something below a bpffs root."""
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if _VERSION.fullmatch(p.name))
+
+
+def other_layouts(root: Path) -> list[Path]:
+    """Return where agents of other layouts have left something.
+
+    Their programs run before ours, by maps that nobody writes any more.
+    """
+    return [version for version in versions(root) if version.name not in LAYOUTS]
 
 
 def _age(path: Path) -> int:

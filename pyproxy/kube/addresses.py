@@ -12,12 +12,11 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from pyproxy.model import Address, Prefix, address_text
+from pyproxy.model import V4_MAPPED, Address, Prefix, address_text
 
 _DOTTED = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})", re.ASCII)
 _GROUP = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
 _LENGTH = re.compile(r"[0-9]{1,16}", re.ASCII)
-_MAPPED = bytes(10) + b"\xff\xff"
 
 _Item = TypeVar("_Item", Address, Prefix)
 
@@ -33,7 +32,7 @@ def parse_address(text: str) -> Address:
         packed = socket.inet_pton(family, text)
     except (OSError, ValueError):
         packed = _parse_sloppy(text)
-    return packed[12:] if packed.startswith(_MAPPED) else packed
+    return packed[12:] if packed.startswith(V4_MAPPED) else packed
 
 
 def parse_prefix(text: str) -> Prefix:
@@ -47,7 +46,7 @@ def parse_prefix(text: str) -> Prefix:
     address, length = parse_address(host), int(length_text)
     if len(address) == 4 and ":" in host:
         if length < 96:
-            address = _MAPPED + address
+            address = V4_MAPPED + address
         else:
             length -= 96
     if length > len(address) * 8:

@@ -24,12 +24,14 @@ class Ids:
         """Return a free number, None if all are taken."""
         number = self._next if self._next <= self._most else self._oldest()
         if number is not None:
-            self._note(number)
+            self.adopt(number)
         return number
 
     def adopt(self, number: int) -> None:
         """Take a number that is in use already."""
-        self._note(number)
+        self.skip(number - 1)
+        self._next = max(self._next, number + 1)
+        self._taken.add(number)
 
     def skip(self, most: int) -> None:
         """Hand out none up to this one while there are others."""
@@ -40,7 +42,7 @@ class Ids:
         """Take a number if it is free; return whether it was."""
         if number in self._taken or not 0 < number <= self._most:
             return False
-        self._note(number)
+        self.adopt(number)
         return True
 
     def give_back(self, number: int) -> None:
@@ -48,11 +50,6 @@ class Ids:
         if number in self._taken:
             self._taken.remove(number)
             self._free.append(number)
-
-    def _note(self, number: int) -> None:
-        self._taken.add(number)
-        self._free.extend(range(self._next, number))
-        self._next = max(self._next, number + 1)
 
     def _oldest(self) -> int | None:
         while self._free:
