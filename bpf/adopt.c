@@ -6,11 +6,9 @@
  */
 #include "table.h"
 
-/* What an earlier object has pinned: only looked up. */
-BPF_F_TABLE("hash:" FORMER_PIN_DIR "/nat", struct nat_key, struct nat_entry, former_nat, 1,
-	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE("array:" FORMER_PIN_DIR "/connections", __u32, struct connection, former_connections, 1,
-	    BPF_F_MMAPABLE);
+/* What an earlier object has pinned, and the loader puts in place of these: only looked up. */
+BPF_F_TABLE("hash", struct nat_key, struct nat_entry, former_nat, 1, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array", __u32, struct connection, former_connections, 1, BPF_F_MMAPABLE);
 
 /* Where `move` copies a record: it takes half the stack. Nothing else runs here meanwhile. */
 BPF_PERCPU_ARRAY(copies, struct connection, 1);

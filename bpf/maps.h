@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Every map: who writes it, who reads it, what it holds. All are pinned under PIN_DIR,
- * so that they outlive the agent; a compiled object opens what is pinned already.
+ * Every map: who writes it, who reads it, what it holds. The loader (pyproxy/kernel/load.py)
+ * pins them by these names, so that they outlive the agent, and gives a compiled object what is
+ * pinned already.
  * README.md draws how they hang together.
  */
 #ifndef PYPROXY_MAPS_H
@@ -9,106 +10,68 @@
 
 #include "shared.h"
 
-#define PINNED(type, name) type ":" PIN_DIR "/" name
-#define FLOW_PINNED(type, name) type ":" FLOW_PIN_DIR "/" name
-
 /* The agent writes, the programs read: is this address and port a service's? */
-BPF_F_TABLE(PINNED("hash", "frontends"), struct frontend_key, struct frontend, frontends,
-	    MAX_FRONTENDS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct frontend_key, struct frontend, frontends, MAX_FRONTENDS,
+	    BPF_F_NO_PREALLOC);
 
 /* The agent writes, the programs read: where the service's header stands now. */
-BPF_F_TABLE(PINNED("array", "services"), __u32, struct service, services, MAX_SERVICES,
-	    BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct service, services, MAX_SERVICES, BPF_F_MMAPABLE);
 
 /* The agent writes, the programs read: headers and backends; never changed while published. */
-BPF_F_TABLE(PINNED("array", "slots"), __u32, struct slot, slots, MAX_SLOTS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct slot, slots, MAX_SLOTS, BPF_F_MMAPABLE);
 
 /* The agent writes, the programs read: may a UDP socket stay with its backend? */
-BPF_F_TABLE(PINNED("hash", "members"), struct member_key, struct member, members, MAX_MEMBERS,
-	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct member_key, struct member, members, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 
 /* The agent writes and reads (adoption, status): the programs never look. */
-BPF_F_TABLE(PINNED("hash", "service_names"), __u32, struct service_name, service_names,
-	    MAX_SERVICES, BPF_F_NO_PREALLOC);
-BPF_F_TABLE(PINNED("hash", "node_names"), __u32, struct node_name, node_names, MAX_NODES,
-	    BPF_F_NO_PREALLOC);
-
-/* bcc's BPF_SK_STORAGE with a place to pin it. */
-#define PINNED_SK_STORAGE(name, value)                                                             \
-	struct name##_table {                                                                      \
-		int key;                                                                           \
-		value leaf;                                                                        \
-		void *(*sk_storage_get)(void *, void *, int);                                      \
-		int (*sk_storage_delete)(void *);                                                  \
-		__u32 flags;                                                                       \
-	};                                                                                         \
-	__attribute__((section("maps/" PINNED("sk_storage", #name)))) struct name##_table name = { \
-		.flags = BPF_F_NO_PREALLOC                                                         \
-	};                                                                                         \
-	BPF_ANNOTATE_KV_PAIR(name, int, value)
+BPF_F_TABLE("hash", __u32, struct service_name, service_names, MAX_SERVICES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", __u32, struct node_name, node_names, MAX_NODES, BPF_F_NO_PREALLOC);
 
 /*
  * The programs write and read: what an unconnected UDP socket asked for, and what a connected
  * one did while `connected` is full. Ends with the socket.
  */
-PINNED_SK_STORAGE(sock_nat, struct sock_nat);
+BPF_SK_STORAGE(sock_nat, struct sock_nat);
 
 /* The programs write and read: the second and further services of an unconnected UDP socket. */
-BPF_F_TABLE(PINNED("lru_hash", "udp_backends"), struct udp_backend_key, struct association,
-	    udp_backends, MAX_UDP, 0);
-BPF_F_TABLE(PINNED("lru_hash", "udp_services"), struct udp_service_key, struct udp_service,
-	    udp_services, MAX_UDP, 0);
+BPF_F_TABLE("lru_hash", struct udp_backend_key, struct association, udp_backends, MAX_UDP, 0);
+BPF_F_TABLE("lru_hash", struct udp_service_key, struct udp_service, udp_services, MAX_UDP, 0);
 
 /* The programs write and read, the agent sweeps: struct mark says what for. */
-BPF_F_TABLE(PINNED("array", "marks"), __u32, struct mark, marks, MARKS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct mark, marks, MARKS, BPF_F_MMAPABLE);
 
 /*
  * The programs write and read, the agent sweeps: the connections of the packet path, and what
  * leads to them. Pinned apart, under the version of struct connection (rule 23).
  */
-BPF_F_TABLE(FLOW_PINNED("hash", "nat"), struct nat_key, struct nat_entry, nat, 4 * MAX_CONNECTIONS,
-	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE(FLOW_PINNED("array", "connections"), __u32, struct connection, connections,
-	    MAX_CONNECTIONS, BPF_F_MMAPABLE);
+BPF_F_TABLE("hash", struct nat_key, struct nat_entry, nat, 4 * MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array", __u32, struct connection, connections, MAX_CONNECTIONS, BPF_F_MMAPABLE);
 
 /* The agent writes, the programs read: enum strictness. */
-BPF_F_TABLE(PINNED("lpm_trie", "cluster_cidrs"), struct cidr_key, __u32, cluster_cidrs,
-	    MAX_FRONTENDS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct cidr_key, __u32, cluster_cidrs, MAX_FRONTENDS, BPF_F_NO_PREALLOC);
 
 /* The programs write and read: sessionAffinity. */
-BPF_F_TABLE(PINNED("lru_hash", "affinity"), struct affinity_key, struct affinity, affinity,
-	    MAX_AFFINITY, 0);
+BPF_F_TABLE("lru_hash", struct affinity_key, struct affinity, affinity, MAX_AFFINITY, 0);
 
 /* The programs write and read: the ports of packets that come in fragments. */
-BPF_F_TABLE(PINNED("lru_hash", "fragments"), struct fragment_key, struct fragment, fragments,
-	    MAX_FRAGMENTS, 0);
+BPF_F_TABLE("lru_hash", struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS, 0);
 
 /* The agent writes, the programs read: loadBalancerSourceRanges. */
-BPF_F_TABLE(PINNED("lpm_trie", "sources"), struct source_key, __u32, sources, MAX_SOURCES,
-	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct source_key, __u32, sources, MAX_SOURCES, BPF_F_NO_PREALLOC);
 
 /* The agent writes, the programs read: which addresses are the node's, enum node_address_flag. */
-BPF_F_TABLE(PINNED("hash", "node_addresses"), struct addr, __u32, node_addresses,
-	    MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct addr, __u32, node_addresses, MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);
 
 /* The agent writes, the programs read. */
-BPF_F_TABLE(PINNED("hash", "devices"), __u32, struct device, devices, MAX_DEVICES,
-	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE(PINNED("lpm_trie", "hop_sources"), struct hop_key, struct addr, hop_sources, MAX_HOPS,
-	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE(PINNED("lpm_trie", "local_cidrs"), struct cidr_key, __u32, local_cidrs, MAX_CIDRS,
-	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", __u32, struct device, devices, MAX_DEVICES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct hop_key, struct addr, hop_sources, MAX_HOPS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct cidr_key, __u32, local_cidrs, MAX_CIDRS, BPF_F_NO_PREALLOC);
 
 /*
  * Stages of the packet path that most packets never reach, entered by tail calls. Pinned
  * beside the programs that it holds: another build has its own.
  */
-#ifdef STAGES_PIN
-/* for an object that another one's programs enter, and that goes back to them */
-BPF_TABLE("prog:" STAGES_PIN, __u32, __u32, stages, STAGES);
-#else
 BPF_PROG_ARRAY(stages, STAGES);
-#endif
 
 /* The other family's programs: one program a device and side is cheaper than two. */
 BPF_PROG_ARRAY(other_family, ENTRIES);
@@ -120,13 +83,13 @@ BPF_PERCPU_ARRAY(hand, __u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
 
 /* The programs write, status reads: enum counter. */
-BPF_F_TABLE(PINNED("percpu_array", "counters"), __u32, __u64, counters, COUNTER_MAX, 0);
+BPF_F_TABLE("percpu_array", __u32, __u64, counters, COUNTER_MAX, 0);
 
 /* The programs write, status reads: enum moment. */
-BPF_F_TABLE(PINNED("array", "moments"), __u32, __u64, moments, MOMENT_MAX, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, __u64, moments, MOMENT_MAX, BPF_F_MMAPABLE);
 
 /* The agent writes, the programs read: enum setting. */
-BPF_F_TABLE(PINNED("array", "settings"), __u32, __u64, settings, SETTING_MAX, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, __u64, settings, SETTING_MAX, BPF_F_MMAPABLE);
 
 /* Return a setting of the agent's. */
 static __always_inline __u64 setting(__u32 index)

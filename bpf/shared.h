@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The maps of both families. The loader makes them before it compiles the families' objects
- * beside each other, which then find them pinned.
+ * The maps of both families: the object that is loaded first pins them, the other one gets those.
  */
 #ifndef PYPROXY_SHARED_H
 #define PYPROXY_SHARED_H
@@ -21,15 +20,12 @@
  * 262144 entries are not in any cache (0.5 us a connection). What does not fit has its
  * storage.
  */
-BPF_F_TABLE("hash:" SHARED_PIN_DIR "/connected", struct cookie, struct connected, connected,
-	    MAX_CONNECTED, 0);
+BPF_F_TABLE("hash", struct cookie, struct connected, connected, MAX_CONNECTED, 0);
 
 /* The programs write and read, the agent sweeps: struct socket_mark says what for. */
-BPF_F_TABLE("array:" SHARED_PIN_DIR "/socket_marks", __u32, struct socket_mark, socket_marks, MARKS,
-	    BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct socket_mark, socket_marks, MARKS, BPF_F_MMAPABLE);
 
 /* The agent writes, the programs read: which ports stand for no client. */
-BPF_F_TABLE("array:" SHARED_PIN_DIR "/kept_ports", __u32, __u64, kept_ports, KEPT_PORTS,
-	    BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, __u64, kept_ports, KEPT_PORTS, BPF_F_MMAPABLE);
 
 #endif /* PYPROXY_SHARED_H */

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.flows.load import KUBE_PROXY, FlowFile, FlowFileError, read_flow_file
+from tests.lab.compiled import PROGRAMS_DIR, programs_dir
 
+_MADE = pytest.StashKey[Path]()
 FLOW_FILES = pytest.StashKey[tuple[FlowFile, ...]]()
 
 
@@ -21,6 +26,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="another file of packet cases, of the form of tests/flows/kube-proxy.yaml; repeatable",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all tests of a run share what they compile."""
+    if programs_dir(os.environ) is None:
+        config.stash[_MADE] = Path(tempfile.mkdtemp(prefix="pyproxy-programs-"))
+        os.environ[PROGRAMS_DIR] = str(config.stash[_MADE])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Forget what was compiled, unless it is somebody else's."""
+    if _MADE in config.stash:
+        shutil.rmtree(config.stash[_MADE])
 
 
 def flow_files(config: pytest.Config) -> tuple[FlowFile, ...]:

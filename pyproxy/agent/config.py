@@ -26,6 +26,7 @@ class RunConfig(NamedTuple):
     cgroup_root: Path
     bpffs_root: Path
     run_dir: Path
+    cache_dir: Path
     devices: tuple[str, ...]
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()

@@ -56,7 +56,8 @@ class Loading:
         self._features = features
         sizes = Sizes(max_connections=config.connections.max_entries)
         self._requests = [
-            load.Request(config.bpffs_root, family, features, sizes) for family in families()
+            load.Request(config.bpffs_root, family, features, sizes, cache_dir=config.cache_dir)
+            for family in families()
         ]
         for request in self._requests:
             request.formers = _former_tables(request)
@@ -71,9 +72,10 @@ class Loading:
         Raises load.LoadingEndedError as soon as `is_wanted` says no.
         """
         if self._child:
-            load.finish(self._child, is_wanted)
+            for line in load.finish(self._child, is_wanted).splitlines():
+                log.info("%s", line)
             names = " and ".join(each.family.label for each in self._missing)
-            log.info("compiled and loaded the programs for %s", names)
+            log.info("loaded the programs for %s", names)
         return {request.family: self._attach(request) for request in self._requests}
 
     def moves(self) -> Moves:

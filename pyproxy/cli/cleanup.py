@@ -9,10 +9,11 @@ from pathlib import Path
 from pyproxy.cli.show import print_lines
 from pyproxy.errors import PyproxyError
 from pyproxy.kernel.cleanup import detach_and_unpin, forget_run_dir
+from pyproxy.kernel.kept import Kept
 from pyproxy.kernel.lock import holder, root_is_in_use
 
 
-def clean(bpffs_root: Path, run_dir: Path, *, force: bool) -> int:
+def clean(bpffs_root: Path, run_dir: Path, cache_dir: Path, *, force: bool) -> int:
     """Remove everything; return 0. Raises PyproxyError while an agent runs, unless forced."""
     if os.geteuid() != 0:
         raise PyproxyError("cleanup needs root", "run it as root or with sudo")
@@ -20,6 +21,7 @@ def clean(bpffs_root: Path, run_dir: Path, *, force: bool) -> int:
     if not force:
         _refuse_under_agent(agent, bpffs_root, run_dir)
     pins = detach_and_unpin(bpffs_root, run_dir)
+    Kept(cache_dir).forget()
     if agent is None:
         forget_run_dir(run_dir)
     print_lines([f"removed {pins} pins below {bpffs_root}" if pins else "nothing was there"])

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 import pyproxy
-from pyproxy.cli.options import json_output, node_roots, output
+from pyproxy.cli.options import cache_dir, json_output, node_roots, output
 from pyproxy.errors import PyproxyError
 
 
@@ -47,6 +47,7 @@ def cli() -> None:
     help="PyproxyConfiguration v1alpha1: what has no place in --config.",
 )
 @node_roots
+@cache_dir
 def run(context: click.Context, **flags: Any) -> int:
     """Serve this node's Services until SIGTERM; what is loaded stays when the agent ends."""
     from pyproxy.cli.run import run_agent  # noqa: PLC0415 - other commands need none of it
@@ -95,11 +96,12 @@ def check(output_format: str, **roots: Any) -> int:
 @cli.command()
 @click.option("--force", is_flag=True, help="Even while an agent runs.")
 @node_roots
-def cleanup(force: bool, bpffs_root: Path, run_dir: Path, **_: Any) -> int:
+@cache_dir
+def cleanup(force: bool, bpffs_root: Path, run_dir: Path, cache_dir: Path, **_: Any) -> int:
     """Detach and unpin everything; nothing of anybody else's is touched."""
     from pyproxy.cli import cleanup as command  # noqa: PLC0415 - as above
 
-    return command.clean(bpffs_root, run_dir, force=force)
+    return command.clean(bpffs_root, run_dir, cache_dir, force=force)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import click
 
 BPFFS_ROOT = Path("/sys/fs/bpf/pyproxy")
 RUN_DIR = Path("/run/pyproxy")
+CACHE_DIR = Path("/var/cache/pyproxy")
 
 
 def node_roots(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,6 +27,15 @@ def node_roots(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def cache_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --cache-dir."""
+    path = click.Path(path_type=Path)
+    words = "Compiled programs, kept for the next boot."
+    return click.option("--cache-dir", type=path, default=CACHE_DIR, show_default=True, help=words)(
+        command
+    )
 
 
 def output(command: Callable[..., Any]) -> Callable[..., Any]:

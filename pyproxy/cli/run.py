@@ -10,7 +10,7 @@ from typing import Any
 
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.main import run
-from pyproxy.cli.options import BPFFS_ROOT, RUN_DIR
+from pyproxy.cli.options import BPFFS_ROOT, CACHE_DIR, RUN_DIR
 from pyproxy.errors import ConfigError
 from pyproxy.kernel import cgroup
 from pyproxy.kube.proxyconfig import (
@@ -70,6 +70,7 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         cgroup_root=flags["cgroup_root"] or own.cgroup_root or cgroup.find_root(),
         bpffs_root=flags["bpffs_root"] or own.bpffs_root or BPFFS_ROOT,
         run_dir=flags["run_dir"] or own.run_dir or RUN_DIR,
+        cache_dir=flags["cache_dir"] or own.cache_dir or CACHE_DIR,
         devices=_devices(flags["devices"], own),
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),

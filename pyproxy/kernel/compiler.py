@@ -1,58 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
 """bcc, and nothing else: the one file that imports it, run only in the short-lived loader.
 
-bcc keeps 120-190 MB of LLVM in its process for good and has no types.
+bcc keeps 120-190 MB of LLVM in its process for good and has no types. It compiles and no more:
+the maps that it makes beside are gone with the process, and others than it load the programs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pyproxy.errors import KernelError
-from pyproxy.kernel.programs import Program
+from pyproxy.kernel import libbpf
+from pyproxy.kernel.bytecode import Bytecode, Code, MapShape
 
 
-class Object:
-    """A compiled object: its maps exist (pinned ones were opened), its programs can be loaded."""
+def compile_object(text: str, cflags: tuple[str, ...], headers: Path) -> Bytecode:
+    """Compile C for bcc, which finds the kernel's headers in `headers`.
 
-    def __init__(self, text: str, cflags: tuple[str, ...], headers: Path) -> None:
-        # stub headers of ours, so that bcc never looks for the kernel's (bpf/include)
-        os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-        try:
-            import bcc  # noqa: PLC0415 - LLVM is mapped by the import
-        except ImportError as error:
-            raise KernelError(
-                "bcc's Python module is missing", "install the package python3-bpfcc"
-            ) from error
-        try:
-            self._bpf: Any = bcc.BPF(text=text, cflags=list(cflags))
-        except Exception as error:  # bcc raises bare Exceptions
-            raise KernelError(
-                f"the programs do not compile: {error}",
-                "'pyproxy check' says what this node lacks",
-            ) from error
+    Raises KernelError with what the compiler says.
+    """
+    # stub headers of ours, so that bcc never looks for the kernel's (bpf/include)
+    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+    try:
+        import bcc  # noqa: PLC0415 - LLVM is mapped by the import
+    except ImportError as error:
+        raise KernelError(
+            "bcc's Python module is missing", "install the package python3-bpfcc"
+        ) from error
+    try:
+        module: Any = bcc.BPF(text=text, cflags=list(cflags)).module
+    except Exception as error:  # bcc raises bare Exceptions
+        raise KernelError(
+            f"the programs do not compile: {error}",
+            "'pyproxy check' says what this node lacks",
+        ) from error
+    return _read(bcc.lib, module)
 
-    def load(self, program: Program) -> int:
-        """Load a program into the kernel and return its descriptor."""
-        arguments = {"attach_type": program.attach_type} if program.attach_type else {}
-        try:
-            return int(self._bpf.load_func(program.name, program.type, **arguments).fd)
-        except Exception as error:  # bcc raises bare Exceptions
-            raise KernelError(
-                f"the kernel does not load {program.name}: {error}",
-                "'pyproxy check' says what this kernel lacks",
-            ) from error
 
-    def map_shape(self, name: str) -> tuple[int, int, int, int]:
-        """Return a map's descriptor, and its key size, value size and entries as compiled."""
-        import bcc  # noqa: PLC0415 - as above
+def _read(library: Any, module: Any) -> Bytecode:
+    tables = dict(_tables(library, module))
+    infos = {name: libbpf.map_info(fd) for name, fd in tables.items()}
+    names = {fd: name for name, fd in tables.items()}
+    functions = [
+        library.bpf_function_name(module, place)
+        for place in range(library.bpf_num_functions(module))
+    ]
+    return Bytecode(
+        {name.decode(): Code.read(_code(library, module, name), names) for name in functions},
+        {name: MapShape.of(info) for name, info in infos.items()},
+        # one describes all
+        libbpf.btf(max(info.btf_id for info in infos.values())),
+    )
 
-        module, library, wanted = self._bpf.module, bcc.lib, name.encode()
-        return (
-            int(library.bpf_table_fd(module, wanted)),
-            int(library.bpf_table_key_size(module, wanted)),
-            int(library.bpf_table_leaf_size(module, wanted)),
-            int(library.bpf_table_max_entries(module, wanted)),
-        )
+
+def _tables(library: Any, module: Any) -> Iterator[tuple[str, int]]:
+    """Yield name and descriptor of each map, by functions that bcc's Python does not declare."""
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    for function, restype, argtypes in (
+        (library.bpf_num_tables, size, [pointer]),
+        (library.bpf_table_name, ctypes.c_char_p, [pointer, size]),
+        (library.bpf_table_fd_id, ctypes.c_int, [pointer, size]),
+    ):
+        function.restype, function.argtypes = restype, argtypes
+    for place in range(library.bpf_num_tables(module)):
+        name = library.bpf_table_name(module, place).decode()
+        yield name, library.bpf_table_fd_id(module, place)
+
+
+def _code(library: Any, module: Any, function: bytes) -> bytes:
+    size = library.bpf_function_size(module, function)
+    return ctypes.string_at(library.bpf_function_start(module, function), size)

@@ -36,15 +36,16 @@ def _library() -> Any:
     return library
 
 
-def _call(what: str, function: str, *arguments: Any) -> int:
+def call(what: str, function: str, *arguments: Any) -> int:
+    """Return what a function of libbpf's does; `what` it was for is in the error."""
     result = int(getattr(_library(), function)(*arguments))
     if result < 0:
-        raise _error(what, -result if result != -1 else _c.get_errno() or 1)
+        raise _error(what, function, -result if result != -1 else _c.get_errno() or 1)
     return result
 
 
-def _error(what: str, number: int) -> KernelError:
-    if number == errno.E2BIG:
+def _error(what: str, function: str, number: int) -> KernelError:
+    if number == errno.E2BIG and function.startswith("bpf_map_update"):
         return MapFullError(f"{what}: the map is full", errno=number)
     remedy = "run as root (CAP_BPF and CAP_NET_ADMIN)" if number == errno.EPERM else ""
     return KernelError(f"{what}: {os.strerror(number)}", remedy, errno=number)
@@ -58,6 +59,7 @@ class MapInfo(NamedTuple):
     key_size: int
     value_size: int
     max_entries: int
+    flags: int
     btf_id: int
     btf_key_type: int
     btf_value_type: int
@@ -167,18 +169,18 @@ LINK_TCX = 11
 
 def _info(fd: int, record: Any) -> Any:
     size = _c.c_uint32(_c.sizeof(record))
-    _call("BPF_OBJ_GET_INFO_BY_FD", "bpf_obj_get_info_by_fd", fd, _c.byref(record), _c.byref(size))
+    call("BPF_OBJ_GET_INFO_BY_FD", "bpf_obj_get_info_by_fd", fd, _c.byref(record), _c.byref(size))
     return record
 
 
 def obj_get(path: str) -> int:
     """Return a descriptor of the object pinned at `path`."""
-    return _call(f"open the pin {path}", "bpf_obj_get", os.fsencode(path))
+    return call(f"open the pin {path}", "bpf_obj_get", os.fsencode(path))
 
 
 def obj_pin(fd: int, path: str) -> None:
     """Pin an object; the directory must exist on a bpffs and the name must be free."""
-    _call(f"pin {path}", "bpf_obj_pin", fd, os.fsencode(path))
+    call(f"pin {path}", "bpf_obj_pin", fd, os.fsencode(path))
 
 
 def map_info(fd: int) -> MapInfo:
@@ -203,7 +205,7 @@ def link_info(fd: int) -> LinkInfo:
 
 def btf(btf_id: int) -> bytes:
     """Return the raw BTF object with this id."""
-    fd = _call("BPF_BTF_GET_FD_BY_ID", "bpf_btf_get_fd_by_id", btf_id)
+    fd = call("BPF_BTF_GET_FD_BY_ID", "bpf_btf_get_fd_by_id", btf_id)
     try:
         size = _info(fd, _BtfInfo()).size
         buffer = _c.create_string_buffer(size)
@@ -215,18 +217,18 @@ def btf(btf_id: int) -> bytes:
 
 def program_fd(program_id: int) -> int:
     """Return a descriptor of the program with this id."""
-    return _call("BPF_PROG_GET_FD_BY_ID", "bpf_prog_get_fd_by_id", program_id)
+    return call("BPF_PROG_GET_FD_BY_ID", "bpf_prog_get_fd_by_id", program_id)
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Write one element."""
-    _call("BPF_MAP_UPDATE_ELEM", "bpf_map_update_elem", fd, key, value, _c.c_uint64(0))
+    call("BPF_MAP_UPDATE_ELEM", "bpf_map_update_elem", fd, key, value, _c.c_uint64(0))
 
 
 def map_delete(fd: int, key: bytes) -> bool:
     """Delete one element; return whether it was there."""
     try:
-        _call("BPF_MAP_DELETE_ELEM", "bpf_map_delete_elem", fd, key)
+        call("BPF_MAP_DELETE_ELEM", "bpf_map_delete_elem", fd, key)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -238,7 +240,7 @@ def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     """Return an element's value, None if there is none."""
     value = _c.create_string_buffer(value_size)
     try:
-        _call("BPF_MAP_LOOKUP_ELEM", "bpf_map_lookup_elem", fd, key, value)
+        call("BPF_MAP_LOOKUP_ELEM", "bpf_map_lookup_elem", fd, key, value)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -255,7 +257,7 @@ def percpu_sum(fd: int, index: int, cpus: int) -> int:
 def map_update_batch(fd: int, keys: bytes, values: bytes, number: int) -> None:
     """Write many elements, packed one after the other, in one call."""
     done = _c.c_uint32(number)
-    _call("BPF_MAP_UPDATE_BATCH", "bpf_map_update_batch", fd, keys, values, _c.byref(done), None)
+    call("BPF_MAP_UPDATE_BATCH", "bpf_map_update_batch", fd, keys, values, _c.byref(done), None)
 
 
 def map_dump(fd: int, key_size: int, value_size: int) -> list[tuple[bytes, bytes]]:
@@ -294,7 +296,7 @@ def _chunks(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, by
 
 def _lookup_batch(fd: int, start: Any, buffers: tuple[Any, Any, Any], number: Any) -> bool:
     try:
-        _call(
+        call(
             "BPF_MAP_LOOKUP_BATCH",
             "bpf_map_lookup_batch",
             fd,
@@ -316,41 +318,41 @@ def link_create(program: int, target: int, attach_type: int, *, first: bool = Fa
     With `first` it runs before all others on the device: tcx only (BPF_F_BEFORE).
     """
     options = _LinkOptions(sz=_c.sizeof(_LinkOptions), flags=BPF_F_BEFORE if first else 0)
-    return _call(
+    return call(
         "BPF_LINK_CREATE", "bpf_link_create", program, target, attach_type, _c.byref(options)
     )
 
 
 def link_update(link: int, program: int) -> None:
     """Replace the program of a link in one step, under traffic."""
-    _call("BPF_LINK_UPDATE", "bpf_link_update", link, program, None)
+    call("BPF_LINK_UPDATE", "bpf_link_update", link, program, None)
 
 
 def prog_test_run(program: int, options: ctypes.Structure) -> None:
     """Run a program as a struct bpf_test_run_opts says, which is filled in."""
-    _call("BPF_PROG_TEST_RUN", "bpf_prog_test_run_opts", program, _c.byref(options))
+    call("BPF_PROG_TEST_RUN", "bpf_prog_test_run_opts", program, _c.byref(options))
 
 
 def helper_exists(program_type: int, helper: int) -> bool:
     """Return whether programs of a type may call a helper (by number), by loading one that does."""
-    return _call("probe", "libbpf_probe_bpf_helper", program_type, helper, None) == 1
+    return call("probe", "libbpf_probe_bpf_helper", program_type, helper, None) == 1
 
 
 def program_type_exists(program_type: int) -> bool:
     """Return whether programs of a type (by number) can be loaded, by loading one."""
-    return _call("probe", "libbpf_probe_bpf_prog_type", program_type, None) == 1
+    return call("probe", "libbpf_probe_bpf_prog_type", program_type, None) == 1
 
 
 def map_type_exists(map_type: int) -> bool:
     """Return whether maps of a type (by number) can be created, by creating one."""
-    return _call("probe", "libbpf_probe_bpf_map_type", map_type, None) == 1
+    return call("probe", "libbpf_probe_bpf_map_type", map_type, None) == 1
 
 
 def tcx_exists() -> bool:
     """Return whether devices take tcx programs (Linux 6.6): asked of the loopback device."""
     flags, number, ids = _c.c_uint32(), _c.c_uint32(16), (_c.c_uint32 * 16)()
     try:
-        _call(
+        call(
             "BPF_PROG_QUERY",
             "bpf_prog_query",
             1,
@@ -377,7 +379,7 @@ def device_programs(ifindex: int, attach_type: int) -> list[int]:
 
 def _attached(target: int, attach_type: int) -> list[int]:
     flags, number, ids = _c.c_uint32(), _c.c_uint32(64), (_c.c_uint32 * 64)()
-    _call(
+    call(
         "BPF_PROG_QUERY",
         "bpf_prog_query",
         target,

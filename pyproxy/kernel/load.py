@@ -14,14 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyproxy.errors import KernelError, PyproxyError
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.bytecode import Bytecode
 from pyproxy.kernel.features import Features
+from pyproxy.kernel.kept import Kept
 from pyproxy.kernel.links import opened
+from pyproxy.kernel.objects import Object
 from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, put_away, remove_tree
 from pyproxy.kernel.programs import (
     ADOPT,
@@ -33,18 +35,15 @@ from pyproxy.kernel.programs import (
     Program,
     programs,
 )
-from pyproxy.kernel.source import SHARED, Build, Sizes, bpf_directory, build, build_adoption
+from pyproxy.kernel.source import Build, Sizes, bpf_directory, build, build_adoption
 from pyproxy.model import Family
-
-if TYPE_CHECKING:
-    from pyproxy.kernel.compiler import Object
 
 LOAD_TIMEOUT_S = 300  # verifiers walk two million instructions; guests without KVM take 100 s
 ASK_EVERY_S = 0.1
 
-FLOW_MAPS = ("connections", "nat")  # FLOW_PINNED in bpf/maps.h
-SHARED_MAPS = ("connected", "kept_ports", "socket_marks")  # in bpf/shared.h
-# PINNED in bpf/maps.h
+# what is pinned of bpf/maps.h, by where that is; in bpf/shared.h are the maps of both families
+FLOW_MAPS = ("connections", "nat")
+SHARED_MAPS = ("connected", "kept_ports", "socket_marks")
 MAPS = (
     "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
     "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "service_names",
@@ -62,7 +61,8 @@ class Request:
     """What to load: a family's objects below a bpffs root, with maps of these sizes.
 
     `formers` is where connection tables of other sizes are pinned, the newest first, whose
-    connections are to come along; FORMER_TABLES at most.
+    connections are to come along; FORMER_TABLES at most. In `cache_dir` compiled objects are
+    kept, None keeps none.
     """
 
     def __init__(
@@ -71,13 +71,16 @@ class Request:
         family: Family,
         features: Features,
         sizes: Sizes | None = None,
+        *,
         formers: Sequence[Path] = (),
+        cache_dir: Path | None = None,
     ) -> None:
         self.pins = Pins(root, family)
         self.family = family
         self.features = features
         self.sizes = sizes or Sizes()
         self.formers = tuple(formers)
+        self.cache_dir = cache_dir
 
     @property
     def connections(self) -> Path:
@@ -86,13 +89,26 @@ class Request:
 
     def build(self) -> Build:
         """Return the sources and settings this request is for."""
-        return build(self.pins, self.sizes, self.features)
+        return build(self.family, self.sizes, self.features)
+
+    def pinned_maps(self) -> dict[str, Path]:
+        """Return where maps are pinned, by name."""
+        places = ((FLOW_MAPS, self.connections), (MAPS, self.pins.maps))
+        return {
+            name: directory / name
+            for names, directory in (*places, (SHARED_MAPS, self.pins.shared))
+            for name in names
+        }
 
 
 def _to_json(requests: Sequence[Request]) -> str:
     return json.dumps(
         [
-            (str(r.pins.root), r.family.value, r.features, r.sizes, list(map(str, r.formers)))
+            (
+                *(str(r.pins.root), r.family.value, r.features, r.sizes),
+                list(map(str, r.formers)),
+                r.cache_dir and str(r.cache_dir),
+            )
             for r in requests
         ]
     )
@@ -105,9 +121,10 @@ def _from_json(text: str) -> list[Request]:
             Family(family),
             Features(*features),
             Sizes(*sizes),
-            list(map(Path, formers)),
+            formers=list(map(Path, formers)),
+            cache_dir=cache_dir and Path(cache_dir),
         )
-        for root, family, features, sizes, formers in json.loads(text)
+        for root, family, features, sizes, formers, cache_dir in json.loads(text)
     ]
 
 
@@ -122,9 +139,7 @@ def pinned(request: Request) -> list[Path]:
     names = [program.name for program in programs(request.family)]
     return [
         *(directory / name for name in (*names, STAGE_ARRAY, OTHER_FAMILY_ARRAY)),
-        *map(request.connections.joinpath, FLOW_MAPS),
-        *map(request.pins.maps.joinpath, MAPS),
-        *map(request.pins.shared.joinpath, SHARED_MAPS),
+        *request.pinned_maps().values(),
     ]
 
 
@@ -157,8 +172,8 @@ def start(requests: Sequence[Request]) -> subprocess.Popen[str]:
     return child
 
 
-def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda: True) -> None:
-    """Wait for a loader; raise KernelError with what it said if it failed.
+def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda: True) -> str:
+    """Wait for a loader and return what it said; raise KernelError with that if it failed.
 
     Raises LoadingEndedError as soon as `is_wanted` says no.
     """
@@ -178,6 +193,7 @@ def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda:
                 raise LoadingEndedError("loading was ended") from None
     if child.returncode:
         raise KernelError(output.strip() or f"the loader ended with {child.returncode}")
+    return str(output.strip())
 
 
 def load(request: Request) -> None:
@@ -188,20 +204,33 @@ def load(request: Request) -> None:
         _load_adoption(request, place, former)
 
 
-def _compile(wanted: Build) -> Object:
-    from pyproxy.kernel.compiler import Object  # noqa: PLC0415 - the agent never gets here
+def _bytecode(request: Request, wanted: Build) -> Bytecode:
+    """Return what is kept of a build, or compile and keep it."""
+    kept = Kept(request.cache_dir) if request.cache_dir else None
+    found = kept.read(wanted.key) if kept else None
+    if found:
+        return found
+    from pyproxy.kernel.compiler import compile_object  # noqa: PLC0415 - dear, and rarely needed
 
-    return Object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    print(f"compiling for {wanted.family.label}", flush=True)  # noqa: T201 - the agent logs it
+    made = compile_object(wanted.text, wanted.cflags, bpf_directory() / "include")
+    problem = kept.write(wanted.key, made) if kept else ""
+    if problem:
+        print(f"compiled programs are not kept: {problem}", flush=True)  # noqa: T201 - as above
+    return made
 
 
 def _load_adoption(request: Request, place: int, former: Path) -> None:
     programs_of = request.build()
     directory = request.pins.programs(programs_of.digest)
-    compiled = _compile(build_adoption(former, len(STAGES) + place, directory, programs_of))
-    for program in (ADOPT, MOVE):
-        pin = directory / of_former(program, place)
-        pin.unlink(missing_ok=True)
-        libbpf.obj_pin(compiled.load(program), str(pin))
+    code = _bytecode(request, build_adoption(place, programs_of))
+    pins = request.pinned_maps() | {f"former_{name}": former / name for name in FLOW_MAPS}
+    pins[STAGE_ARRAY] = directory / STAGE_ARRAY
+    with Object(code, pins) as made:
+        for program in (ADOPT, MOVE):
+            pin = directory / of_former(program, place)
+            pin.unlink(missing_ok=True)
+            made.pin_program(program, pin)
 
 
 def of_former(program: Program, place: int) -> str:
@@ -212,28 +241,28 @@ def of_former(program: Program, place: int) -> str:
 def _load_programs(request: Request) -> None:
     wanted = request.build()
     request.pins.make(request.sizes.max_connections)
-    compiled = _compile(wanted)
+    code, pins = _bytecode(request, wanted), request.pinned_maps()
     for directory in (request.pins.maps, request.pins.shared, request.connections):
-        for pin in sorted(path for path in directory.iterdir() if path.is_file()):
-            _check_shape(pin, *compiled.map_shape(pin.name))
+        _refuse_strangers(directory, set(pins.values()))
     final = request.pins.programs(wanted.digest)
     unfinished = final.with_name(final.name + UNFINISHED)
     remove_tree(unfinished)
-    put_away(final)
-    make_directory(unfinished)
-    for program in programs(request.family):
-        libbpf.obj_pin(compiled.load(program), str(unfinished / program.name))
-    # an array that is not pinned loses its programs with the last process that has it open
-    for name in (STAGE_ARRAY, OTHER_FAMILY_ARRAY):
-        libbpf.obj_pin(compiled.map_shape(name)[0], str(unfinished / name))
-    fill_stages(unfinished)
-    unfinished.rename(final)
+    with Object(code, pins) as made:
+        put_away(final)
+        make_directory(unfinished)
+        for program in programs(request.family):
+            made.pin_program(program, unfinished / program.name)
+        # an array that is not pinned loses its programs with the last process that has it open
+        for name in (STAGE_ARRAY, OTHER_FAMILY_ARRAY):
+            made.pin_map(name, unfinished / name)
+        fill_stages(unfinished)
+        unfinished.rename(final)
 
 
-def make_shared(request: Request) -> None:
-    """Make the maps of both families, before two loaders meet there."""
-    request.pins.make(request.sizes.max_connections)
-    _compile(build(request.pins, request.sizes, request.features, SHARED))
+def _refuse_strangers(directory: Path, ours: Container[Path]) -> None:
+    for pin in sorted(path for path in directory.iterdir() if path.is_file()):
+        if pin not in ours:
+            raise KernelError(f"{pin} is no map of this version", "run 'pyproxy cleanup'")
 
 
 def look_back(programs: Path, formers: int) -> None:
@@ -268,21 +297,6 @@ def fill_array(array: Path, wanted: Sequence[Path], first: int = 0) -> int:
     return changed
 
 
-def _check_shape(pin: Path, fd: int, key: int, value: int, entries: int) -> None:
-    # bcc opens a pinned map of any shape without complaint
-    if fd < 0:
-        raise KernelError(f"{pin} is no map of this version", "run 'pyproxy cleanup'")
-    info = libbpf.map_info(fd)
-    # an sk_storage map has no size of its own
-    same = (info.key_size, info.value_size) == (key, value)
-    if not same or info.max_entries not in (entries, 0):
-        raise KernelError(
-            f"{pin} has another layout (key {info.key_size}, value {info.value_size} bytes, "
-            f"{info.max_entries} entries; wanted {key}, {value}, {entries})",
-            "stop the agent and run 'pyproxy cleanup' to begin anew",
-        )
-
-
 def _fork(request: Request) -> int:
     """Load a request in a process of its own and return its id; it ends with this one."""
     pid = os.fork()
@@ -308,8 +322,6 @@ def main() -> int:
     _end_with_parent()
     requests = _from_json(sys.stdin.read())
     try:
-        if len(requests) > 1:
-            make_shared(requests[0])
         others = [_fork(request) for request in requests[1:]]
         load(requests[0])
     except PyproxyError as error:

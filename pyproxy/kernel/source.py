@@ -17,8 +17,7 @@ from typing import NamedTuple
 import pyproxy
 from pyproxy.errors import KernelError
 from pyproxy.kernel.features import Features
-from pyproxy.kernel.pins import Pins
-from pyproxy.kernel.programs import ADOPT, STAGE_ARRAY, sources
+from pyproxy.kernel.programs import ADOPT, STAGES, sources
 from pyproxy.model import Family
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
@@ -56,11 +55,19 @@ class Build(NamedTuple):
     cflags: tuple[str, ...]
 
     @property
+    def key(self) -> str:
+        """16 hex digits that change whenever what compiling makes would."""
+        return _digest(self.text, *self.cflags, os.uname().machine, pyproxy.__version__)
+
+    @property
     def digest(self) -> str:
-        """16 hex digits that change whenever the programs would."""
+        """16 hex digits that change whenever the programs in the kernel would."""
         kernel = os.uname()
-        parts = (self.text, *self.cflags, kernel.release, kernel.version, pyproxy.__version__)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        return _digest(self.key, kernel.release, kernel.version)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def bpf_directory() -> Path:
@@ -93,35 +100,22 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
     return "".join(parts)
 
 
-# what makes the maps that both families share, and nothing else
-SHARED = ("shared.c",)
-
-
-def build_adoption(former: Path, stage: int, programs: Path, of: Build) -> Build:
-    """Return what to compile to bring connections along from a former table, at a stage.
-
-    It is `former` where that is pinned, and `programs` where those are pinned that `of` makes.
-    """
-    where = (f'-DFORMER_PIN_DIR="{former}"', f'-DSTAGES_PIN="{programs / STAGE_ARRAY}"')
-    flags = (*of.cflags, *where, f"-DADOPT_STAGE={stage}")
-    return Build(of.family, flatten(bpf_directory(), (ADOPT.source,)), flags)
-
-
-def build(
-    pins: Pins, sizes: Sizes, features: Features, files: tuple[str, ...] | None = None
-) -> Build:
-    """Return what to compile for the family of `pins`: `files`, by default all programs."""
-    family = pins.family
+def build(family: Family, sizes: Sizes, features: Features) -> Build:
+    """Return what to compile for a family: all programs."""
     settings = {name.upper(): value for name, value in sizes._asdict().items()}
     settings |= {
         "FAMILY": family.value,
         "HAVE_SET_RETVAL": int(features.set_retval),
         "HAVE_MPTCP": int(features.mptcp),
     }
-    cflags = [f"-D{name}={value}" for name, value in settings.items()]
-    cflags += [
-        f'-DPIN_DIR="{pins.maps}"',
-        f'-DSHARED_PIN_DIR="{pins.shared}"',
-        f'-DFLOW_PIN_DIR="{pins.connections(sizes.max_connections)}"',
-    ]
-    return Build(family, flatten(bpf_directory(), files or sources(family)), tuple(cflags))
+    cflags = tuple(f"-D{name}={value}" for name, value in settings.items())
+    return Build(family, flatten(bpf_directory(), sources(family)), cflags)
+
+
+def build_adoption(place: int, of: Build) -> Build:
+    """Return what to compile to bring connections along from a former table.
+
+    `place` is its place among them. It belongs to the programs that `of` makes.
+    """
+    flags = (*of.cflags, f"-DADOPT_STAGE={len(STAGES) + place}")
+    return Build(of.family, flatten(bpf_directory(), (ADOPT.source,)), flags)

@@ -43,6 +43,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
         "runDir": ABSOLUTE_PATH,
+        "cacheDir": ABSOLUTE_PATH,
         "connectionTable": MAPPING,
         "connectionTable.maxEntries": integer_from(1024, 4_194_304),
         "connectionTable.tcpOpeningTimeout": TIMEOUT,
@@ -59,7 +60,7 @@ _DEFAULT = ConnectionTable()
 class PyproxyConfig(NamedTuple):
     """What a file holds, and what holds without one.
 
-    Roots are None where the file leaves them open. `devices` are shell patterns, none for all
+    Directories are None where the file leaves them open. `devices` are shell patterns, none for all
     devices. Timeouts are in seconds, rounded up. `source_ports` stand for clients before all
     others do; None: those that nobody gets by himself. `warnings` name the fields that were passed
     over, for the log.
@@ -70,6 +71,7 @@ class PyproxyConfig(NamedTuple):
     cgroup_root: Path | None = None
     bpffs_root: Path | None = None
     run_dir: Path | None = None
+    cache_dir: Path | None = None
     max_entries: int = _DEFAULT.max_entries
     tcp_opening_s: int = _DEFAULT.timeouts.tcp_opening
     tcp_closed_s: int = _DEFAULT.timeouts.tcp_closed
@@ -112,6 +114,7 @@ def _config(found: Walk) -> PyproxyConfig:
         cgroup_root=found.parsed("cgroupRoot", Path, None),
         bpffs_root=found.parsed("bpffsRoot", Path, None),
         run_dir=found.parsed("runDir", Path, None),
+        cache_dir=found.parsed("cacheDir", Path, None),
         max_entries=found.values.get(table + "maxEntries", default.max_entries),
         tcp_opening_s=found.parsed(
             table + "tcpOpeningTimeout", whole_seconds, default.tcp_opening_s

@@ -5,7 +5,7 @@
 # kernels layer. The root file system is the host's, read-only; SHARED can be written.
 set -u
 checkout=$1 shared=$2
-export PYPROXY_GUEST=$3
+export PYPROXY_GUEST=$3 PYPROXY_TEST_PROGRAMS=$2/programs
 shift 3
 
 uname -r >"$shared/release"

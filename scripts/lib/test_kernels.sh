@@ -61,6 +61,8 @@ run_kernels() {
     local folder guest shared=$results/guest status=0
     folder=$(fetch_kernel) || return 1
     mkdir -p "$shared"
+    # the guest does not see this machine's /tmp
+    [ ! -d "$PYPROXY_TEST_PROGRAMS" ] || cp -r "$PYPROXY_TEST_PROGRAMS" "$shared/programs"
     expect_kernel_tests
     say "booting $(basename "$folder") (everything is 24 to 36 times slower without KVM)"
     boot_guest "$folder"/boot/vmlinuz-* "$shared" >"$shared/console" 2>&1 &

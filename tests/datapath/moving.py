@@ -24,6 +24,7 @@ from tests.datapath.flowtable import Key, Record
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import End
+from tests.lab.compiled import programs_dir
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 FEW = 64
@@ -35,7 +36,8 @@ def with_table(node: Node, directory: Path, entries: int) -> Iterator[Node]:
     """Give the same node as its programs with a connection table of another size see it."""
     features, sizes = probe(), Sizes(max_connections=entries)
     root = node.bpffs / "pyproxy"
-    requests = [load.Request(root, family, features, sizes) for family in Family]
+    kept = programs_dir(os.environ)
+    requests = [load.Request(root, family, features, sizes, cache_dir=kept) for family in Family]
     load.finish(load.start(requests))
     found = copy.copy(node)
     found.loaded = {

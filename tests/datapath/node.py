@@ -33,6 +33,7 @@ from tests.datapath.asking import open_socket
 from tests.datapath.children import Board, Broker, Child, Where
 from tests.datapath.flavours import BACKENDS, Flavour
 from tests.lab import cgroups, netns
+from tests.lab.compiled import programs_dir
 from tests.lab.waiting import wait_for
 
 T = TypeVar("T")
@@ -142,7 +143,10 @@ class Node:
 
     def _load(self, root: Path) -> dict[Family, Loaded]:
         features = probe()
-        requests = [load.Request(root, family, features, self._sizes) for family in Family]
+        kept = programs_dir(os.environ)
+        requests = [
+            load.Request(root, family, features, self._sizes, cache_dir=kept) for family in Family
+        ]
         load.finish(load.start(requests))
         found = {}
         for request in requests:

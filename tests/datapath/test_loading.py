@@ -30,6 +30,7 @@ from tests.datapath.moving import FEW
 from tests.datapath.node import Loaded, Node
 from tests.datapath.services import refusing, service
 from tests.datapath.test_publishing import connecting
+from tests.lab.compiled import programs_dir
 
 SWAPS = 50
 MAP_TYPE_HASH, MAP_TYPE_ARRAY = 1, 2  # enum bpf_map_type
@@ -89,7 +90,8 @@ def other(whole_run: Node) -> Iterator[Loaded]:
     loaded = whole_run.loaded[Family.IPV4]
     had = loaded.request.features
     features = had._replace(set_retval=not had.set_retval)
-    request = load.Request(loaded.pins.root, Family.IPV4, features)
+    kept = programs_dir(os.environ)
+    request = load.Request(loaded.pins.root, Family.IPV4, features, cache_dir=kept)
     assert not load.is_loaded(request)
     load.finish(load.start([request]))
     made = Loaded(request, request.build().digest, loaded.datapath, loaded.path)
@@ -177,9 +179,10 @@ def root(node: Node) -> Iterator[Path]:
     remove_tree(path)
 
 
-def ipv6_request(root: Path) -> load.Request:
+def ipv6_request(root: Path, *, compiling: bool = False) -> load.Request:
     """Return a request for the smaller of the families: it has no mapped addresses."""
-    return load.Request(root, Family.IPV6, probe())
+    kept = None if compiling else programs_dir(os.environ)
+    return load.Request(root, Family.IPV6, probe(), cache_dir=kept)
 
 
 def pin_map(pin: Path, kind: int, key: int, value: int, entries: int) -> int:
@@ -312,7 +315,7 @@ def test_the_compilers_words_reach_the_caller(copy: Path, root: Path) -> None:
     lines.insert(20, "int mistake = ;\n")
     header.write_text("".join(lines))
     with pytest.raises(KernelError, match=r"balance\.h:21:(.|\n)*do not compile"):
-        load.finish(load.start([ipv6_request(root)]))
+        load.finish(load.start([ipv6_request(root, compiling=True)]))
 
 
 def test_the_verifiers_words_reach_the_caller(copy: Path, root: Path) -> None:
@@ -322,21 +325,23 @@ def test_the_verifiers_words_reach_the_caller(copy: Path, root: Path) -> None:
     wrong = "int getpeername(struct bpf_sock_addr *ctx)\n{\n\treturn 7;\n}\n"
     source.write_text(text[: text.index("int getpeername")] + wrong)
     with pytest.raises(KernelError, match="does not load getpeername"):
-        load.finish(load.start([ipv6_request(root)]))
+        load.finish(load.start([ipv6_request(root, compiling=True)]))
 
 
 def test_a_missing_bcc_is_named_with_its_package(copy: Path, root: Path) -> None:
     """Without bcc's Python module the remedy is its package."""
     (copy / "bcc.py").write_text("raise ImportError('no bcc here')\n")
     with pytest.raises(KernelError, match="python3-bpfcc"):
-        load.finish(load.start([ipv6_request(root)]))
+        load.finish(load.start([ipv6_request(root, compiling=True)]))
 
 
 @pytest.mark.kernel
 def test_what_brings_connections_along_is_loaded(node: Node, family: Family) -> None:
     """For a table of another size; that it does so, the tests of moves show."""
     loaded = node.loaded[family].request
-    request = load.Request(loaded.pins.root, family, loaded.features, loaded.sizes)
+    request = load.Request(
+        loaded.pins.root, family, loaded.features, loaded.sizes, cache_dir=loaded.cache_dir
+    )
     table = request.pins.connections(FEW)
     make_directory(table)
     try:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pyproxy.kernel.bytecode import Bytecode
+from pyproxy.kernel.kept import Kept
 from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import App, Scene
 from tests.lab import bpf_ids, bpf_objects, foreign
@@ -20,6 +23,9 @@ NOTHING = Objects(frozenset(), frozenset(), frozenset())
 
 # what is removed is the same whoever is translated
 pytestmark = pytest.mark.once
+
+
+KEPT = Bytecode({}, {}, b"")
 
 
 @pytest.fixture
@@ -71,6 +77,14 @@ def test_cleanup_of_nothing_is_done(alone: Cluster) -> None:
     agent = alone.agent(node)
     assert [agent.cli("cleanup").status for _ in range(2)] == [0, 0]
     assert bpf_objects.on_node(node, alone.bpffs) == before
+
+
+def test_cleanup_forgets_compiled_programs(alone: Cluster, tmp_path: Path) -> None:
+    """They are no use to anybody else."""
+    cache = tmp_path / "cache"
+    Kept(cache).write("0123456789abcdef", KEPT)
+    assert alone.agent(alone.nodes[0]).cli("cleanup", f"--cache-dir={cache}").status == 0
+    assert not cache.exists()
 
 
 def test_cleanup_refuses_while_an_agent_runs(alone: Cluster) -> None:

@@ -112,7 +112,7 @@ def test_a_table_of_another_size_keeps_its_connections(own: Scene, web: App, age
             traffic.expect_flow()
 
 
-@pytest.mark.parametrize("after", ["compiled and loaded", "moved "])
+@pytest.mark.parametrize("after", ["loaded the programs", "moved "])
 def test_moves_that_are_killed_lose_nothing(own: Scene, web: App, agent: Agent, after: str) -> None:
     """Agents with tables of one size and another, and back, each killed in the midst of it."""
     client = own.cluster.free(own.cluster.nodes[0].pods[0])

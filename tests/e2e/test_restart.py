@@ -171,16 +171,25 @@ def test_agent_is_free_of_llvm(agent: Agent) -> None:
     assert not [name for name in ("LLVM", "libbcc", "clang") if name in maps]
 
 
-def test_start_opens_no_kernel_headers(tmp_path: Path) -> None:
-    """A first start, which compiles, opens nothing under /usr/src or /lib/modules."""
+def test_only_the_first_start_compiles(tmp_path: Path) -> None:
+    """Without kernel headers: it opens nothing under /usr/src or /lib/modules.
+
+    The next one loads what that has kept, though nothing is left in the kernel.
+    """
     trace = tmp_path / "trace"
     with Cluster(nodes=1, pods_per_node=1) as cluster:
         agent = cluster.agent(cluster.nodes[0])
+        agent.cache_dir = tmp_path / "cache"
         # -D: the tracer is the grandchild, so that the agent keeps the process id.
         agent.start(
             "strace", "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", str(trace)
         )
         agent.stop()
+        assert agent.cli("cleanup").status == 0
+        agent.start()
+        agent.stop()
+        said = agent.log.read_text()
+    assert [said.count(words) for words in ("compiling for", "loaded the programs")] == [2, 2]
     lines = trace.read_text().splitlines()
     assert any("bpf/sock" in line or "types.h" in line for line in lines), "the loader was not seen"
     assert not [line for line in lines if '"/usr/src' in line or '"/lib/modules' in line]

@@ -207,9 +207,10 @@ def test_cleanup_sees_an_agent_with_another_run_dir(agent: Agent, tmp_path: Path
     assert "--force" in said.stderr
 
 
-def test_sigterm_ends_an_agent_that_is_still_compiling(cluster: Cluster) -> None:
+def test_sigterm_ends_an_agent_that_is_still_compiling(cluster: Cluster, tmp_path: Path) -> None:
     """Whatever phase of its start it is in, it ends within 2 s and with 0."""
     agent = cluster.agent(cluster.nodes[0])
+    agent.cache_dir = tmp_path / "cache"
     for delay_s in (0.3, 0.6, 0.9, 1.2, 1.5):
         agent.launch()
         assert agent.process is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.lab import netns
+from tests.lab.compiled import programs_dir
 from tests.lab.hosts import Node
 from tests.lab.waiting import wait_for
 
@@ -46,6 +48,7 @@ class Agent:
         self.log = directory / "logs" / f"{node.name}.log"
         self.bpffs = bpffs
         self.run_dir = directory / f"run-{node.name}"
+        self.cache_dir = programs_dir(os.environ) or directory / "cache"
         self.options = tuple(options)
         self.program: tuple[str, ...] = (str(PYPROXY),)
         self.source = f"--manifests={self.manifests}"
@@ -64,7 +67,8 @@ class Agent:
     def command(self) -> list[str]:
         """The command line of `pyproxy run`."""
         own = [self.source, f"--hostname-override={self.node.name}"]
-        return [*self.program, "run", *own, *self.roots, *self.options]
+        kept = f"--cache-dir={self.cache_dir}"
+        return [*self.program, "run", *own, *self.roots, kept, *self.options]
 
     @property
     def pid(self) -> int:
@@ -130,7 +134,9 @@ class Agent:
 
     def cli(self, command: str, *arguments: str) -> Reply:
         """Run `pyproxy COMMAND` for this node and return what it said."""
-        done = self.node.run(PYPROXY, command, *self.roots, *arguments)
+        # what other nodes' agents have kept is not this one's to forget
+        own = [f"--cache-dir={self.run_dir}-cache"] if command == "cleanup" else []
+        done = self.node.run(PYPROXY, command, *self.roots, *own, *arguments)
         return Reply(done.returncode, _object(done.stdout), done.stdout, done.stderr)
 
     def status(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ TESTS = Path("tests", "datapath")
 TEST_LIMIT_S = 45
 END_LIMIT_S = 10
 
-# what the loader says (pyproxy/kernel/compiler.py)
+# what the loader says (pyproxy/kernel/compiler.py and create.py)
 UNLOADABLE = ("the programs do not compile", "the kernel does not load")
 _HUNG = "Timeout ("  # pytest-timeout
 _SEPARATED = ("unshare", "--mount", "--propagation", "private", "--")

@@ -31,6 +31,7 @@ def config(mode: Mode, manifests: Path | None = None) -> RunConfig:
         cgroup_root=SOMEWHERE,
         bpffs_root=SOMEWHERE,
         run_dir=SOMEWHERE,
+        cache_dir=SOMEWHERE,
         devices=(),
     )
 

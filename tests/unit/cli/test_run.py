@@ -26,6 +26,7 @@ FLAGS: dict[str, Any] = {
     "cgroup_root": Path("/sys/fs/cgroup"),
     "bpffs_root": Path("/sys/fs/bpf/pyproxy"),
     "run_dir": Path("/run/pyproxy"),
+    "cache_dir": Path("/var/cache/pyproxy"),
 }
 
 FILE = """apiVersion: kubeproxy.config.k8s.io/v1alpha1

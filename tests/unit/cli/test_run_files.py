@@ -28,6 +28,7 @@ devices: [eth*, cni0]
 cgroupRoot: /from/own/cgroup
 bpffsRoot: /from/own/bpffs
 runDir: /from/own/run
+cacheDir: /from/own/cache
 connectionTable: {maxEntries: 2000, tcpOpeningTimeout: 7s, tcpClosedTimeout: 3s}
 """
 
@@ -73,6 +74,7 @@ def test_without_files_defaults_hold(started: list[RunConfig]) -> None:
     assert config.cgroup_root == Path("/found/cgroup")
     assert config.bpffs_root == Path("/sys/fs/bpf/pyproxy")
     assert config.run_dir == Path("/run/pyproxy")
+    assert config.cache_dir == Path("/var/cache/pyproxy")
 
 
 def test_the_own_file_replaces_defaults(started: list[RunConfig], own_file: Path) -> None:
@@ -83,6 +85,7 @@ def test_the_own_file_replaces_defaults(started: list[RunConfig], own_file: Path
     assert config.cgroup_root == Path("/from/own/cgroup")
     assert config.bpffs_root == Path("/from/own/bpffs")
     assert config.run_dir == Path("/from/own/run")
+    assert config.cache_dir == Path("/from/own/cache")
     timeouts = ConnectionTimeouts(tcp_opening=7, tcp_closed=3)
     assert config.connections == ConnectionTable(2000, timeouts)
 
@@ -93,6 +96,7 @@ FLAGS: dict[str, tuple[str, str, Any]] = {
     "cgroup_root": ("--cgroup-root", "/flag", Path("/flag")),
     "bpffs_root": ("--bpffs-root", "/sys/fs/bpf/pyproxy", Path("/sys/fs/bpf/pyproxy")),
     "run_dir": ("--run-dir", "/run/pyproxy", Path("/run/pyproxy")),
+    "cache_dir": ("--cache-dir", "/elsewhere", Path("/elsewhere")),
 }
 
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import pyproxy
 from pyproxy.errors import ConfigError, KernelError
 from pyproxy.kernel import cgroup, features, libbpf, requirements, source
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.lock import AgentRunningError, Lock, holder, root_is_in_use
-from pyproxy.kernel.pins import Pins, is_bpffs
+from pyproxy.kernel.pins import is_bpffs
 from pyproxy.model import Family
 
 HYBRID = """24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
@@ -104,18 +106,49 @@ def test_includes_are_flattened_once_with_their_lines(tmp_path: Path) -> None:
     )
 
 
-def test_the_digest_follows_what_the_programs_depend_on(tmp_path: Path) -> None:
-    """Another family, feature or map size is another object."""
-    pins = Pins(tmp_path, Family.IPV4)
-    sizes, able = source.Sizes(), Features(set_retval=True, mptcp=True, tcx=True)
-    one, again = source.build(pins, sizes, able), source.build(pins, sizes, able)
+SIZES, ABLE = source.Sizes(), Features(set_retval=True, mptcp=True, tcx=True)
+
+
+def test_the_digest_follows_what_the_programs_depend_on() -> None:
+    """Another family, feature, map size or place of a former table is another object."""
+    one, again = (source.build(Family.IPV4, SIZES, ABLE) for _ in range(2))
     others = [
-        source.build(Pins(tmp_path, Family.IPV6), sizes, able),
-        source.build(pins, source.Sizes(max_udp=1), able),
-        source.build(pins, sizes, able._replace(set_retval=False)),
+        source.build(Family.IPV6, SIZES, ABLE),
+        source.build(Family.IPV4, source.Sizes(max_udp=1), ABLE),
+        source.build(Family.IPV4, SIZES, ABLE._replace(set_retval=False)),
+        *(source.build_adoption(place, one) for place in range(2)),
     ]
-    assert one.digest == again.digest
-    assert len({each.digest for each in (one, *others)}) == 4
+    assert (one.digest, one.key) == (again.digest, again.key)
+    for names in ({each.digest for each in (one, *others)}, {each.key for each in (one, *others)}):
+        assert len(names) == 6
+
+
+@pytest.mark.parametrize(
+    ("part", "kept"), [("release", True), ("version", True), ("machine", False)]
+)
+def test_what_is_compiled_on_one_kernel_is_loaded_on_another(
+    monkeypatch: pytest.MonkeyPatch, part: str, *, kept: bool
+) -> None:
+    """The programs in the kernel are others after an update of it, and what they are made of not.
+
+    What another machine compiles is for that one.
+    """
+    one = source.build(Family.IPV4, SIZES, ABLE)
+    digest, key = one.digest, one.key
+    here = os.uname()
+    fields = {name: getattr(here, name) for name in ("release", "version", "machine")}
+    other = SimpleNamespace(**fields | {part: "another"})
+    monkeypatch.setattr(os, "uname", lambda: other)
+    assert one.digest != digest
+    assert (one.key == key) is kept
+
+
+def test_another_version_compiles_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it reads what is kept may have changed."""
+    one = source.build(Family.IPV4, SIZES, ABLE)
+    key = one.key
+    monkeypatch.setattr(pyproxy, "__version__", "another")
+    assert one.key != key
 
 
 def refuse(*_: object) -> bool:

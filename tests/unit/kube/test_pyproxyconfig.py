@@ -31,6 +31,7 @@ devices: [eth*, "cni[0-9]", 7up]
 cgroupRoot: /sys/fs/cgroup/unified
 bpffsRoot: /sys/fs/bpf/other
 runDir: /run/other
+cacheDir: /var/other
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
@@ -48,6 +49,7 @@ EXPECTED = PyproxyConfig(
     cgroup_root=Path("/sys/fs/cgroup/unified"),
     bpffs_root=Path("/sys/fs/bpf/other"),
     run_dir=Path("/run/other"),
+    cache_dir=Path("/var/other"),
     max_entries=100_000,
     tcp_opening_s=90,
     tcp_closed_s=1,
