@@ -14,6 +14,7 @@ from pyproxy.model import V4_MAPPED, Address
 
 NETLINK_SOCK_DIAG = 4  # include/uapi/linux/netlink.h
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21  # include/uapi/linux/sock_diag.h
+SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
 TCP_ESTABLISHED = 1  # include/net/tcp_states.h; connected UDP sockets are in it as well
 
 _REQUEST = struct.Struct("=BBxxI")  # struct inet_diag_req_v2, up to its id
@@ -22,6 +23,8 @@ _ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
 
 # its owner was faster, or another socket has its addresses now
 _GONE = {errno.ENOENT, errno.ESTALE}
+# without CONFIG_INET_UDP_DIAG, without CONFIG_INET_DIAG_DESTROY
+_ABSENT = {errno.ENOENT, errno.EOPNOTSUPP}
 
 
 class DatagramSocket(NamedTuple):
@@ -53,6 +56,22 @@ def destroy(found: DatagramSocket) -> bool:
             return False
         raise
     return True
+
+
+def can_destroy() -> bool:
+    """Return whether this kernel ends UDP sockets, by having it end one of ours; raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+        ours.bind(("127.0.0.1", 0))
+        ours.connect(ours.getsockname())
+        cookie = ours.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+        try:
+            return any(
+                destroy(each) for each in connected_datagram_sockets() if each.number == cookie
+            )
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return False
+            raise
 
 
 def _read(body: bytes) -> DatagramSocket:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.errors import PyproxyError
-from pyproxy.kernel import cgroup, features, libbpf
+from pyproxy.kernel import cgroup, diag, features, libbpf
 from pyproxy.kernel.pins import is_bpffs
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
@@ -78,6 +78,10 @@ def _kernel() -> list[_Requirement]:
         _Requirement("tcx", False, libbpf.tcx_exists, "devices take tcx links",
                      "devices get tc filters on a clsact qdisc, which excludes the CNI "
                      "bandwidth plugin", "use a kernel of 6.6 or newer, or leave that plugin out"),
+        _Requirement("SOCK_DESTROY", False, diag.can_destroy,
+                     "the node's connected UDP sockets learn that their backend left",
+                     "the node's connected UDP sockets send on to a backend that left",
+                     "use a kernel with CONFIG_INET_UDP_DIAG and CONFIG_INET_DIAG_DESTROY"),
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import pyproxy
 from pyproxy.errors import ConfigError, KernelError
-from pyproxy.kernel import cgroup, features, libbpf, requirements, source
+from pyproxy.kernel import cgroup, diag, features, libbpf, requirements, source
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.lock import AgentRunningError, Lock, holder, root_is_in_use
 from pyproxy.kernel.pins import is_bpffs
@@ -163,6 +163,7 @@ def test_every_missing_feature_is_named_with_a_remedy(
     monkeypatch.setattr("os.geteuid", lambda: 0)
     for probe in ("map_type_exists", "program_type_exists", "helper_exists", "tcx_exists"):
         monkeypatch.setattr(libbpf, probe, refuse)
+    monkeypatch.setattr(diag, "can_destroy", refuse)
     nothing = Features(set_retval=False, mptcp=False, tcx=False)
     monkeypatch.setattr(features, "probe", lambda: nothing)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -170,7 +171,9 @@ def test_every_missing_feature_is_named_with_a_remedy(
     missing = [each for each in found if not each.ok]
     assert {each.name for each in found} - {each.name for each in missing} == {"root"}
     assert all(each.remedy for each in missing)
-    assert {each.name for each in missing if not each.required} == {"bpf_set_retval", "tcx"}
+    assert {each.name for each in missing if not each.required} == {
+        *("bpf_set_retval", "tcx", "SOCK_DESTROY")
+    }
 
 
 def test_without_root_nothing_else_is_probed(
