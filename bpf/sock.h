@@ -138,6 +138,21 @@ static __always_inline bool is_left_to_detector(const struct pick *picked)
 	       picked->policies & SERVICE_EXTERNAL_LOCAL;
 }
 
+/*
+ * Return whether a socket's pod may send to others of this node past its IP layer. Nothing there
+ * tells a connected UDP socket that its backend has left, so that packets have to be translated.
+ */
+static __always_inline bool is_bridged(struct bpf_sock_addr *ctx)
+{
+	const struct device *node;
+	__u32 number = 0;
+
+	if (sock_proto(ctx) != IPPROTO_UDP || bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS))
+		return false;
+	node = devices.lookup(&number);
+	return node && node->flags & DEVICE_BRIDGED;
+}
+
 /* Pick a backend for what a socket sends to peer. */
 static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 					      const struct endpoint *peer, struct pick *picked)
@@ -180,6 +195,8 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 		return sock_strict(ctx, &picked, peer);
 	}
 	verdict = sock_pick(ctx, peer, &picked);
+	if (verdict == VERDICT_FORWARD && picked.flags & BACKEND_LOCAL && is_bridged(ctx))
+		verdict = VERDICT_PASS;
 	if (verdict != VERDICT_FORWARD) {
 		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
@@ -289,6 +306,9 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 		count(COUNTER_SENDMSG);
 		return VERDICT_FORWARD;
 	}
+	/* what connect() left alone comes here by an IPv6 socket with an IPv4-mapped peer */
+	if (is_connected(ctx) && is_bridged(ctx))
+		return VERDICT_PASS;
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
 	if (!nat)
 		return VERDICT_REFUSE;

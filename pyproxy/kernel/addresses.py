@@ -24,7 +24,7 @@ from pyproxy.plan.options import Options, is_node_port_address
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK, PODS = 1, 2  # enum device_flag of bpf/types.h
+UPLINK, PODS, BRIDGED = 1, 2, 4  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
@@ -88,7 +88,7 @@ def device_facts(
     names = {device.ifindex: device.name for device in present}
     ways = (sources.get(names.get(hop.ifindex, "")) or hop.source for hop in leading)
     own = next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
-    return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
+    return facts | ({NODE: DeviceFacts(own, BRIDGED if _bridges_pods() else 0)} if own else {})
 
 
 def node_addresses(
@@ -142,6 +142,12 @@ def _uplinks(hops: Iterable[netlink.Hop]) -> dict[int, int]:
         }
         found |= below
     return found
+
+
+def _bridges_pods() -> bool:
+    """Return whether pods of this node may send each other what its IP layer does not see."""
+    ports = (port for bridge in netlink.bridges() for port in netlink.ports(bridge))
+    return any(port.kind in OF_PODS for port in ports)
 
 
 def _sources(family: Family, devices: Iterable[Device]) -> Mapping[str, Address]:

@@ -45,7 +45,13 @@ def service(
     no new connections: terminating ones that still serve.
     """
     found = tuple(
-        Backend(backend_address(family, n), port, USABLE, f"node-{n % 2}") for n in backends
+        Backend(
+            backend_address(family, n),
+            port,
+            USABLE | (BackendFlag.LOCAL if place < local else 0),
+            f"node-{n % 2}",
+        )
+        for place, n in enumerate(backends)
     )
     members = list(members_of(found, local, 0, len(found)))
     members += [Member(backend_address(family, n), port, LEAVING) for n in leaving]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,9 +18,11 @@ from pyproxy.kernel.addresses import device_facts
 from pyproxy.kernel.devices import devices
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Options
+from pyproxy.tables import Backend
 from tests.datapath.covering import Covering, covering
+from tests.datapath.flavours import PORT
 from tests.datapath.node import Node, run_ip
-from tests.datapath.services import service
+from tests.datapath.services import USABLE, service
 from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire, end_address, talk
 from tests.lab import netns
 from tests.lab.waiting import wait_for
@@ -83,6 +86,12 @@ def accept_by_any() -> None:
         (sysctls / "rp_filter").write_text("0", encoding="ascii")
         # the backend's address is also on the other side, where nobody would answer it
         (sysctls / "arp_announce").write_text("2", encoding="ascii")
+
+
+def forward() -> None:
+    """Be a router."""
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        Path("/proc/sys/net", name).write_text("1", encoding="ascii")
 
 
 def uplinks(wire: Wire, family: Family) -> None:
@@ -172,6 +181,31 @@ def test_rule_15_so_do_all_fragments_of_an_answer(covered: Covering, family: Fam
         after = covered.node.counters(family)
     for name in ("packet_out", "packet_back"):
         assert after[name] - before[name] == 3
+
+
+def test_rule_15_fragments_of_a_request_leave_by_routes(covered: Covering, family: Family) -> None:
+    """Their client's uplink is the way to it, not to the backend."""
+    wire, flavour = covered.wire, FLAVOURS[family]
+    covered.wire.inside(forward)
+    address = ipaddress.ip_address(FAR_END[family]).packed
+    backend = Backend(address, PORT, USABLE, "elsewhere")
+    plan = service(family, SERVICE_AT[NEAR], [1], protocol=Protocol.UDP)
+    member = plan.members[0]._replace(address=address, port=PORT)
+    covered.node.apply(plan._replace(backends=(backend,), members=(member,)))
+    with (
+        steering(covered, family, HERE._replace(masquerade_all=True)),
+        wire.socket(FAR, family, Protocol.UDP) as server,
+        wire.socket(FAR, family, Protocol.UDP) as client,
+    ):
+        server.bind((FAR_END[family], PORT))
+        client.bind((OUTSIDE[family], 0))
+        before = covered.node.counters(family)
+        client.sendto(bytes(4_000), flavour.service(SERVICE_AT[NEAR]))
+        data, peer = server.recvfrom(8_000)
+        after = covered.node.counters(family)
+    assert (data, peer[0]) == (bytes(4_000), NEAR_END[family])
+    grown = {name: after[name] - before[name] for name in ("packet_out", "packet_back")}
+    assert grown == {"packet_out": 3, "packet_back": 0}
 
 
 def test_rule_15_by_setting_routes_decide(

@@ -30,6 +30,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: s
     monkeypatch.setattr(addresses, "PROC_NET", tmp_path)
     monkeypatch.setattr(netlink, "hops", lambda _: list(hops))
     monkeypatch.setattr(netlink, "ports", lambda _: [])
+    monkeypatch.setattr(netlink, "bridges", list)
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
 
