@@ -84,6 +84,17 @@ static __always_inline __s32 node_address_find(const struct addr *addr)
 	return is_other && !(*flags & NODE_ADDRESS_NETWORK) ? 0 : *flags;
 }
 
+/*
+ * Return whether an address is the node's by a route to a whole network (`ip route add local`), and
+ * NodePorts are served on all that is: as `addrtype LOCAL` and `fib daddr type local` have it.
+ */
+static __always_inline bool is_in_node_network(const struct addr *addr)
+{
+	struct cidr_key key = { .length = 32 * ADDR_WORDS, .addr = *addr };
+
+	return node_networks.lookup(&key);
+}
+
 /* Return what a NodePort that is served on dst leads to. */
 static __always_inline struct target node_port_match(const struct endpoint *dst, __u8 proto)
 {
@@ -95,6 +106,8 @@ static __always_inline struct target node_port_match(const struct endpoint *dst,
 	if (!is_node_port(dst->port))
 		return target;
 	flags = node_address_find(&dst->addr);
+	if (flags < 0 && is_in_node_network(&dst->addr))
+		flags = NODE_ADDRESS_PORTS;
 	if (flags < 0 || !frontend_find(&any, proto, &found))
 		return target;
 	target.unserved = !(flags & NODE_ADDRESS_PORTS);

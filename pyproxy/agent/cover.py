@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import netlink
-from pyproxy.kernel.addresses import device_facts, node_addresses
+from pyproxy.kernel.addresses import device_facts, local_prefixes, node_addresses, node_networks
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.hops import hop_sources
@@ -119,8 +119,11 @@ class Cover:
                     addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
                     harmed = path.write_hop_sources(hop_sources(addresses, hops)) or harmed
                     if self._knows_node:
-                        found = node_addresses(family, everything, self._options)
+                        local = local_prefixes(family, everything)
+                        found = node_addresses(local, self._options)
                         harmed = path.write_addresses(found) or harmed
+                        networks = node_networks(local, self._options)
+                        harmed = path.write_networks(networks) or harmed
                         self._addresses[family] = frozenset(found)
                     if harmed:
                         log.warning(

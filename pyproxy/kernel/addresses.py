@@ -18,9 +18,14 @@ from typing import NamedTuple
 
 from pyproxy.kernel import netlink
 from pyproxy.kernel.devices import Device
-from pyproxy.model import Address, Family
+from pyproxy.model import Address, Family, Prefix, family_of
 from pyproxy.plan.local_detector import is_pod_interface
-from pyproxy.plan.options import Options, is_node_port_address
+from pyproxy.plan.options import (
+    Options,
+    is_loopback,
+    is_node_port_address,
+    serves_everywhere,
+)
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
@@ -91,16 +96,38 @@ def device_facts(
     return facts | ({NODE: DeviceFacts(own, BRIDGED if _bridges_pods() else 0)} if own else {})
 
 
-def node_addresses(
-    family: Family, devices: Iterable[Device], options: Options
-) -> dict[Address, NodeAddressFlag]:
-    """Return the node's addresses of a family, and which of them serve NodePorts (parity A7).
+def local_prefixes(family: Family, devices: Iterable[Device]) -> set[Prefix]:
+    """Return the node's addresses of a family, and the networks that are its own as a whole.
 
     kube-proxy in ipvs mode gives all addresses of services to a device of its own: they are none
     of the node's (datapath rule 21).
     """
     foreign = {device.ifindex for device in devices if device.name == IPVS_DEVICE}
-    return address_flags(netlink.local_addresses(family, foreign), options)
+    return netlink.local_prefixes(family, foreign)
+
+
+def node_addresses(local: Iterable[Prefix], options: Options) -> dict[Address, NodeAddressFlag]:
+    """Return which addresses there are, and which of them serve NodePorts (parity A7)."""
+    return address_flags((each.address for each in local if not is_network(each)), options)
+
+
+def node_networks(local: Iterable[Prefix], options: Options) -> set[Prefix]:
+    """Return the whole networks on which NodePorts are served: all or none (parity A7.1).
+
+    nodePortAddresses name addresses that interfaces have; loopback's network has rules of its own.
+    """
+    return {
+        each
+        for each in local
+        if is_network(each)
+        and not is_loopback(each.address)
+        and serves_everywhere(family_of(each.address), options)
+    }
+
+
+def is_network(prefix: Prefix) -> bool:
+    """Return whether a prefix holds more than one address."""
+    return prefix.length < 8 * len(prefix.address)
 
 
 def address_flags(own: Iterable[Address], options: Options) -> dict[Address, NodeAddressFlag]:

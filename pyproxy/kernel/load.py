@@ -46,8 +46,9 @@ FLOW_MAPS = ("connections", "nat")
 SHARED_MAPS = ("connected", "kept_ports", "socket_marks")
 MAPS = (
     "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
-    "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "service_names",
-    "services", "settings", "slots", "sock_nat", "sources", "udp_backends", "udp_services",
+    "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "node_networks",
+    "service_names", "services", "settings", "slots", "sock_nat", "sources", "udp_backends",
+    "udp_services",
 )  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -25,7 +25,8 @@ IFA_F_SECONDARY = 0x01  # IPv6: a temporary one
 IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40  # DAD failed, deprecated, tentative
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 6, 7, 9, 18
-RT_TABLE_MAIN, RTN_UNICAST, RTN_LOCAL = 254, 1, 2
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+RTN_UNICAST, RTN_LOCAL = 1, 2
 RT_SCOPE_UNIVERSE = 0
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
@@ -129,21 +130,23 @@ def primary_addresses(family: Family) -> list[Own]:
     return found
 
 
-def local_addresses(family: Family, without: Container[int] = ()) -> set[Address]:
+def local_prefixes(family: Family, without: Container[int] = ()) -> set[Prefix]:
     """Return the addresses that packets may have which are for this node itself.
 
-    All that the kernel calls local, loopback ones too; not the networks that are so as a whole,
-    nor those of devices in `without`.
+    All that the kernel calls local, loopback ones and whole networks too; not those of devices in
+    `without`. Networks in other tables than `local` are not asked by `addrtype` (inet_addr_type):
+    transparent proxies have everything in one.
     """
     number = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
     found = set()
     for head, attributes in _dump(RTM_GETROUTE, _ROUTE, number):
-        _, length, _, _, _, _, _, kind, _ = head
-        if _number(attributes.get(RTA_OIF, b"")) in without:
+        _, length, _, _, table, _, _, kind, _ = head
+        if kind != RTN_LOCAL or _number(attributes.get(RTA_OIF, b"")) in without:
             continue
-        if kind == RTN_LOCAL and length == 8 * family.address_bytes:
-            found.add(attributes.get(RTA_DST, b""))
-    return {address for address in found if len(address) == family.address_bytes}
+        if table == RT_TABLE_LOCAL or length == 8 * family.address_bytes:
+            # a route to everything has no destination
+            found.add(Prefix(attributes.get(RTA_DST, bytes(family.address_bytes)), length))
+    return found
 
 
 def _kind(attributes: Mapping[int, bytes]) -> bytes:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
@@ -106,6 +106,7 @@ class PacketPath:
         )
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
         self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
+        self._networks = HashMap(str(pins.maps / "node_networks"), ("length", "addr"), ("",))
         self._hops = HashMap(str(pins.maps / "hop_sources"), ("length", "ifindex", "addr"), ("",))
         # what was written last, to tell whether somebody else has changed it
         self._stored: dict[str, int] = {}
@@ -118,6 +119,7 @@ class PacketPath:
         self._devices.close()
         self._cidrs.close()
         self._addresses.close()
+        self._networks.close()
         self._hops.close()
 
     def configure(
@@ -199,6 +201,11 @@ class PacketPath:
             # not by _store(): mend() is another thread's
             advance(self._settings, ADDRESS_EPOCH)
         return harmed
+
+    def write_networks(self, wanted: Iterable[Prefix]) -> bool:
+        """Say on which whole networks of the node NodePorts are served; as write_addresses()."""
+        elements = {(network.length, network.address): (1,) for network in wanted}
+        return self._write_facts(self._networks, elements)
 
     def write_hop_sources(self, wanted: Mapping[Way, Address]) -> bool:
         """Say which of a device's addresses stand for clients; as write_addresses()."""

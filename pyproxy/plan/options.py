@@ -119,6 +119,11 @@ def is_node_port_address(address: Address, options: Options) -> bool:
     return not cidrs or in_any(address, cidrs)
 
 
+def serves_everywhere(family: Family, options: Options) -> bool:
+    """Whether NodePorts are served on whatever the kernel calls local (parity A7.1)."""
+    return not _node_port_cidrs(family, options)
+
+
 def node_port_addresses(family: Family, options: Options) -> tuple[Address, ...]:
     """Return the node's addresses of a family on which NodePorts are served, sorted.
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel import netlink
-from pyproxy.kernel.addresses import BRIDGED, NODE, UPLINK, DeviceFacts, device_facts
+from pyproxy.kernel.addresses import (
+    BRIDGED,
+    IPVS_DEVICE,
+    NODE,
+    UPLINK,
+    DeviceFacts,
+    device_facts,
+    local_prefixes,
+    node_addresses,
+    node_networks,
+)
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
@@ -248,6 +258,35 @@ def test_pods_on_a_bridge_are_the_nodes(namespace: Path, family: Family, kind: s
     found = facts(namespace, family)
     assert found["node"].flags == (BRIDGED if kind == "veth" else 0)
     assert {each.flags for name, each in found.items() if name != "node"} == {0}
+
+
+def test_networks_that_are_local_as_a_whole(namespace: Path, family: Family) -> None:
+    """They are told from addresses, and those of ipvs mode's own device are nobody's."""
+    with_addresses(namespace, family)
+    mine, theirs, address = (
+        ("10.7.0.0/24", "10.8.0.0/24", "10.3.0.1")
+        if family is IPV4
+        else ("fd07::/64", "fd08::/64", "fd03::1")
+    )
+    run_ip(
+        namespace,
+        f"link add {IPVS_DEVICE} type veth peer name unused",
+        f"link set {IPVS_DEVICE} up",
+        f"route add local {mine} dev lo",
+        f"route add local {theirs} dev {IPVS_DEVICE}",
+    )
+    found = netns.inside(namespace, lambda: local_prefixes(family, devices()))
+    assert packed(address) in node_addresses(found, Options("here"))
+    (network,) = node_networks(found, Options("here"))
+    assert ipaddress.ip_network((network.address, network.length)) == ipaddress.ip_network(mine)
+
+
+def test_everything_may_be_local(namespace: Path, family: Family) -> None:
+    """A route without a destination, as transparent proxies have one in a table of their own."""
+    everything = "0.0.0.0/0" if family is IPV4 else "::/0"
+    run_ip(namespace, f"route add local {everything} dev lo table 100")
+    found = netns.inside(namespace, lambda: local_prefixes(family, devices()))
+    assert not node_networks(found, Options("here"))
 
 
 def test_a_device_with_addresses_in_two_subnets(namespace: Path, family: Family) -> None:

@@ -41,6 +41,7 @@ def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
         )
         yield found
         found.path.write_addresses({})
+        found.path.write_networks([])
 
 
 def external(family: Family) -> End:
@@ -270,6 +271,44 @@ def test_a_packet_to_an_external_address_may_leave(hooks: Hooks, protocol: Proto
     service(hooks, protocol, Kind.LOAD_BALANCER)
     packet = hooks.first(protocol, client(family), external(family))
     assert hooks.egress(packet) == passed(packet)
+
+
+def network(family: Family) -> Prefix:
+    """Return a network that is the node's as a whole (`ip route add local`)."""
+    return Prefix(packed(family, "192.0.2.64", "2001:db8:7::"), 26 if family is Family.IPV4 else 64)
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "served"),
+    [
+        ("192.0.2.64", "2001:db8:7::", True),
+        ("192.0.2.127", "2001:db8:7:0:ffff:ffff:ffff:ffff", True),
+        ("192.0.2.128", "2001:db8:7:1::", False),
+    ],
+    ids=["first", "last", "beside"],
+)
+def test_all_of_a_network_of_the_node(
+    hooks: Hooks, protocol: Protocol, four: str, six: str, *, served: bool
+) -> None:
+    """As kube-proxy asks the kernel whether an address is local; no longer than it is (A7.1)."""
+    family = hooks.family
+    service(hooks, protocol, Kind.NODE_PORT)
+    packet = hooks.first(protocol, client(family), End(packed(family, four, six), NODE_PORT))
+    for wanted in ([network(family)], []):
+        hooks.path.write_networks(wanted)
+        hooks.table.clear()
+        assert (hooks.ingress(packet) == passed(packet)) != (served and bool(wanted))
+
+
+def test_an_address_comes_before_its_network(hooks: Hooks, protocol: Protocol) -> None:
+    """One that an interface has may serve no NodePorts, though it is in a network that does."""
+    family = hooks.family
+    service(hooks, protocol, Kind.NODE_PORT)
+    hooks.path.write_networks([Prefix(bytes(family.address_bytes), 0)])
+    for number, served in ((OTHER, False), (ELSEWHERE, True)):
+        to = End(node_address(family, number), NODE_PORT)
+        packet = hooks.first(protocol, client(family), to)
+        assert (hooks.ingress(packet) == passed(packet)) != served
 
 
 @pytest.mark.parametrize("number", [1, 2])

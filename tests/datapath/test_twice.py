@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel import libbpf
-from pyproxy.kernel.addresses import device_facts, node_addresses
+from pyproxy.kernel.addresses import device_facts, local_prefixes, node_addresses
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.programs import TCX_EGRESS
 from pyproxy.model import Family, Protocol
@@ -75,7 +75,7 @@ def uplink(bridged: Covering, node: Node, wire: Wire) -> Iterator[None]:
     forwarding(wire)
     path, options = node.loaded[Family.IPV4].path, Options("here")
     facts = wire.inside(lambda: device_facts(Family.IPV4, devices(), options))
-    addresses = wire.inside(lambda: node_addresses(Family.IPV4, devices(), options))
+    addresses = wire.inside(lambda: node_addresses(local_prefixes(Family.IPV4, devices()), options))
     for protocol in PROTOCOLS:
         made = service(Family.IPV4, SERVICE_AT[NEAR], [1], protocol=protocol)
         (some,), (front,) = made.backends, made.frontends

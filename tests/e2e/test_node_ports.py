@@ -27,6 +27,7 @@ NUMBERS = {"TCP": 80, "UDP": 53}
 # of the range that is routed at node1
 EXTERNAL = {4: "10.96.0.240", 6: "fd00:10:96::f0"}
 BALANCED = {4: "10.96.0.241", 6: "fd00:10:96::f1"}
+ROUTED = {4: ("10.96.7.0/24", "10.96.7.77"), 6: ("fd00:10:96::70/124", "fd00:10:96::77")}
 PROTOCOLS = ("TCP", "UDP")
 SOURCE_PORTS = itertools.count(20_000)  # below those that sockets get by themselves
 BIND = "import socket; socket.create_server(('', {port}))"
@@ -141,6 +142,25 @@ def test_external_and_balanced_addresses(
     for address in (EXTERNAL[family], BALANCED[family]):
         to = target(protocol, address, NUMBERS[protocol])
         assert draw(scene.cluster.stranger, to, wanted) == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_that_is_a_nodes(scene: Scene, policy: str, family: int) -> None:
+    """`ip route add local`: its addresses are that node's, for hosts that are routed there."""
+    node, *_ = scene.cluster.nodes
+    network, address = ROUTED[family]
+    wanted = pods_of(scene, node if policy == "Local" else None)
+    route = (f"-{family}", "route")
+    assert not node.run("ip", *route, "add", "local", network, "dev", "lo").returncode
+    try:
+        for client in (scene.cluster.stranger, node, node.pods[0]):
+            for protocol in PROTOCOLS:
+                to = target(protocol, address, NODE_PORTS[protocol])
+                wait_for(lambda c=client, t=to: c.prober.once(t).who, 5, f"{to} to be served")  # type: ignore[misc]  # mypy can't infer a lambda with defaults
+                reached = pods_of(scene) if client is node else wanted
+                assert draw(client, to, reached) == reached
+    finally:
+        node.run("ip", *route, "del", "local", network, "dev", "lo")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -61,6 +61,9 @@ class Node:
         """Stand for PacketPath.write_options."""
         self.options.append(options)
 
+    def write_networks(self, _: object) -> None:
+        """Stand for PacketPath.write_networks."""
+
     def write_hop_sources(self, _: object) -> None:
         """Stand for PacketPath.write_hop_sources."""
 
@@ -90,6 +93,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(cover, "device_facts", made.facts)
     monkeypatch.setattr(netlink, "hops", lambda _: [])
     monkeypatch.setattr(netlink, "primary_addresses", lambda _: [])
+    monkeypatch.setattr(cover, "local_prefixes", lambda *_: [])
     monkeypatch.setattr(cover, "node_addresses", lambda *_: made.addresses)
     return made
 

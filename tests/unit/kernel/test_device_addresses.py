@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel import addresses, netlink
-from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts
+from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts, node_networks
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.netlink import Hop, Port
-from pyproxy.model import Family
+from pyproxy.model import Family, Prefix
 from pyproxy.plan.options import Options
 
 # no machine has devices of these names
@@ -131,3 +131,30 @@ def test_a_kernel_without_a_family_has_nothing_to_say(
     """Without the files every device is one without address and routes."""
     proc(tmp_path, monkeypatch)
     assert device_facts(family, [ONE], HERE) == {1: DeviceFacts(bytes(family.address_bytes), 0)}
+
+
+NETWORKS = {
+    Prefix(six("fd07::"), 64),
+    Prefix(six("fd00::1"), 128),
+    Prefix(six("::"), 0),
+    Prefix(bytes((10, 7, 0, 0)), 24),
+    Prefix(bytes((127, 0, 0, 0)), 8),
+    Prefix(bytes((10, 7, 0, 1)), 32),
+}
+
+
+def test_whole_networks_serve_node_ports_where_every_address_does() -> None:
+    """Loopback's is not one of them, nor is an address (parity A7.1, A7.5)."""
+    assert node_networks(NETWORKS, HERE) == {
+        Prefix(six("fd07::"), 64),
+        Prefix(six("::"), 0),
+        Prefix(bytes((10, 7, 0, 0)), 24),
+    }
+
+
+def test_cidrs_name_addresses_of_interfaces() -> None:
+    """Of either family alone; a CIDR that holds everything names all that is local (A7.1)."""
+    only = HERE._replace(node_port_addresses=(Prefix(bytes((10, 7, 0, 0)), 16),))
+    assert {len(each.address) for each in node_networks(NETWORKS, only)} == {16}
+    everything = HERE._replace(node_port_addresses=(Prefix(bytes(4), 0),))
+    assert node_networks(NETWORKS, everything) == node_networks(NETWORKS, HERE)
