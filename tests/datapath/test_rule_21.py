@@ -30,18 +30,20 @@ def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
         found.path.write_addresses({})
 
 
-def own(hooks: Hooks, *numbers: int) -> None:
+def own(hooks: Hooks, *numbers: int, flags: NodeAddressFlag = NodeAddressFlag.PORTS) -> None:
     """Give the node the addresses of these services and no others."""
-    wanted = {frontend(hooks.family, n).address: NodeAddressFlag.PORTS for n in numbers}
-    hooks.path.write_addresses(wanted)
+    hooks.path.write_addresses({frontend(hooks.family, n).address: flags for n in numbers})
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize(
+    "flags", [NodeAddressFlag.PORTS, NodeAddressFlag(0)], ids=["served", "not"]
+)
 def test_rule_21_a_cluster_ip_of_the_node_is_not_translated(
-    hooks: Hooks, protocol: Protocol
+    hooks: Hooks, protocol: Protocol, flags: NodeAddressFlag
 ) -> None:
-    """NodeLocal DNSCache has the address of kube-dns on a device of its own."""
-    own(hooks, 1)
+    """NodeLocal DNSCache has kube-dns' address on a device of its own, with NodePorts or not."""
+    own(hooks, 1, flags=flags)
     packet = hooks.first(protocol, client(hooks.family), frontend(hooks.family))
     with hooks.node.counting(hooks.family):
         assert hooks.ingress(packet) == passed(packet)
