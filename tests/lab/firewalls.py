@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.lab.hosts import Node
+from tests.lab.hosts import Host, Node
 from tests.lab.topology import NodeNet
 
 PODS = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
@@ -79,6 +79,6 @@ def clear_rules(node: Node) -> None:
         node.run(command, input=empty, check=True)
 
 
-def set_sysctl(node: Node, name: str, value: str) -> None:
-    """Write a sysctl of a node's network namespace; `name` is a path below /proc/sys."""
+def set_sysctl(node: Host, name: str, value: str) -> None:
+    """Write a sysctl of a host's network namespace; `name` is a path below /proc/sys."""
     node.run("tee", Path("/proc/sys", name), input=value, check=True)
