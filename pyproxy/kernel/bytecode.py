@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from pyproxy.kernel.libbpf import MapInfo
 
+FORMAT = 1  # of to_bytes(): another one is kept under other keys
+
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, immediate
 _LD_IMM64 = 0x18  # BPF_LD | BPF_DW | BPF_IMM: two instructions long
 _PSEUDO_MAP_FD = 1  # the source register of one that loads a map, given by its descriptor

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pyproxy
 from pyproxy.errors import KernelError
+from pyproxy.kernel.bytecode import FORMAT
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.programs import ADOPT, STAGES, sources
 from pyproxy.model import Family
@@ -57,7 +58,8 @@ class Build(NamedTuple):
     @property
     def key(self) -> str:
         """16 hex digits that change whenever what compiling makes would."""
-        return _digest(self.text, *self.cflags, os.uname().machine, pyproxy.__version__)
+        made_by = (os.uname().machine, pyproxy.__version__, str(FORMAT))
+        return _digest(self.text, *self.cflags, *made_by)
 
     @property
     def digest(self) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -143,11 +143,14 @@ def test_what_is_compiled_on_one_kernel_is_loaded_on_another(
     assert (one.key == key) is kept
 
 
-def test_another_version_compiles_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("place", "name"), [(pyproxy, "__version__"), (source, "FORMAT")])
+def test_another_version_compiles_its_own(
+    monkeypatch: pytest.MonkeyPatch, place: ModuleType, name: str
+) -> None:
     """How it reads what is kept may have changed."""
     one = source.build(Family.IPV4, SIZES, ABLE)
     key = one.key
-    monkeypatch.setattr(pyproxy, "__version__", "another")
+    monkeypatch.setattr(place, name, "another")
     assert one.key != key
 
 
