@@ -9,7 +9,6 @@
 #include "association.h"
 #include "errors.h"
 #include "family.h"
-#include "hops.h"
 #include "strict.h"
 
 #define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
@@ -76,20 +75,19 @@ static __always_inline enum client sock_client(__u64 netns)
 static __always_inline bool is_left_to_filter(struct bpf_sock_addr *ctx, const struct pick *picked,
 					      const struct addr *asked)
 {
+	const struct device *device;
 	struct addr source, none = {};
+	__u32 node = 0;
 
 	/* most are not: what follows is for few connections */
 	if (!picked->target.filtered)
 		return false;
-	if (picked->client != CLIENT_NODE)
-		return true;
+	device = devices.lookup(&node);
 	source = bound_address(ctx->sk);
-	if (addr_equal(&source, &none)) {
-		if (node_address_find(asked) >= 0)
-			source = *asked;
-		else if (!source_address(NODE, asked, &source))
-			return true;
-	}
+	if (picked->client != CLIENT_NODE || !device)
+		return true;
+	if (addr_equal(&source, &none))
+		source = node_address_find(asked) < 0 ? device->source : *asked;
 	return is_kept_out(picked->target.service, &source);
 }
 
@@ -147,7 +145,7 @@ static __always_inline bool is_left_to_detector(const struct pick *picked)
 static __always_inline bool is_bridged(struct bpf_sock_addr *ctx)
 {
 	const struct device *node;
-	__u32 number = NODE;
+	__u32 number = 0;
 
 	if (sock_proto(ctx) != IPPROTO_UDP || bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS))
 		return false;

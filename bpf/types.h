@@ -322,8 +322,8 @@ enum device_flag {
 };
 
 /*
- * hop_sources: which address of a device stands for clients on the way to a network, the first one
- * in the subnet of the next hop (inet_select_addr); with ifindex 0, what the node sends from there
+ * hop_sources: which address of a device stands for clients on the way to a network: the first one
+ * in the subnet of the next hop, as MASQUERADE has it (inet_select_addr)
  */
 struct hop_key {
 	__u32 length; /* of the network, and 32 */

@@ -36,7 +36,7 @@ OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
 IPVS_DEVICE = "kube-ipvs0"
 LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX of include/net/flow.h
-NODE = 0  # the key of what counts for the node as a whole
+NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
 UNUSABLE = 0x01 | 0x08 | 0x20 | 0x40  # temporary, DAD failed, deprecated, tentative

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several addresses goes with a packet, by where it goes (rule 8).
+"""Which of several addresses of a device stands for clients, by where their packets go (rule 8).
 
-For clients MASQUERADE takes the first address in the subnet of the next hop (inet_select_addr), and
-so do we. The node's own processes have that, or the one that the route names.
+MASQUERADE takes the first address in the subnet of the next hop (inet_select_addr), and so do we.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pyproxy.kernel.addresses import NODE
 from pyproxy.kernel.netlink import Hop, Own
 from pyproxy.model import Address, Prefix
 from pyproxy.plan.cidr import in_any, masked
@@ -30,9 +27,7 @@ class Way(NamedTuple):
 
 
 def hop_sources(addresses: Iterable[Own], hops: Iterable[Hop]) -> dict[Way, Address]:
-    """Return which address stands for clients, by device, and goes with the node's own packets.
-
-    Devices with one address are not among them.
+    """Return which address stands for clients; devices with one address are not among them.
 
     `addresses` are in the kernel's order: the first of a subnet counts.
     """
@@ -40,52 +35,15 @@ def hop_sources(addresses: Iterable[Own], hops: Iterable[Hop]) -> dict[Way, Addr
     for own in addresses:
         by_device[own.ifindex].append(own)
     several = {ifindex: own for ifindex, own in by_device.items() if len(own) > 1}
-    routes = list(hops)
     found: dict[Way, Address] = {}
-    for hop in routes:
+    for hop in hops:
         for own in _near(several.get(hop.ifindex, ()), hop.gateway):
             found.setdefault(Way(hop.ifindex, hop.to), own.address)
     # what needs no gateway is nearer than any route that has one
     for ifindex, owns in several.items():
         found |= _by_scope(ifindex, owns)
         found |= {Way(ifindex, _subnet(own)): own.address for own in reversed(owns)}
-    return needed(found | own_sources(by_device, routes))
-
-
-def own_sources(by_device: Mapping[int, Sequence[Own]], hops: Iterable[Hop]) -> dict[Way, Address]:
-    """Return what the node's own processes ask from by each route, if that is not always the same.
-
-    Rules that choose tables are not looked at, nor are routes without a gateway but default ones.
-    """
-    found: dict[Way, Address] = {}
-    for hop in sorted(hops, key=lambda hop: hop.metric):
-        owns = by_device.get(hop.ifindex, ())
-        near = next(chain(_near(owns, hop.gateway), owns), None)
-        source = hop.source or (near.address if near else b"")
-        if source:
-            found.setdefault(Way(NODE, hop.to), source)
-        if hop.is_default and not hop.source:
-            found = _by_scope(NODE, owns) | found
-    for owns in by_device.values():
-        found |= {Way(NODE, _subnet(own)): own.address for own in reversed(owns)}
-    return found if len(set(found.values())) > 1 else {}
-
-
-def needed(ways: Mapping[Way, Address]) -> dict[Way, Address]:
-    """Leave out what the next larger network says as well: nodes have thousands of routes."""
-    lengths: defaultdict[int, set[int]] = defaultdict(set)
-    for way in ways:
-        lengths[way.ifindex].add(way.to.length)
-
-    def larger(way: Way) -> Address | None:
-        for length in sorted(lengths[way.ifindex], reverse=True):
-            if length < way.to.length:
-                found = ways.get(Way(way.ifindex, masked(way.to.address, length)))
-                if found:
-                    return found
-        return None
-
-    return {way: address for way, address in ways.items() if larger(way) != address}
+    return found
 
 
 def _by_scope(ifindex: int, owns: Iterable[Own]) -> dict[Way, Address]:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,9 +23,8 @@ from pyproxy.kernel.addresses import (
     node_networks,
 )
 from pyproxy.kernel.devices import devices
-from pyproxy.kernel.hops import Way, hop_sources
+from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
-from pyproxy.plan.cidr import contains
 from pyproxy.plan.options import Options
 from tests.datapath.node import run_ip
 from tests.datapath.test_rule_15 import tentative
@@ -319,53 +317,3 @@ def test_a_device_with_addresses_in_two_subnets(namespace: Path, family: Family)
     if family is IPV4:  # IPv6 addresses are listed with the last one first
         assert found[elsewhere] == f"{two}1"
     assert len(found) == 3
-
-
-def asks_from(family: Family, to: str) -> str:
-    """Return what the kernel gives a socket of the node that is not bound."""
-    domain = socket.AF_INET if family is IPV4 else socket.AF_INET6
-    with socket.socket(domain, socket.SOCK_DGRAM) as sock:
-        sock.connect((to, 9))
-        return str(sock.getsockname()[0])
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_what_the_nodes_own_processes_ask_from(
-    namespace: Path, family: Family, *, named: bool
-) -> None:
-    """As the kernel chooses by its routes: the device's, the one in the gateway's subnet, or named.
-
-    Its default route leads by another device than the network's.
-    """
-    one, two, elsewhere = NETS[family]
-    length, dad = (24, "") if family is IPV4 else (64, " nodad")
-    run_ip(
-        namespace,
-        f"addr add {one}1/{length} dev one{dad}",
-        f"addr add {two}1/{length} dev two{dad}",
-        f"addr add {two}9/{length} dev two{dad}",
-        f"route add default via {one}2",
-        f"route add {elsewhere} via {two}2{f' src {two}9' if named else ''}",
-    )
-    far = str(next(ipaddress.ip_network(elsewhere).hosts()))
-    asked = (f"{one}7", f"{two}7", far, "192.0.2.1" if family is IPV4 else "2001:db8::1")
-
-    def work() -> list[tuple[str, str, str]]:
-        found = hop_sources(netlink.primary_addresses(family), netlink.hops(family))
-        return [(to, chosen(found, to), asks_from(family, to)) for to in asked]
-
-    for to, ours, kernels in netns.inside(namespace, work):
-        # of two in one subnet IPv6 takes the one that was added last, or the other
-        same = {ours, kernels} == {f"{two}1", f"{two}9"} and family is IPV6 and not named
-        assert ours == kernels or same, to
-
-
-def chosen(found: Mapping[Way, bytes], to: str) -> str:
-    """Return what the LPM trie says of the node as a whole."""
-    address = packed(to)
-    ways = [
-        (way.to.length, source)
-        for way, source in found.items()
-        if way.ifindex == NODE and contains(way.to, address)
-    ]
-    return str(ipaddress.ip_address(max(ways)[1])) if ways else ""

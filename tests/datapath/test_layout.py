@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyproxy.kernel import inspect, libbpf, links, programs
-from pyproxy.kernel.addresses import BRIDGED, PODS, UPLINK, NodeAddressFlag
+from pyproxy.kernel.addresses import PODS, UPLINK, NodeAddressFlag
 from pyproxy.kernel.btf import Types
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.datapath import FrontendFlag
@@ -118,10 +118,7 @@ def stage_of(program: programs.Program) -> str:
         ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
         ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
         ("stage", in_order("STAGE", stages(), "STAGES")),
-        (
-            "device_flag",
-            {"DEVICE_UPLINK": UPLINK, "DEVICE_PODS": PODS, "DEVICE_BRIDGED": BRIDGED},
-        ),
+        ("device_flag", {"DEVICE_UPLINK": UPLINK, "DEVICE_PODS": PODS}),
     ],
 )
 def test_names_in_order_are_the_numbers_of_the_enum(

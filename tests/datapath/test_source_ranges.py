@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
-from pyproxy.kernel.hops import Way
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan
 from tests.datapath.asking import errno_of, open_socket
@@ -197,22 +196,6 @@ def test_a_node_that_has_the_address_asks_with_it(
     node.loaded[family].path.write_addresses({vip: NodeAddressFlag(0)})
     counted = {"connect": 1} if admitted else {}
     ask_by_socket(node, flavour, own, vip if admitted else own, counted)
-
-
-@pytest.mark.parametrize("admitted", [True, False])
-def test_a_route_says_what_the_node_asks_with(node: Node, flavour: Flavour, admitted: bool) -> None:
-    """The address of the device that it leads by, or the one that it names, not the usual one."""
-    family = flavour.family
-    usual, routed = (backend_address(family, n) for n in (1, 2))
-    network = Prefix(service_address(family, 9)[:-1] + b"\0", 8 * family.address_bytes - 8)
-    path = node.loaded[family].path
-    node.configure()
-    path.write_hop_sources({Way(NODE, network): routed})
-    try:
-        counted = {"connect": 1} if admitted else {}
-        ask_by_socket(node, flavour, usual, routed if admitted else usual, counted)
-    finally:
-        path.write_hop_sources({})
 
 
 @pytest.mark.parametrize("admitted", [True, False])
