@@ -85,14 +85,19 @@ static __always_inline __s32 node_address_find(const struct addr *addr)
 }
 
 /*
- * Return whether an address is the node's by a route to a whole network (`ip route add local`), and
- * NodePorts are served on all that is: as `addrtype LOCAL` and `fib daddr type local` have it.
+ * The same, also of an address that is the node's by a route to a whole network (`ip route add
+ * local`): as `addrtype LOCAL` and `fib daddr type local` have it.
  */
-static __always_inline bool is_in_node_network(const struct addr *addr)
+static __always_inline __s32 local_address_find(const struct addr *addr)
 {
 	struct cidr_key key = { .length = 32 * ADDR_WORDS, .addr = *addr };
+	__s32 found = node_address_find(addr);
+	const __u32 *flags;
 
-	return node_networks.lookup(&key);
+	if (found >= 0)
+		return found;
+	flags = node_networks.lookup(&key);
+	return flags ? *flags : -1;
 }
 
 /* Return what a NodePort that is served on dst leads to. */
@@ -105,9 +110,7 @@ static __always_inline struct target node_port_match(const struct endpoint *dst,
 
 	if (!is_node_port(dst->port))
 		return target;
-	flags = node_address_find(&dst->addr);
-	if (flags < 0 && is_in_node_network(&dst->addr))
-		flags = NODE_ADDRESS_PORTS;
+	flags = local_address_find(&dst->addr);
 	if (flags < 0 || !frontend_find(&any, proto, &found))
 		return target;
 	target.unserved = !(flags & NODE_ADDRESS_PORTS);

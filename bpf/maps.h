@@ -62,7 +62,7 @@ BPF_F_TABLE("lpm_trie", struct source_key, __u32, sources, MAX_SOURCES, BPF_F_NO
 /* The agent writes, the programs read: which addresses are the node's, enum node_address_flag. */
 BPF_F_TABLE("hash", struct addr, __u32, node_addresses, MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);
 
-/* The agent writes, the programs read: whole networks that are the node's, if NodePorts count there. */
+/* The agent writes, the programs read: networks that are the node's as a whole, with the same flags. */
 BPF_F_TABLE("lpm_trie", struct cidr_key, __u32, node_networks, MAX_NODE_ADDRESSES,
 	    BPF_F_NO_PREALLOC);
 

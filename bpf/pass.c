@@ -33,7 +33,7 @@ int pass(struct __sk_buff *skb)
 	struct found found = {};
 
 	/* what somebody else answers who has the address too is no answer of this node's */
-	if (stage_read(skb, &packet) != READ_DONE || node_address_find(&packet.src.addr) < 0 ||
+	if (stage_read(skb, &packet) != READ_DONE || local_address_find(&packet.src.addr) < 0 ||
 	    !frontend_match(&packet.src, packet.proto).service)
 		return TC_NEXT;
 	answer = packet_answer(&packet);

@@ -87,7 +87,7 @@ static __always_inline bool is_left_to_filter(struct bpf_sock_addr *ctx, const s
 	if (picked->client != CLIENT_NODE || !device)
 		return true;
 	if (addr_equal(&source, &none))
-		source = node_address_find(asked) < 0 ? device->source : *asked;
+		source = local_address_find(asked) < 0 ? device->source : *asked;
 	return is_kept_out(picked->target.service, &source);
 }
 
@@ -124,7 +124,7 @@ static __always_inline bool sock_target(struct bpf_sock_addr *ctx, struct endpoi
 static __always_inline bool is_in_force(const struct pick *picked, const struct endpoint *peer)
 {
 	return picked->target.kind == KIND_CLUSTER_IP || picked->client != CLIENT_NODE ||
-	       setting(SETTING_POLICY) & POLICY_NFTABLES || node_address_find(&peer->addr) >= 0;
+	       setting(SETTING_POLICY) & POLICY_NFTABLES || local_address_find(&peer->addr) >= 0;
 }
 
 /*
@@ -136,21 +136,6 @@ static __always_inline bool is_left_to_detector(const struct pick *picked)
 {
 	return picked->client == CLIENT_POD && picked->target.kind != KIND_CLUSTER_IP &&
 	       picked->policies & SERVICE_EXTERNAL_LOCAL;
-}
-
-/*
- * Return whether a socket's pod may send to others of this node past its IP layer. Nothing there
- * tells a connected UDP socket that its backend has left, so that packets have to be translated.
- */
-static __always_inline bool is_bridged(struct bpf_sock_addr *ctx)
-{
-	const struct device *node;
-	__u32 number = 0;
-
-	if (sock_proto(ctx) != IPPROTO_UDP || bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS))
-		return false;
-	node = devices.lookup(&number);
-	return node && node->flags & DEVICE_BRIDGED;
 }
 
 /* Pick a backend for what a socket sends to peer. */
@@ -195,8 +180,6 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 		return sock_strict(ctx, &picked, peer);
 	}
 	verdict = sock_pick(ctx, peer, &picked);
-	if (verdict == VERDICT_FORWARD && picked.flags & BACKEND_LOCAL && is_bridged(ctx))
-		verdict = VERDICT_PASS;
 	if (verdict != VERDICT_FORWARD) {
 		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
@@ -306,9 +289,6 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 		count(COUNTER_SENDMSG);
 		return VERDICT_FORWARD;
 	}
-	/* what connect() left alone comes here by an IPv6 socket with an IPv4-mapped peer */
-	if (is_connected(ctx) && is_bridged(ctx))
-		return VERDICT_PASS;
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
 	if (!nat)
 		return VERDICT_REFUSE;

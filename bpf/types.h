@@ -318,7 +318,6 @@ struct device {
 enum device_flag {
 	DEVICE_UPLINK = 1, /* leads to hosts that are no pods of this node */
 	DEVICE_PODS = 2, /* what comes by it comes from pods (parity A9.14, the interface modes) */
-	DEVICE_BRIDGED = 4, /* of the node as a whole: there are pods on a bridge */
 };
 
 /*

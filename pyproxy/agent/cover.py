@@ -110,33 +110,37 @@ class Cover:
 
     def _write_facts(self, everything: list[Device]) -> None:
         """Say what devices and addresses the node has; what cannot be said is tried again."""
-        before = self._facts_failure
-        try:
-            with self._facts_lock:
-                for family, path in self._paths.items():
-                    facts = device_facts(family, everything, self._options)
-                    harmed = path.write_devices(facts)
-                    addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
-                    harmed = path.write_hop_sources(hop_sources(addresses, hops)) or harmed
-                    if self._knows_node:
-                        local = local_prefixes(family, everything)
-                        found = node_addresses(local, self._options)
-                        harmed = path.write_addresses(found) or harmed
-                        networks = node_networks(local, self._options)
-                        harmed = path.write_networks(networks) or harmed
-                        self._addresses[family] = frozenset(found)
-                    if harmed:
-                        log.warning(
-                            "%s: devices or addresses were changed in our maps: written again",
-                            family.label,
-                        )
-        except (KernelError, OSError) as error:
-            self._facts_failure = str(error)
-        else:
-            self._facts_failure = ""
+        before, failures = self._facts_failure, []
+        with self._facts_lock:
+            for family, path in self._paths.items():
+                try:
+                    harmed = self._write_family(family, path, everything)
+                except (KernelError, OSError) as error:
+                    failures.append(str(error))
+                    continue
+                if harmed:
+                    log.warning(
+                        "%s: devices or addresses were changed in our maps: written again",
+                        family.label,
+                    )
+        self._facts_failure = "; ".join(dict.fromkeys(failures))
         if self._facts_failure != before:
             log.error("devices and addresses: %s", self._facts_failure or "known again")
             self._changed()
+
+    def _write_family(self, family: Family, path: PacketPath, everything: list[Device]) -> bool:
+        """Say it of one family, what most depends on first; return whether others changed it."""
+        harmed = []
+        if self._knows_node:
+            local = local_prefixes(family, everything)
+            found = node_addresses(local, self._options)
+            harmed.append(path.write_addresses(found))
+            harmed.append(path.write_networks(node_networks(local, self._options)))
+            self._addresses[family] = frozenset(found)
+        harmed.append(path.write_devices(device_facts(family, everything, self._options)))
+        addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
+        harmed.append(path.write_hop_sources(hop_sources(addresses, hops)))
+        return any(harmed)
 
     def _is_due(self) -> bool:
         """Return whether all devices are to be looked at, those that count as covered too."""

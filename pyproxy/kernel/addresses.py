@@ -29,7 +29,7 @@ from pyproxy.plan.options import (
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK, PODS, BRIDGED = 1, 2, 4  # enum device_flag of bpf/types.h
+UPLINK, PODS = 1, 2  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
@@ -93,7 +93,7 @@ def device_facts(
     names = {device.ifindex: device.name for device in present}
     ways = (sources.get(names.get(hop.ifindex, "")) or hop.source for hop in leading)
     own = next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
-    return facts | ({NODE: DeviceFacts(own, BRIDGED if _bridges_pods() else 0)} if own else {})
+    return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
 
 
 def local_prefixes(family: Family, devices: Iterable[Device]) -> set[Prefix]:
@@ -111,17 +111,18 @@ def node_addresses(local: Iterable[Prefix], options: Options) -> dict[Address, N
     return address_flags((each.address for each in local if not is_network(each)), options)
 
 
-def node_networks(local: Iterable[Prefix], options: Options) -> set[Prefix]:
-    """Return the whole networks on which NodePorts are served: all or none (parity A7.1).
+def node_networks(local: Iterable[Prefix], options: Options) -> dict[Prefix, NodeAddressFlag]:
+    """Return the networks that are the node's as a whole, and whether they serve NodePorts.
 
-    nodePortAddresses name addresses that interfaces have; loopback's network has rules of its own.
+    All do or none (parity A7.1): nodePortAddresses name addresses that interfaces have. Loopback's
+    network has rules of its own.
     """
     return {
-        each
+        each: NodeAddressFlag.PORTS
+        if serves_everywhere(family_of(each.address), options)
+        else NodeAddressFlag(0)
         for each in local
-        if is_network(each)
-        and not is_loopback(each.address)
-        and serves_everywhere(family_of(each.address), options)
+        if is_network(each) and not is_loopback(each.address)
     }
 
 
@@ -169,12 +170,6 @@ def _uplinks(hops: Iterable[netlink.Hop]) -> dict[int, int]:
         }
         found |= below
     return found
-
-
-def _bridges_pods() -> bool:
-    """Return whether pods of this node may send each other what its IP layer does not see."""
-    ports = (port for bridge in netlink.bridges() for port in netlink.ports(bridge))
-    return any(port.kind in OF_PODS for port in ports)
 
 
 def _sources(family: Family, devices: Iterable[Device]) -> Mapping[str, Address]:

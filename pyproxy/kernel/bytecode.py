@@ -74,20 +74,20 @@ class Bytecode(NamedTuple):
     maps: dict[str, MapShape]
     btf: bytes
 
-    def to_bytes(self) -> bytes:
-        """Return it as from_bytes() reads it."""
+    def to_bytes(self, key: str) -> bytes:
+        """Return it as from_bytes() reads it, under the key that it is kept by."""
         programs = {
             name: (_text(code.instructions), code.maps) for name, code in self.programs.items()
         }
         content = json.dumps((programs, self.maps, _text(self.btf))).encode()
-        return _SUM(content).digest() + content
+        return _SUM(key.encode() + content).digest() + content
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Bytecode | None:
-        """Return what to_bytes() was given, None if these bytes are not all that it returned."""
+    def from_bytes(cls, raw: bytes, key: str) -> Bytecode | None:
+        """Return what to_bytes() was given, None if these bytes are not what it returned."""
         size = _SUM().digest_size
         content = raw[size:]
-        if raw[:size] != _SUM(content).digest():
+        if raw[:size] != _SUM(key.encode() + content).digest():
             return None
         programs, maps, btf = json.loads(content)
         return cls(

@@ -6,6 +6,7 @@ What is in such a file runs in the kernel: one that somebody else could have wri
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -28,11 +29,12 @@ class Kept:
             with self._file(key).open("rb") as file:
                 if not _is_ours(file.fileno()):
                     return None
-                found = Bytecode.from_bytes(file.read())
-                # the last ones used stay
-                os.utime(file.fileno())
+                found = Bytecode.from_bytes(file.read(), key)
         except OSError:
             return None
+        # the last ones used stay; where it is part of an image it cannot be written
+        with contextlib.suppress(OSError):
+            os.utime(self._file(key))
         return found
 
     def write(self, key: str, code: Bytecode) -> str:
@@ -40,11 +42,13 @@ class Kept:
         new = self._file(f"{key}.{os.getpid()}")
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            new.write_bytes(code.to_bytes())
+            new.write_bytes(code.to_bytes(key))
             new.chmod(0o600)
             new.replace(self._file(key))
             self._forget_oldest()
         except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
             return f"{error.filename or self._directory}: {error.strerror}"
         return ""
 

@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
@@ -202,9 +202,11 @@ class PacketPath:
             advance(self._settings, ADDRESS_EPOCH)
         return harmed
 
-    def write_networks(self, wanted: Iterable[Prefix]) -> bool:
-        """Say on which whole networks of the node NodePorts are served; as write_addresses()."""
-        elements = {(network.length, network.address): (1,) for network in wanted}
+    def write_networks(self, wanted: Mapping[Prefix, NodeAddressFlag]) -> bool:
+        """Say which networks are the node's as a whole; as write_addresses()."""
+        elements = {
+            (network.length, network.address): (int(flags),) for network, flags in wanted.items()
+        }
         return self._write_facts(self._networks, elements)
 
     def write_hop_sources(self, wanted: Mapping[Way, Address]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Build(NamedTuple):
     @property
     def key(self) -> str:
         """16 hex digits that change whenever what compiling makes would."""
-        made_by = (os.uname().machine, pyproxy.__version__, str(FORMAT))
+        made_by = (os.uname().machine, pyproxy.__version__, str(FORMAT), headers())
         return _digest(self.text, *self.cflags, *made_by)
 
     @property
@@ -66,6 +67,13 @@ class Build(NamedTuple):
         """16 hex digits that change whenever the programs in the kernel would."""
         kernel = os.uname()
         return _digest(self.key, kernel.release, kernel.version)
+
+
+@cache
+def headers() -> str:
+    """Return the text of the stub headers, which stand in for the kernel's."""
+    files = sorted(path for path in (bpf_directory() / "include").rglob("*") if path.is_file())
+    return "".join(path.read_text(encoding="utf-8") for path in files)
 
 
 def _digest(*parts: str) -> str:

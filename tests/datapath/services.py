@@ -44,14 +44,10 @@ def service(
     The first `local` of the backends are on this node. `leaving` are further members that get
     no new connections: terminating ones that still serve.
     """
+    here = [USABLE | BackendFlag.LOCAL] * local + [USABLE] * (len(backends) - local)
     found = tuple(
-        Backend(
-            backend_address(family, n),
-            port,
-            USABLE | (BackendFlag.LOCAL if place < local else 0),
-            f"node-{n % 2}",
-        )
-        for place, n in enumerate(backends)
+        Backend(backend_address(family, n), port, flags, f"node-{n % 2}")
+        for n, flags in zip(backends, here, strict=True)
     )
     members = list(members_of(found, local, 0, len(found)))
     members += [Member(backend_address(family, n), port, LEAVING) for n in leaving]

@@ -12,7 +12,6 @@ import pytest
 
 from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import (
-    BRIDGED,
     IPVS_DEVICE,
     NODE,
     UPLINK,
@@ -242,22 +241,6 @@ def test_what_a_default_uplink_is_made_of_leads_out(
     run_ip(namespace, f"route add {to} via {gateway}")
     expected = {"bridge", "outside"} if is_default else {"bridge"}
     assert uplinks(facts(namespace, family)) == expected
-
-
-@pytest.mark.parametrize("kind", ["veth", "vxlan"])
-def test_pods_on_a_bridge_are_the_nodes(namespace: Path, family: Family, kind: str) -> None:
-    """A bridge without ports, and one of an overlay's device, joins no pods."""
-    with_addresses(namespace, family)
-    run_ip(
-        namespace,
-        "link add bridge type bridge",
-        "link add overlay type vxlan id 7 dstport 4789 dev bare",
-    )
-    assert facts(namespace, family)["node"].flags == 0
-    run_ip(namespace, f"link set {'two' if kind == 'veth' else 'overlay'} master bridge")
-    found = facts(namespace, family)
-    assert found["node"].flags == (BRIDGED if kind == "veth" else 0)
-    assert {each.flags for name, each in found.items() if name != "node"} == {0}
 
 
 def test_networks_that_are_local_as_a_whole(namespace: Path, family: Family) -> None:

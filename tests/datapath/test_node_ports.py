@@ -41,7 +41,7 @@ def hooks(node: Node, family: Family, tmp_path: Path) -> Iterator[Hooks]:
         )
         yield found
         found.path.write_addresses({})
-        found.path.write_networks([])
+        found.path.write_networks({})
 
 
 def external(family: Family) -> End:
@@ -294,17 +294,41 @@ def test_all_of_a_network_of_the_node(
     family = hooks.family
     service(hooks, protocol, Kind.NODE_PORT)
     packet = hooks.first(protocol, client(family), End(packed(family, four, six), NODE_PORT))
-    for wanted in ([network(family)], []):
+    for wanted in ({network(family): NodeAddressFlag.PORTS}, {}):
         hooks.path.write_networks(wanted)
         hooks.table.clear()
         assert (hooks.ingress(packet) == passed(packet)) != (served and bool(wanted))
+
+
+def test_a_network_without_node_ports(hooks: Hooks, protocol: Protocol) -> None:
+    """By nodePortAddresses: it passes, and where there is no endpoint it is refused (A7.6)."""
+    family = hooks.family
+    hooks.path.write_networks({network(family): NodeAddressFlag(0)})
+    to = End(network(family).address, NODE_PORT)
+    packet = hooks.first(protocol, client(family), to)
+    service(hooks, protocol, Kind.NODE_PORT)
+    assert hooks.ingress(packet) == passed(packet)
+    plain = planned(family, protocol, Kind.NODE_PORT, ServiceFlag(0), local=0)
+    hooks.node.apply(plain._replace(backends=(), members=(), cluster_count=0))
+    assert hooks.ingress(packet).verdict == TC_REDIRECT
+
+
+def test_answers_to_an_address_of_a_network_pass(hooks: Hooks) -> None:
+    """A socket of the node has asked from there, or what masquerades has (rule 3)."""
+    family = hooks.family
+    service(hooks, UDP, Kind.NODE_PORT)
+    hooks.path.write_networks({network(family): NodeAddressFlag.PORTS})
+    own, peer = End(network(family).address, NODE_PORT), client(family, 9)
+    question, answer = hooks.udp(own, peer), hooks.udp(peer, own)
+    assert hooks.egress(question) == passed(question)
+    assert hooks.ingress(answer) == passed(answer)
 
 
 def test_an_address_comes_before_its_network(hooks: Hooks, protocol: Protocol) -> None:
     """One that an interface has may serve no NodePorts, though it is in a network that does."""
     family = hooks.family
     service(hooks, protocol, Kind.NODE_PORT)
-    hooks.path.write_networks([Prefix(bytes(family.address_bytes), 0)])
+    hooks.path.write_networks({Prefix(bytes(family.address_bytes), 0): NodeAddressFlag.PORTS})
     for number, served in ((OTHER, False), (ELSEWHERE, True)):
         to = End(node_address(family, number), NODE_PORT)
         packet = hooks.first(protocol, client(family), to)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyproxy.kernel.addresses import NodeAddressFlag
-from pyproxy.model import Family, Prefix, Protocol
+from pyproxy.model import Address, Family, Prefix, Protocol
 from pyproxy.plan.options import Mode, Options
 from pyproxy.tables import (
     ConnectionTimeouts,
@@ -34,6 +34,11 @@ LOOPBACK = {Family.IPV4: bytes((127, 0, 0, 1)), Family.IPV6: bytes(15) + b"\x01"
 EVERYTHING = {family: Prefix(bytes(family.address_bytes), 0) for family in Family}
 
 
+def network_of(address: Address) -> Prefix:
+    """Return the network of 256 addresses that an address is in."""
+    return Prefix(address[:-1] + b"\0", 8 * len(address) - 8)
+
+
 @pytest.fixture
 def node(node: Node) -> Iterator[Node]:
     """The node, as an agent of its own network namespace sees it."""
@@ -50,6 +55,7 @@ def node(node: Node) -> Iterator[Node]:
     node.configure()
     for each in node.loaded.values():
         each.path.write_addresses({})
+        each.path.write_networks({})
 
 
 def configure(node: Node, whose: str, **options: Any) -> None:
@@ -207,17 +213,19 @@ def test_an_unconnected_socket_has_a_backend_for_each_address(
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("whose", ["node", "pod"])
-@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("local", ["address", "network", ""])
 def test_where_refusals_are_in_force(  # noqa: PLR0917 - a table of three columns
-    node: Node, flavour: Flavour, protocol: Protocol, mode: Mode, whose: str, local: bool
+    node: Node, flavour: Flavour, protocol: Protocol, mode: Mode, whose: str, local: str
 ) -> None:
     """Iptables mode lets a process of the node go on to an address that is elsewhere (A8.5)."""
     configure(node, whose, mode=mode)
-    if local:
-        addresses = {service_address(flavour.family, 9): NodeAddressFlag(0)}
-        node.loaded[flavour.family].path.write_addresses(addresses)
+    address, path = service_address(flavour.family, 9), node.loaded[flavour.family].path
+    if local == "address":
+        path.write_addresses({address: NodeAddressFlag(0)})
+    elif local == "network":
+        path.write_networks({network_of(address): NodeAddressFlag(0)})
     node.apply(without_endpoints(flavour, protocol, Kind.LOAD_BALANCER))
-    refused = local or whose == "pod" or mode is Mode.NFTABLES
+    refused = bool(local) or whose == "pod" or mode is Mode.NFTABLES
     with (
         node.counting(flavour.family, **({"refused": 1} if refused else {})),
         node.socket(flavour, protocol) as sock,

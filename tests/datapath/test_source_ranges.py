@@ -18,7 +18,7 @@ from tests.datapath.hooks import Hooks, Wire, dropped, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import End
 from tests.datapath.services import service
-from tests.datapath.test_socket_node_ports import configure
+from tests.datapath.test_socket_node_ports import configure, network_of
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 INSIDE, NEIGHBOUR, OUTSIDE = 0x21, 0x22, 0x41  # clients
@@ -186,16 +186,22 @@ def test_sockets(
 
 
 @pytest.mark.parametrize("admitted", [True, False])
+@pytest.mark.parametrize("whole", [True, False], ids=["network", "address"])
 def test_a_node_that_has_the_address_asks_with_it(
-    node: Node, flavour: Flavour, admitted: bool
+    node: Node, flavour: Flavour, whole: bool, admitted: bool
 ) -> None:
-    """As the kernel chooses for an address of its own (A10.3)."""
+    """As the kernel chooses for an address of its own (A10.3), or of a network that is its own."""
     family = flavour.family
     vip, own = service_address(family, 9), backend_address(family, 6)
     node.configure()
-    node.loaded[family].path.write_addresses({vip: NodeAddressFlag(0)})
+    path, flags = node.loaded[family].path, NodeAddressFlag(0)
+    path.write_addresses({} if whole else {vip: flags})
+    path.write_networks({network_of(vip): flags} if whole else {})
     counted = {"connect": 1} if admitted else {}
-    ask_by_socket(node, flavour, own, vip if admitted else own, counted)
+    try:
+        ask_by_socket(node, flavour, own, vip if admitted else own, counted)
+    finally:
+        path.write_networks({})
 
 
 @pytest.mark.parametrize("admitted", [True, False])

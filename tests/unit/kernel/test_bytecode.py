@@ -66,14 +66,20 @@ objects = st.builds(
 @given(objects)
 def test_what_is_kept_is_what_was_compiled(made: Bytecode) -> None:
     """Written and read, nothing is lost."""
-    assert Bytecode.from_bytes(made.to_bytes()) == made
+    assert Bytecode.from_bytes(made.to_bytes("key"), "key") == made
 
 
 @given(objects, st.data())
 def test_what_was_changed_is_nothing(made: Bytecode, data: st.DataObject) -> None:
     """A byte that is another, or an end that is missing."""
-    raw = bytearray(made.to_bytes())
+    raw = bytearray(made.to_bytes("key"))
     at = data.draw(st.integers(0, len(raw) - 1))
-    assert Bytecode.from_bytes(bytes(raw[:at])) is None
+    assert Bytecode.from_bytes(bytes(raw[:at]), "key") is None
     raw[at] ^= data.draw(st.integers(1, 255))
-    assert Bytecode.from_bytes(bytes(raw)) is None
+    assert Bytecode.from_bytes(bytes(raw), "key") is None
+
+
+@given(objects, st.text(), st.text())
+def test_what_was_kept_by_another_name_is_nothing(made: Bytecode, key: str, other: str) -> None:
+    """Somebody has renamed the file."""
+    assert (Bytecode.from_bytes(made.to_bytes(key), other) == made) is (key == other)

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel import addresses, netlink
-from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts, device_facts, node_networks
+from pyproxy.kernel.addresses import (
+    NODE,
+    UPLINK,
+    DeviceFacts,
+    NodeAddressFlag,
+    device_facts,
+    node_networks,
+)
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.netlink import Hop, Port
 from pyproxy.model import Family, Prefix
@@ -23,6 +30,7 @@ TEMPORARY, DAD_FAILED, DEPRECATED, TENTATIVE, PERMANENT = 0x01, 0x08, 0x20, 0x40
 GLOBAL, LINK, SITE = 0x00, 0x20, 0x40
 
 HERE = Options("here")
+PORTS = NodeAddressFlag.PORTS
 
 
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: str) -> None:
@@ -30,7 +38,6 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: s
     monkeypatch.setattr(addresses, "PROC_NET", tmp_path)
     monkeypatch.setattr(netlink, "hops", lambda _: list(hops))
     monkeypatch.setattr(netlink, "ports", lambda _: [])
-    monkeypatch.setattr(netlink, "bridges", list)
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
 
@@ -146,15 +153,17 @@ NETWORKS = {
 def test_whole_networks_serve_node_ports_where_every_address_does() -> None:
     """Loopback's is not one of them, nor is an address (parity A7.1, A7.5)."""
     assert node_networks(NETWORKS, HERE) == {
-        Prefix(six("fd07::"), 64),
-        Prefix(six("::"), 0),
-        Prefix(bytes((10, 7, 0, 0)), 24),
+        Prefix(six("fd07::"), 64): PORTS,
+        Prefix(six("::"), 0): PORTS,
+        Prefix(bytes((10, 7, 0, 0)), 24): PORTS,
     }
 
 
 def test_cidrs_name_addresses_of_interfaces() -> None:
     """Of either family alone; a CIDR that holds everything names all that is local (A7.1)."""
     only = HERE._replace(node_port_addresses=(Prefix(bytes((10, 7, 0, 0)), 16),))
-    assert {len(each.address) for each in node_networks(NETWORKS, only)} == {16}
+    served = {each for each, flags in node_networks(NETWORKS, only).items() if flags & PORTS}
+    assert {len(each.address) for each in served} == {16}
+    assert node_networks(NETWORKS, only).keys() == node_networks(NETWORKS, HERE).keys()
     everything = HERE._replace(node_port_addresses=(Prefix(bytes(4), 0),))
     assert node_networks(NETWORKS, everything) == node_networks(NETWORKS, HERE)

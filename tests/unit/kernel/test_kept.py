@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -85,6 +86,43 @@ def test_where_nothing_can_be_kept_it_says_so(tmp_path: Path) -> None:
     obstacle.write_text("no directory")
     said = Kept(obstacle / "cache").write(KEY, MADE)
     assert str(obstacle) in said
+
+
+def test_what_cannot_be_written_whole_leaves_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk shows when the file has begun."""
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "No space left" in Kept(directory).write(KEY, MADE)
+    assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_is_only_read_is_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As part of an image, when a file was last used cannot be noted."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    kept = Kept(directory)
+    kept.write(KEY, MADE)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert kept.read(KEY) == MADE
+
+
+def test_a_file_by_another_name_is_not_read(directory: Path) -> None:
+    """Whoever can rename files could have other programs loaded."""
+    kept = Kept(directory)
+    kept.write(KEY, MADE)
+    (directory / f"{KEY}{SUFFIX}").rename(directory / f"{KEY[::-1]}{SUFFIX}")
+    assert kept.read(KEY[::-1]) is None
 
 
 def test_all_can_be_forgotten(directory: Path) -> None:
