@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 
 from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.tables import (
@@ -44,10 +45,9 @@ def service(
     The first `local` of the backends are on this node. `leaving` are further members that get
     no new connections: terminating ones that still serve.
     """
-    here = [USABLE | BackendFlag.LOCAL] * local + [USABLE] * (len(backends) - local)
+    flags_of = chain(repeat(USABLE | BackendFlag.LOCAL, local), repeat(USABLE))
     found = tuple(
-        Backend(backend_address(family, n), port, flags, f"node-{n % 2}")
-        for n, flags in zip(backends, here, strict=True)
+        Backend(backend_address(family, n), port, next(flags_of), f"node-{n % 2}") for n in backends
     )
     members = list(members_of(found, local, 0, len(found)))
     members += [Member(backend_address(family, n), port, LEAVING) for n in leaving]
