@@ -24,6 +24,10 @@ from pyproxy.kube.events import Event, Put, Report, Synced
 # Bounds what one file may cost; 10,000 EndpointSlices of 10 endpoints take 20 MiB of YAML.
 MAX_FILE_BYTES = 64 << 20
 
+# A truncated file is empty for a moment before its watchers are told (do_truncate, fsnotify): a
+# writer that is called away there for longer than this takes its objects away and brings them back.
+TRUNCATED_S = 0.2
+
 _KEPT = "what it held stays in force"
 _NO_INOTIFY = {
     errno.EMFILE: "raise fs.inotify.max_user_instances (sysctl)",
@@ -157,6 +161,8 @@ class ManifestSource:
                 return self._catalogue.fail(name, f"cannot be read: {error.strerror}")
             # With its directory gone too, nobody has said that the file's objects shall go.
             return self._catalogue.remove(name) if self._directory.is_dir() else []
+        if not text and name in self._catalogue.names:
+            self._stop.wait(TRUNCATED_S)
         watch.drain()
         return [] if watch.is_being_written(name) else self._catalogue.put(name, text)
 

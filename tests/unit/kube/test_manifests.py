@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import TextIO
 
@@ -107,6 +108,36 @@ def test_a_file_that_is_opened_again_while_it_is_read(
 
     monkeypatch.setattr(manifests, "read_file", read_truncated)
     path.touch()
+    followed.fence()
+    assert followed.state.ips()["a"] == 1
+    with writers[0] as file:
+        file.write(text_of("10.0.0.2"))
+    followed.until(lambda: followed.state.ips()["a"] == 2)
+
+
+def test_a_file_is_empty_before_the_kernel_tells_of_it(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is between the truncation and the word of it takes no object away, either."""
+    followed.write("a.yaml", text_of("10.0.0.1"))
+    followed.until_ips(a=1)
+    path = followed.directory / "a.yaml"
+    read, told = manifests.read_file, threading.Event()
+    writers = list[TextIO]()
+
+    def truncate() -> None:
+        writers.append(path.open("w"))
+        told.set()
+
+    def read_early(which: Path) -> bytes:
+        if which == path and not told.is_set():
+            threading.Timer(manifests.TRUNCATED_S / 10, truncate).start()
+            return b""
+        return read(which)
+
+    monkeypatch.setattr(manifests, "read_file", read_early)
+    path.touch()
+    assert told.wait(5)
     followed.fence()
     assert followed.state.ips()["a"] == 1
     with writers[0] as file:
