@@ -110,9 +110,12 @@ class DirectoryWatch:
             self._forget(self._ancestor_wd)
         self._ancestor_wd = wd
 
-    def is_being_written(self, name: str) -> bool:
-        """Tell whether somebody has changed the file and not closed it since."""
-        return name in self._writing
+    def has_changed(self, name: str) -> bool:
+        """Tell whether what was read of a file before drain() may be neither the old nor the new.
+
+        Somebody has changed it and not closed it since, or has, so that it is hinted at again.
+        """
+        return name in self._writing or name in self._names
 
     def drain(self) -> None:
         """Take in the events that have arrived; never waits."""

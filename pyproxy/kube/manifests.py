@@ -164,7 +164,7 @@ class ManifestSource:
         if not text and name in self._catalogue.names:
             self._stop.wait(TRUNCATED_S)
         watch.drain()
-        return [] if watch.is_being_written(name) else self._catalogue.put(name, text)
+        return [] if watch.has_changed(name) else self._catalogue.put(name, text)
 
 
 def _failure_to_open(watch: DirectoryWatch) -> OSError | None:

@@ -115,6 +115,26 @@ def test_a_file_that_is_opened_again_while_it_is_read(
     followed.until(lambda: followed.state.ips()["a"] == 2)
 
 
+def test_a_file_that_is_written_anew_while_it_is_read(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read in the midst of it counts for nothing, though its writer is done by then."""
+    followed.write("a.yaml", text_of("10.0.0.1", "10.0.0.2"))
+    followed.until_ips(a=1, b=2)
+    path, read, done = followed.directory / "a.yaml", manifests.read_file, threading.Event()
+
+    def read_between(which: Path) -> bytes:
+        if which != path or done.is_set():
+            return read(which)
+        done.set()
+        path.write_text(text_of("10.0.0.3", "10.0.0.999"))
+        return b""
+
+    monkeypatch.setattr(manifests, "read_file", read_between)
+    path.touch()
+    followed.until_ips(a=3, b=2)
+
+
 def test_a_file_is_empty_before_the_kernel_tells_of_it(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
