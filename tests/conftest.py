@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let all tests of a run share what they compile."""
-    if programs_dir(os.environ) is None:
+    if programs_dir() is None:
         config.stash[_MADE] = Path(tempfile.mkdtemp(prefix="pyproxy-programs-"))
         os.environ[PROGRAMS_DIR] = str(config.stash[_MADE])
 

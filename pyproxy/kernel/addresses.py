@@ -108,7 +108,7 @@ def local_prefixes(family: Family, devices: Iterable[Device]) -> set[Prefix]:
 
 def node_addresses(local: Iterable[Prefix], options: Options) -> dict[Address, NodeAddressFlag]:
     """Return which addresses there are, and which of them serve NodePorts (parity A7)."""
-    return address_flags((each.address for each in local if not is_network(each)), options)
+    return address_flags((each.address for each in local if not _is_network(each)), options)
 
 
 def node_networks(local: Iterable[Prefix], options: Options) -> dict[Prefix, NodeAddressFlag]:
@@ -122,11 +122,11 @@ def node_networks(local: Iterable[Prefix], options: Options) -> dict[Prefix, Nod
         if serves_everywhere(family_of(each.address), options)
         else NodeAddressFlag(0)
         for each in local
-        if is_network(each) and not is_loopback(each.address)
+        if _is_network(each) and not is_loopback(each.address)
     }
 
 
-def is_network(prefix: Prefix) -> bool:
+def _is_network(prefix: Prefix) -> bool:
     """Return whether a prefix holds more than one address."""
     return prefix.length < 8 * len(prefix.address)
 

@@ -18,7 +18,7 @@ from pyproxy.kernel.libbpf import MapInfo
 
 FORMAT = 1  # of to_bytes(): another one is kept under other keys
 
-_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, immediate
+INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, immediate
 _LD_IMM64 = 0x18  # BPF_LD | BPF_DW | BPF_IMM: two instructions long
 _PSEUDO_MAP_FD = 1  # the source register of one that loads a map, given by its descriptor
 _SUM = hashlib.sha256
@@ -51,19 +51,17 @@ class Code(NamedTuple):
     def read(cls, instructions: bytes, names: Mapping[int, str]) -> Code:
         """Return the code of instructions that load maps by descriptor, as `names` has them."""
         found = tuple((index, names[fd]) for index, fd in _map_loads(instructions))
-        return cls(instructions, found).linked_code(dict.fromkeys(names.values(), 0))
-
-    def linked_code(self, descriptors: Mapping[str, int]) -> Code:
-        """Return the same code, loading maps by these descriptors."""
-        return self._replace(instructions=self.linked(descriptors))
+        code = cls(instructions, found)
+        # whose descriptors they were is no part of it
+        return code._replace(instructions=code.linked(dict.fromkeys(names.values(), 0)))
 
     def linked(self, descriptors: Mapping[str, int]) -> bytes:
         """Return the instructions, loading maps by these descriptors."""
         raw = bytearray(self.instructions)
         for index, name in self.maps:
-            at = index * _INSTRUCTION.size
-            code, registers, offset, _ = _INSTRUCTION.unpack_from(raw, at)
-            _INSTRUCTION.pack_into(raw, at, code, registers, offset, descriptors[name])
+            at = index * INSTRUCTION.size
+            code, registers, offset, _ = INSTRUCTION.unpack_from(raw, at)
+            INSTRUCTION.pack_into(raw, at, code, registers, offset, descriptors[name])
         return bytes(raw)
 
 
@@ -107,7 +105,7 @@ def _text(raw: bytes) -> str:
 def _map_loads(instructions: bytes) -> Iterator[tuple[int, int]]:
     """Yield index and descriptor of each instruction that loads a map."""
     second = False
-    for index, (code, registers, _, immediate) in enumerate(_INSTRUCTION.iter_unpack(instructions)):
+    for index, (code, registers, _, immediate) in enumerate(INSTRUCTION.iter_unpack(instructions)):
         if not second and code == _LD_IMM64 and registers >> 4 == _PSEUDO_MAP_FD:
             yield index, immediate
         second = not second and code == _LD_IMM64

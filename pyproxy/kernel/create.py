@@ -10,10 +10,9 @@ import ctypes as _c
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import libbpf
-from pyproxy.kernel.bytecode import MapShape
+from pyproxy.kernel.bytecode import INSTRUCTION, MapShape
 from pyproxy.kernel.programs import Program
 
-INSTRUCTION_BYTES = 8
 LICENSE = b"Dual BSD/GPL"  # as the SPDX lines in bpf/; some helpers want the GPL
 LOG_BYTES = 1 << 24  # the verifier ends its words here (BPF_VERIFIER_TMP_LOG_SIZE is larger yet)
 LOG_LINES = 30  # the last ones say what is wrong
@@ -102,6 +101,6 @@ def _prog_load(program: Program, instructions: bytes, options: _ProgramOptions) 
         "BPF_PROG_LOAD",
         "bpf_prog_load",
         *(program.type, program.name.encode(), LICENSE, instructions),
-        _c.c_size_t(len(instructions) // INSTRUCTION_BYTES),
+        _c.c_size_t(len(instructions) // INSTRUCTION.size),
         _c.byref(options),
     )

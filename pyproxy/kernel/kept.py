@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from pyproxy.kernel.bytecode import Bytecode
+from pyproxy.kernel.pins import age
 
 SUFFIX = ".bytecode"
 MOST = 32  # of a MB each: both families and four former tables, for three versions
@@ -69,16 +70,8 @@ class Kept:
         return list(self._directory.glob(f"*{SUFFIX}"))
 
     def _forget_oldest(self) -> None:
-        aged = sorted((_used(file), file) for file in self._files())
-        for _, file in aged[:-MOST]:
+        for file in sorted(self._files(), key=age)[:-MOST]:
             file.unlink(missing_ok=True)
-
-
-def _used(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _is_ours(fd: int) -> bool:

@@ -94,12 +94,12 @@ class Request:
 
     def pinned_maps(self) -> dict[str, Path]:
         """Return where maps are pinned, by name."""
-        places = ((FLOW_MAPS, self.connections), (MAPS, self.pins.maps))
-        return {
-            name: directory / name
-            for names, directory in (*places, (SHARED_MAPS, self.pins.shared))
-            for name in names
+        places = {
+            self.connections: FLOW_MAPS,
+            self.pins.maps: MAPS,
+            self.pins.shared: SHARED_MAPS,
         }
+        return {name: place / name for place, names in places.items() for name in names}
 
 
 def _to_json(requests: Sequence[Request]) -> str:

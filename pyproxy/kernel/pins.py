@@ -59,7 +59,7 @@ class Pins:
         if not self.base.is_dir():
             return []
         found = [p for p in self.base.iterdir() if p.name.startswith("programs-")]
-        return sorted(found, key=_age)
+        return sorted(found, key=age)
 
     def connections(self, entries: int) -> Path:
         """Return the directory of the connection table with room for so many."""
@@ -67,7 +67,7 @@ class Pins:
 
     def connection_tables(self) -> list[Path]:
         """Return the directories of connection tables of any size, oldest first."""
-        return sorted(self._tables.iterdir(), key=_age) if self._tables.is_dir() else []
+        return sorted(self._tables.iterdir(), key=age) if self._tables.is_dir() else []
 
     def mark_used(self, entries: int) -> None:
         """Note that programs with the connection table of this size are about to be attached."""
@@ -113,8 +113,8 @@ def other_layouts(root: Path) -> list[Path]:
     return [version for version in versions(root) if version.name not in LAYOUTS]
 
 
-def _age(path: Path) -> int:
-    """Return when a directory was made; one that an agent removes meanwhile counts as old."""
+def age(path: Path) -> int:
+    """Return when something was made or changed, in ns; what is removed meanwhile counts as old."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -12,7 +12,6 @@ from typing import NamedTuple, Self
 
 from pyproxy.kernel import libbpf, load
 from pyproxy.kernel.addresses import NodeAddressFlag
-from pyproxy.kernel.features import probe
 from pyproxy.kernel.move import Move
 from pyproxy.kernel.pins import remove_tree
 from pyproxy.kernel.programs import ADOPT, MOVE
@@ -22,9 +21,8 @@ from pyproxy.tables import Kind
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.flowtable import Key, Record
 from tests.datapath.hooks import Hooks, Wire, passed
-from tests.datapath.node import Node
+from tests.datapath.node import Node, requests_for
 from tests.datapath.packets import End
-from tests.lab.compiled import programs_dir
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 FEW = 64
@@ -34,10 +32,7 @@ HAIRPIN = 7  # a service whose client is its backend
 @contextmanager
 def with_table(node: Node, directory: Path, entries: int) -> Iterator[Node]:
     """Give the same node as its programs with a connection table of another size see it."""
-    features, sizes = probe(), Sizes(max_connections=entries)
-    root = node.bpffs / "pyproxy"
-    kept = programs_dir(os.environ)
-    requests = [load.Request(root, family, features, sizes, cache_dir=kept) for family in Family]
+    requests = requests_for(node.bpffs / "pyproxy", Sizes(max_connections=entries))
     load.finish(load.start(requests))
     found = copy.copy(node)
     found.loaded = {

@@ -75,6 +75,12 @@ class Loaded(NamedTuple):
         return self.request.connections
 
 
+def requests_for(root: Path, sizes: Sizes | None) -> list[load.Request]:
+    """Return what loads both families below a bpffs root; what others have compiled is used."""
+    features, kept = probe(), programs_dir()
+    return [load.Request(root, family, features, sizes, cache_dir=kept) for family in Family]
+
+
 class Node:
     """A cgroup, a namespace and a bpffs of the tests' own, with both families in the kernel.
 
@@ -142,11 +148,7 @@ class Node:
         return path
 
     def _load(self, root: Path) -> dict[Family, Loaded]:
-        features = probe()
-        kept = programs_dir(os.environ)
-        requests = [
-            load.Request(root, family, features, self._sizes, cache_dir=kept) for family in Family
-        ]
+        requests = requests_for(root, self._sizes)
         load.finish(load.start(requests))
         found = {}
         for request in requests:

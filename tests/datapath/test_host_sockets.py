@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyproxy.model import Prefix, Protocol
+from pyproxy.model import Protocol
 from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTimeouts, PortRange, SocketTranslation
 from tests.datapath.asking import errno_of
 from tests.datapath.flavours import Flavour, service_address
 from tests.datapath.node import Node
 from tests.datapath.services import refusing, service
+from tests.datapath.test_socket_node_ports import network_of
 
 UDP = Protocol.UDP
 HERE, HOST = Options("here"), SocketTranslation.HOST
@@ -38,10 +39,8 @@ def translated(request: pytest.FixtureRequest, node: Node) -> Iterator[bool]:
 @pytest.fixture
 def strict(node: Node, flavour: Flavour) -> Iterator[None]:
     """Nftables mode: what is for no service of this network is refused, or dropped."""
-    address = service_address(flavour.family, 1)
-    network = Prefix(address[:-1] + b"\0", 8 * len(address) - 8)
     datapath = node.loaded[flavour.family].datapath
-    datapath.restrict((network,))
+    datapath.restrict((network_of(service_address(flavour.family, 1)),))
     yield
     datapath.restrict(None)
 

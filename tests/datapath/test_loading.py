@@ -90,7 +90,7 @@ def other(whole_run: Node) -> Iterator[Loaded]:
     loaded = whole_run.loaded[Family.IPV4]
     had = loaded.request.features
     features = had._replace(set_retval=not had.set_retval)
-    kept = programs_dir(os.environ)
+    kept = programs_dir()
     request = load.Request(loaded.pins.root, Family.IPV4, features, cache_dir=kept)
     assert not load.is_loaded(request)
     load.finish(load.start([request]))
@@ -181,7 +181,7 @@ def root(node: Node) -> Iterator[Path]:
 
 def ipv6_request(root: Path, *, compiling: bool = False) -> load.Request:
     """Return a request for the smaller of the families: it has no mapped addresses."""
-    kept = None if compiling else programs_dir(os.environ)
+    kept = None if compiling else programs_dir()
     return load.Request(root, Family.IPV6, probe(), cache_dir=kept)
 
 

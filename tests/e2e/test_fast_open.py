@@ -9,12 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.scene import App, Scene, members
-from tests.e2e.sequences import LAG_S, by_each_family, by_each_way, client_by
+from tests.e2e.scene import FAMILIES, App, Scene
+from tests.e2e.sequences import by_each_family, by_each_way, client_by, expect_members
 from tests.lab import firewalls
 from tests.lab.hosts import Host, Pod, await_ready
 from tests.lab.manifests import service
-from tests.lab.waiting import wait_for
 
 PORT, NODE_PORT = 7786, 31_186
 TIMES = 4
@@ -41,13 +40,9 @@ def served(scene: Scene, app: App, pod: Pod, family: int) -> Iterator[None]:
     await_ready(server, "the server")
     port = {"name": "web", "port": 80, "targetPort": PORT, "nodePort": NODE_PORT}
     made = service(app.name, app.addresses, [port], type="NodePort")
-    scene.put(f"{app.name}.json", made, app.slice(family, [pod], number=PORT))
-    for agent in scene.agents:
-        wait_for(
-            lambda a=agent: members(a, family, app.name) == {(pod.address(family), True)},  # type: ignore[misc]  # mypy can't infer a lambda with defaults
-            LAG_S,
-            f"{pod.name} in the maps of {agent.node.name}",
-        )
+    slices = [app.slice(each, [pod], number=PORT) for each in FAMILIES]
+    scene.put(f"{app.name}.json", made, *slices)
+    expect_members(scene, app, {pod: True})
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -48,7 +47,7 @@ class Agent:
         self.log = directory / "logs" / f"{node.name}.log"
         self.bpffs = bpffs
         self.run_dir = directory / f"run-{node.name}"
-        self.cache_dir = programs_dir(os.environ) or directory / "cache"
+        self.cache_dir = programs_dir() or directory / "cache"
         self.options = tuple(options)
         self.program: tuple[str, ...] = (str(PYPROXY),)
         self.source = f"--manifests={self.manifests}"

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from pathlib import Path
 
 PROGRAMS_DIR = "PYPROXY_TEST_PROGRAMS"
 """The variable that says where they are kept; scripts/test sets it for one run of all layers."""
 
 
-def programs_dir(environment: Mapping[str, str]) -> Path | None:
+def programs_dir() -> Path | None:
     """Return where compiled programs are kept, None if nobody has said it."""
-    named = environment.get(PROGRAMS_DIR)
+    named = os.environ.get(PROGRAMS_DIR)
     return Path(named) if named else None

@@ -79,6 +79,6 @@ def clear_rules(node: Node) -> None:
         node.run(command, input=empty, check=True)
 
 
-def set_sysctl(node: Host, name: str, value: str) -> None:
+def set_sysctl(host: Host, name: str, value: str) -> None:
     """Write a sysctl of a host's network namespace; `name` is a path below /proc/sys."""
-    node.run("tee", Path("/proc/sys", name), input=value, check=True)
+    host.run("tee", Path("/proc/sys", name), input=value, check=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -92,22 +93,31 @@ def test_a_half_written_file_changes_nothing(followed: Followed) -> None:
     assert reports == []
 
 
+def find_empty(
+    monkeypatch: pytest.MonkeyPatch, path: Path, meanwhile: Callable[[], object]
+) -> None:
+    """Have a file looked at, and its reader find nothing in it because of what happens then."""
+    read, found = manifests.read_file, threading.Event()
+
+    def read_between(which: Path) -> bytes:
+        if which != path or found.is_set():
+            return read(which)
+        found.set()
+        meanwhile()
+        return b""
+
+    monkeypatch.setattr(manifests, "read_file", read_between)
+    path.touch()
+
+
 def test_a_file_that_is_opened_again_while_it_is_read(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that truncates the file just before it is read takes no object away."""
     followed.write("a.yaml", text_of("10.0.0.1"))
     followed.until_ips(a=1)
-    path = followed.directory / "a.yaml"
-    read, writers = manifests.read_file, list[TextIO]()
-
-    def read_truncated(which: Path) -> bytes:
-        if which == path and not writers:
-            writers.append(path.open("w"))
-        return read(which)
-
-    monkeypatch.setattr(manifests, "read_file", read_truncated)
-    path.touch()
+    path, writers = followed.directory / "a.yaml", list[TextIO]()
+    find_empty(monkeypatch, path, lambda: writers.append(path.open("w")))
     followed.fence()
     assert followed.state.ips()["a"] == 1
     with writers[0] as file:
@@ -121,17 +131,8 @@ def test_a_file_that_is_written_anew_while_it_is_read(
     """What was read in the midst of it counts for nothing, though its writer is done by then."""
     followed.write("a.yaml", text_of("10.0.0.1", "10.0.0.2"))
     followed.until_ips(a=1, b=2)
-    path, read, done = followed.directory / "a.yaml", manifests.read_file, threading.Event()
-
-    def read_between(which: Path) -> bytes:
-        if which != path or done.is_set():
-            return read(which)
-        done.set()
-        path.write_text(text_of("10.0.0.3", "10.0.0.999"))
-        return b""
-
-    monkeypatch.setattr(manifests, "read_file", read_between)
-    path.touch()
+    path, text = followed.directory / "a.yaml", text_of("10.0.0.3", "10.0.0.999")
+    find_empty(monkeypatch, path, lambda: path.write_text(text))
     followed.until_ips(a=3, b=2)
 
 
@@ -141,22 +142,14 @@ def test_a_file_is_empty_before_the_kernel_tells_of_it(
     """A writer that is between the truncation and the word of it takes no object away, either."""
     followed.write("a.yaml", text_of("10.0.0.1"))
     followed.until_ips(a=1)
-    path = followed.directory / "a.yaml"
-    read, told = manifests.read_file, threading.Event()
+    path, told = followed.directory / "a.yaml", threading.Event()
     writers = list[TextIO]()
 
     def truncate() -> None:
         writers.append(path.open("w"))
         told.set()
 
-    def read_early(which: Path) -> bytes:
-        if which == path and not told.is_set():
-            threading.Timer(manifests.TRUNCATED_S / 10, truncate).start()
-            return b""
-        return read(which)
-
-    monkeypatch.setattr(manifests, "read_file", read_early)
-    path.touch()
+    find_empty(monkeypatch, path, threading.Timer(manifests.TRUNCATED_S / 10, truncate).start)
     assert told.wait(5)
     followed.fence()
     assert followed.state.ips()["a"] == 1
