@@ -15,6 +15,7 @@ import pytest
 from tests.lab import leftovers
 from tests.lab.cluster import Cluster
 from tests.lab.evenness import evenness, tail_probability
+from tests.lab.pairs import meet
 from tests.lab.prober import tcp, udp
 
 CHECKOUT = Path(__file__).parents[2]
@@ -123,3 +124,11 @@ def test_evenness_tells_even_from_uneven() -> None:
     """Counts as even as chance makes them pass; a backend with a third less does not."""
     assert evenness([340, 325, 335]) > 0.5
     assert evenness([400, 400, 266]) < 0.0001
+
+
+def test_who_comes_late_to_a_meeting_goes_on() -> None:
+    """Waiting for the other to be exactly as far would be for ever once it has gone on."""
+    shared = memoryview(bytearray(8)).cast("I")
+    shared[1] = 2
+    meet(shared, 0, 1)
+    assert shared[0] == 1

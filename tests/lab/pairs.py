@@ -18,14 +18,19 @@ ANSWER_S = 1.0
 PAUSE_S = 0.002
 
 
-def meet(shared: mmap.mmap, me: int, number: int) -> None:
-    """Wait until the other process has come as far."""
-    shared[me] = number % 251
-    while shared[1 - me] != number % 251:
+def meet(shared: memoryview, me: int, number: int) -> None:
+    """Wait until the other process has come as far.
+
+    It may be further already: who is called away here for a while finds the other at its next.
+    """
+    shared[me] = number
+    while shared[1 - me] < number:
         pass
 
 
-def send_all(sockets: list[socket.socket], to: tuple[str, int], shared: mmap.mmap, me: int) -> None:
+def send_all(
+    sockets: list[socket.socket], to: tuple[str, int], shared: memoryview, me: int
+) -> None:
     """Send by each socket when the other process does."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[me]})
     for number, sock in enumerate(sockets, 1):
@@ -53,7 +58,7 @@ def main() -> None:
     for sock in sockets:
         # binding at the first of two sends would put these one after the other
         sock.bind(("", 0))
-    shared = mmap.mmap(-1, 4096)
+    shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I")
     child = os.fork()
     send_all(sockets, to, shared, 1 if child else 0)
     if not child:
