@@ -95,6 +95,14 @@ static __always_inline struct addr bound_address(const struct bpf_sock *sk)
 	return addr;
 }
 
+/* Return the address that a socket is connected to, no address if to none. */
+static __always_inline struct addr connected_address(const struct bpf_sock *sk)
+{
+	struct addr addr = { .word = { sk ? sk->dst_ip4 : 0 } };
+
+	return addr;
+}
+
 /* As peer_load, for IPv6 sockets that use IPv4-mapped addresses. */
 static __always_inline bool mapped_load(const struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
@@ -270,6 +278,20 @@ static __always_inline struct addr bound_address(const struct bpf_sock *sk)
 	addr.word[1] = sk->src_ip6[1];
 	addr.word[2] = sk->src_ip6[2];
 	addr.word[3] = sk->src_ip6[3];
+	return addr;
+}
+
+/* Return the address that a socket is connected to, no address if to none. */
+static __always_inline struct addr connected_address(const struct bpf_sock *sk)
+{
+	struct addr addr = {};
+
+	if (!sk)
+		return addr;
+	addr.word[0] = sk->dst_ip6[0];
+	addr.word[1] = sk->dst_ip6[1];
+	addr.word[2] = sk->dst_ip6[2];
+	addr.word[3] = sk->dst_ip6[3];
 	return addr;
 }
 

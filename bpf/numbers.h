@@ -117,6 +117,7 @@ enum setting {
 	SETTING_UDP_STREAM,
 	SETTING_PREFIXES, /* bit prefix_hash() of every frontend's address */
 	SETTING_STRICT_PREFIXES, /* the same of cluster_cidrs' networks: 0 but in nftables mode */
+	SETTING_BRIDGED_UNTIL, /* pods of this node reach each other by a bridge: the last tick of it */
 	SETTING_MAX,
 };
 

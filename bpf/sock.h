@@ -138,6 +138,26 @@ static __always_inline bool is_left_to_detector(const struct pick *picked)
 	       picked->policies & SERVICE_EXTERNAL_LOCAL;
 }
 
+/*
+ * Return whether datagrams of a pod's connected socket are left to its packets: to other pods on
+ * its bridge they pass the node's IP layer by, where nothing could tell that a backend has left. It
+ * is so only while an agent says so, who covers new pods, and before a backend is drawn, so that
+ * all of them are drawn alike.
+ */
+static __always_inline bool is_left_to_bridge(struct bpf_sock_addr *ctx, const struct pick *picked)
+{
+	struct backend_set set;
+	__u32 until;
+
+	if (sock_proto(ctx) != IPPROTO_UDP)
+		return false;
+	until = setting(SETTING_BRIDGED_UNTIL);
+	if (!until || (__s32)(until - now_ticks()) < 0 ||
+	    bpf_get_netns_cookie(ctx) == setting(SETTING_NETNS))
+		return false;
+	return set_read(picked, &set) && set.flags & SERVICE_HAS_LOCAL;
+}
+
 /* Pick a backend for what a socket sends to peer. */
 static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 					      const struct endpoint *peer, struct pick *picked)
@@ -179,7 +199,7 @@ static __always_inline enum verdict sock_connect(struct bpf_sock_addr *ctx, stru
 		connected_forget(ctx);
 		return sock_strict(ctx, &picked, peer);
 	}
-	verdict = sock_pick(ctx, peer, &picked);
+	verdict = is_left_to_bridge(ctx, &picked) ? VERDICT_PASS : sock_pick(ctx, peer, &picked);
 	if (verdict != VERDICT_FORWARD) {
 		connected_forget(ctx);
 		if (verdict == VERDICT_DROP)
@@ -215,6 +235,15 @@ static __always_inline enum verdict udp_backend(struct bpf_sock_addr *ctx, struc
 static __always_inline bool is_connected(const struct bpf_sock_addr *ctx)
 {
 	return ctx->sk && ctx->sk->state == BPF_TCP_ESTABLISHED;
+}
+
+/* Return whether a socket is connected to the very address that it sends to. */
+static __always_inline bool is_to_its_peer(const struct bpf_sock_addr *ctx,
+					   const struct endpoint *peer)
+{
+	struct addr addr = connected_address(ctx->sk);
+
+	return is_connected(ctx) && addr_equal(&addr, &peer->addr);
 }
 
 /*
@@ -289,6 +318,9 @@ static __always_inline enum verdict sock_sendmsg(struct bpf_sock_addr *ctx, stru
 		count(COUNTER_SENDMSG);
 		return VERDICT_FORWARD;
 	}
+	/* what connect() left alone comes here by an IPv6 socket with an IPv4-mapped peer */
+	if (is_to_its_peer(ctx, peer))
+		return VERDICT_PASS;
 	nat = sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE);
 	if (!nat)
 		return VERDICT_REFUSE;

@@ -28,6 +28,7 @@ enum service_flag {
 	SERVICE_INTERNAL_LOCAL = 1, /* internalTrafficPolicy: Local */
 	SERVICE_EXTERNAL_LOCAL = 2, /* externalTrafficPolicy: Local */
 	SERVICE_HAS_ENDPOINTS = 4, /* anywhere in the cluster: drop instead of refuse */
+	SERVICE_HAS_LOCAL = 8, /* some that a connection may get are on this node */
 };
 
 /* backend.flags and member.flags; pyproxy.tables.BackendFlag */

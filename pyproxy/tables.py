@@ -42,6 +42,7 @@ class ServiceFlag(enum.IntFlag):
     INTERNAL_LOCAL = 1
     EXTERNAL_LOCAL = 2
     HAS_ENDPOINTS = 4
+    HAS_LOCAL = 8
 
 
 class SocketTranslation(enum.Enum):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from pyproxy.errors import KernelError
 from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import device_facts, local_prefixes, node_addresses, node_networks
+from pyproxy.kernel.bridges import bridged_families
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.hops import hop_sources
@@ -31,7 +32,8 @@ class Cover:
     """Keeps the devices of this network namespace covered.
 
     refresh() is called at the start and then by the thread that watches devices; `changed` is
-    called whenever `failures` has become another one. Every `check_s` all devices are looked at:
+    called whenever `failures` has become another one, `bridged` with the families in which pods
+    share a bridge, whenever these have been looked for. Every `check_s` all devices are looked at:
     somebody may have taken programs off one, and nothing tells of that.
     """
 
@@ -43,9 +45,11 @@ class Cover:
         patterns: tuple[str, ...],
         changed: Callable[[], None],
         *,
+        bridged: Callable[[Collection[Family]], None],
         check_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._bridged = bridged
         self._clock = clock
         self._check_s = check_s
         self._check_at = clock()
@@ -90,10 +94,14 @@ class Cover:
         else:
             # the rest has had no programs when that was due, and nobody has attached any since
             others &= believed
+        if wanted - believed:
+            # what a new pod sends until its device is covered must be in need of no programs there
+            self._bridged(())
         failures, changed = self._entries.attach(sorted(wanted - believed))
         self._note_repaired(self._covered.intersection(changed))
         self._entries.forget({device.ifindex for device in wanted}, sorted(others))
         self._covered = wanted - failures.keys()
+        self._look_for_bridges()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
         return RETRY_S if self._failures or self._facts_failure else self._check_s
@@ -141,6 +149,14 @@ class Cover:
         addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
         harmed.append(path.write_hop_sources(hop_sources(addresses, hops)))
         return any(harmed)
+
+    def _look_for_bridges(self) -> None:
+        covered = {device.ifindex for device in self._covered}
+        try:
+            self._bridged(bridged_families(covered, self._paths.keys()))
+        except OSError as error:
+            log.error("which pods share a bridge is not known: %s", error)  # noqa: TRY400 - as above
+            self._bridged(())
 
     def _is_due(self) -> bool:
         """Return whether all devices are to be looked at, those that count as covered too."""

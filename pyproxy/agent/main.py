@@ -13,9 +13,10 @@ import sys
 import threading
 
 from pyproxy.agent import report
+from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
-from pyproxy.agent.kernel import Loading, forget_former_programs
+from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.sweeper import Sweeper
@@ -29,6 +30,7 @@ from pyproxy.kernel.pins import is_bpffs, other_layouts
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.kube.notices import Tell, tell_nobody
+from pyproxy.model import Family
 from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
 
@@ -88,16 +90,12 @@ def _run(
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
-        cover = Cover(
-            loading.entries(loaded),
-            {family: each.path for family, each in loaded.items()},
-            config.options,
-            config.devices,
-            lambda: messages.put(CoverChanged()),
-            check_s=config.sync_period_s,
-        )
+        bridged = Bridged({family: each.path for family, each in loaded.items()})
+        cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
         moves = _attach(config, loading, cover)
+        bridged.start()
+        running.callback(bridged.stop)
         watch.start()
         running.callback(watch.stop)
         # a device that still runs former ones needs their stages too
@@ -114,6 +112,24 @@ def _run(
         reason = agent.run()
     if reason:
         raise PyproxyError(reason, "start it again, and report what the log says")
+
+
+def _cover(
+    config: RunConfig,
+    loading: Loading,
+    loaded: dict[Family, Loaded],
+    bridged: Bridged,
+    messages: queue.SimpleQueue[Message],
+) -> Cover:
+    return Cover(
+        loading.entries(loaded),
+        {family: each.path for family, each in loaded.items()},
+        config.options,
+        config.devices,
+        lambda: messages.put(CoverChanged()),
+        bridged=bridged.use,
+        check_s=config.sync_period_s,
+    )
 
 
 def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:

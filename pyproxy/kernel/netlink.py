@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 from pyproxy.model import Address, Family, Prefix
@@ -18,6 +18,7 @@ RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # include/uapi/linux/rtnetl
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 10, 18, 1  # include/uapi/linux/if_link.h
+BRIDGE = b"bridge"  # br_link_ops of net/bridge/br_netlink.c
 # include/uapi/linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY = 0x01  # IPv6: a temporary one
@@ -76,14 +77,19 @@ def ports(master: int) -> list[Port]:
     The kernel is asked for them alone: a node has hundreds of devices, which change all the time.
     """
     found = []
-    wanted = _ATTRIBUTE.pack(_ATTRIBUTE.size + 4, IFLA_MASTER) + struct.pack("=i", master)
+    wanted = _attribute(IFLA_MASTER, struct.pack("=i", master))
     for head, attributes in _dump(RTM_GETLINK, _LINK, 0, wanted):
         if _number(attributes.get(IFLA_MASTER, b"")) != master:
             continue
-        info = dict(_attributes(attributes.get(IFLA_LINKINFO, b"")))
-        kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
-        found.append(Port(head[2], kind))
+        found.append(Port(head[2], _kind(attributes).decode("ascii", "replace")))
     return found
+
+
+def bridges() -> list[int]:
+    """Return the kernel's bridges, by their ifindex."""
+    wanted = _attribute(IFLA_LINKINFO, _attribute(IFLA_INFO_KIND, BRIDGE + b"\0"))
+    found = _dump(RTM_GETLINK, _LINK, 0, wanted)
+    return [head[2] for head, attributes in found if _kind(attributes) == BRIDGE]
 
 
 def hops(family: Family) -> list[Hop]:
@@ -141,6 +147,17 @@ def local_prefixes(family: Family, without: Container[int] = ()) -> set[Prefix]:
             # a route to everything has no destination
             found.add(Prefix(attributes.get(RTA_DST, bytes(family.address_bytes)), length))
     return found
+
+
+def _kind(attributes: Mapping[int, bytes]) -> bytes:
+    """Return the kernel's word for a link's kind, b"" for one of hardware."""
+    info = dict(_attributes(attributes.get(IFLA_LINKINFO, b"")))
+    return info.get(IFLA_INFO_KIND, b"").rstrip(b"\0")
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
 
 def _dump(

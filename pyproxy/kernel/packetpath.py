@@ -29,6 +29,8 @@ NODE_PORT_RANGE = "node_ports"
 ADDRESS_EPOCH = "address_epoch"
 # another one whenever frontends lead elsewhere than before
 FRONTEND_EPOCH = "frontend_epoch"
+# the last tick at which pods of this node reach each other by a bridge, 0: they never do
+BRIDGED_UNTIL = "bridged_until"
 
 # enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
@@ -46,6 +48,7 @@ SETTINGS = (
     *ConnectionTimeouts._fields,
     PREFIXES,
     STRICT_PREFIXES,
+    BRIDGED_UNTIL,
 )
 
 TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h
@@ -164,6 +167,14 @@ class PacketPath:
         self._write_cidrs(self._own_cidrs)
         self._store("detector", _detector(self._family, options))
         self._store("policy", _policy(options))
+
+    def write_bridged(self, seconds: int) -> None:
+        """Say for how many seconds more pods of this node reach each other by a bridge.
+
+        Not a setting that mend() looks at: who says it says it again.
+        """
+        until = (now_ticks() + ticks(seconds)) & 0xFFFFFFFF
+        self._settings.store(SETTINGS.index(BRIDGED_UNTIL), (until or 1) if seconds else 0)
 
     def mend(self) -> list[str]:
         """Write settings and CIDRs that are not as they were written; return which those were."""

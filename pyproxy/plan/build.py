@@ -22,7 +22,7 @@ from pyproxy.tables import Backend, BackendFlag, Member, PortPlan, ServiceFlag
 
 # operators of IntFlag cost a microsecond each
 MEMBER_FLAGS = tuple(BackendFlag(value) for value in range(64))
-_FLAGS = tuple(ServiceFlag(value) for value in range(8))
+_FLAGS = tuple(ServiceFlag(value) for value in range(16))
 
 
 def plan_service(
@@ -71,7 +71,10 @@ def _plan_port(
         cluster_offset=offset,
         cluster_count=len(categories.cluster),
         flags=_FLAGS[
-            service.internal_policy_local | external_local << 1 | categories.has_endpoints << 2
+            service.internal_policy_local
+            | external_local << 1
+            | categories.has_endpoints << 2
+            | _has_local(backends) << 3
         ],
         affinity_timeout_s=service.affinity_timeout_s,
         members=_members(candidates, categories),
@@ -102,6 +105,10 @@ def _ordered(categories: Categories) -> tuple[tuple[Backend, ...], int]:
     both = [backend for backend in local if backend in shared]
     cluster_only = [backend for backend in cluster if backend not in shared]
     return (*local_only, *both, *cluster_only), len(local_only)
+
+
+def _has_local(backends: Iterable[Backend]) -> bool:
+    return any(backend.flags.value & BackendFlag.LOCAL.value for backend in backends)
 
 
 def _members(candidates: list[Candidate], categories: Categories) -> Packed[Member]:

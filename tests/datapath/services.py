@@ -61,7 +61,7 @@ def service(
         local_count=local,
         cluster_offset=0,
         cluster_count=len(found),
-        flags=flags,
+        flags=flags | (ServiceFlag.HAS_LOCAL if local else 0),
         affinity_timeout_s=0,
         members=tuple(sorted(members)),
     )

@@ -142,6 +142,19 @@ def test_a_client_of_a_backend_elsewhere_keeps_its_port(hooks: Hooks) -> None:
     assert back == passed(hooks.sctp(backend(family, 2), first, Chunk.INIT_ACK))
 
 
+def test_a_direct_association_does_not_move_one_aside(hooks: Hooks) -> None:
+    """One that is older than ours, with its ends on the wire: no port can be changed (rule 4)."""
+    family = hooks.family
+    hooks.write_device(node_address(family), UPLINK)
+    c, b = client(family), backend(family, 2)
+    hooks.egress(hooks.ingress(hooks.sctp(c, served(family, 2), Chunk.INIT)).data)
+    before = hooks.table.only()
+    direct = hooks.sctp(c, b, Chunk.DATA)
+    with hooks.node.counting(family):
+        assert hooks.ingress(direct) == passed(direct)
+    assert hooks.table.only() == before
+
+
 def test_what_would_need_another_port_is_dropped(hooks: Hooks) -> None:
     """A second service with the same backend, from one port; a backend that talks to itself."""
     family = hooks.family

@@ -211,3 +211,16 @@ def test_a_socket_of_the_node_that_is_bound(node: Node, flavour: Flavour, admitt
     configure(node, "node")
     counted = {"connect": 1} if admitted else {}
     ask_by_socket(node, flavour, usual, bound if admitted else usual, counted, bound=bound)
+
+
+@pytest.mark.parametrize("whose", ["pod", "node"])
+def test_nothing_else_is_said_of_who_is_kept_out(node: Node, flavour: Flavour, whose: str) -> None:
+    """Not even in nftables mode, where an address that no service has may be refused at once."""
+    own, another = (backend_address(flavour.family, n) for n in (5, 6))
+    datapath = node.loaded[flavour.family].datapath
+    configure(node, whose)
+    datapath.restrict((network_of(service_address(flavour.family, 9)),))
+    try:
+        ask_by_socket(node, flavour, own, another, {})
+    finally:
+        datapath.restrict(None)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 
@@ -39,6 +39,8 @@ class Node:
         self.written: list[dict[bytes, int]] = []
         self.options: list[Options] = []
         self.full = False
+        self.bridging: set[Device] = set()
+        self.bridged: list[Collection[Family]] = []
 
     def find(self, patterns: Iterable[str] = ()) -> list[Device]:
         """Return the devices, or those whose names begin as a pattern does."""
@@ -50,6 +52,13 @@ class Node:
     ) -> dict[int, DeviceFacts]:
         """Return nothing but which devices there are."""
         return {each.ifindex: DeviceFacts(bytes(family.address_bytes), 0) for each in devices}
+
+    def bridged_families(
+        self, covered: Collection[int], families: Collection[Family]
+    ) -> set[Family]:
+        """Stand for kernel.bridges: those for which all ports of bridges are covered."""
+        ports = {each.ifindex for each in self.bridging}
+        return set(families) if ports and ports <= set(covered) else set()
 
     def write_addresses(self, wanted: dict[bytes, int]) -> None:
         """Stand for PacketPath.write_addresses."""
@@ -91,6 +100,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node()
     monkeypatch.setattr(cover, "devices", made.find)
     monkeypatch.setattr(cover, "device_facts", made.facts)
+    monkeypatch.setattr(cover, "bridged_families", made.bridged_families)
     monkeypatch.setattr(netlink, "hops", lambda _: [])
     monkeypatch.setattr(netlink, "primary_addresses", lambda _: [])
     monkeypatch.setattr(cover, "local_prefixes", lambda *_: [])
@@ -107,6 +117,7 @@ def covering(node: Node, *patterns: str, options: Options = HERE) -> Cover:
         options,
         patterns,
         lambda: node.told.append(made.failures),
+        bridged=node.bridged.append,
         check_s=CHECK_S,
         clock=lambda: node.now,
     )
@@ -254,3 +265,31 @@ def test_what_was_known_of_the_node_counts_until_it_is_known_again(
     known = options._replace(node_ips=(b"1234",))
     made.use(known)
     assert node.options[-1] == known
+
+
+def test_pods_on_a_bridge_are_told_of_once_their_devices_are_covered(node: Node) -> None:
+    """And not while one is not: what that pod sends would reach no program."""
+    node.bridging = {POD}
+    node.devices = [ETH, POD]
+    made = covering(node)
+    made.refresh()
+    assert node.bridged == [(), {Family.IPV4}]
+    node.devices.append(OTHER)
+    node.bridging.add(OTHER)
+    node.failing[OTHER] = "no room"
+    made.refresh()
+    assert node.bridged[2:] == [(), set()]
+
+
+def test_bridges_that_cannot_be_asked_for_count_as_none(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sockets are translated then."""
+
+    def fail(*_: object) -> set[Family]:
+        raise OSError(105, "No buffer space available")
+
+    monkeypatch.setattr(cover, "bridged_families", fail)
+    covering(node).refresh()
+    assert node.bridged[-1] == ()
+    assert "No buffer space available" in caplog.text

@@ -141,9 +141,17 @@ def test_external_policy_counts_with_external_exposure_only() -> None:
     slices = piece(endpoint("10.0.0.1", node=NODE))
     inside = only_plan(service(external_policy_local=True), slices)
     outside = only_plan(service(external_policy_local=True, ports=(NODE_PORT,)), slices)
-    assert (inside.flags, inside.local_count) == (ServiceFlag.HAS_ENDPOINTS, 0)
+    assert ServiceFlag.EXTERNAL_LOCAL not in inside.flags
+    assert inside.local_count == 0
     assert ServiceFlag.EXTERNAL_LOCAL in outside.flags
     assert outside.local_count == 1
+
+
+@pytest.mark.parametrize("node", [NODE, "node-2"])
+def test_whether_a_backend_is_on_this_node_is_said_of_the_service(node: str) -> None:
+    """By any policy: connected sockets of bridged pods are left to packets then."""
+    plan = only_plan(service(), piece(endpoint("10.0.0.1", node=node)))
+    assert (ServiceFlag.HAS_LOCAL in plan.flags) == (node == NODE)
 
 
 def test_internal_policy_local_without_exposure_has_no_cluster_set() -> None:
