@@ -110,8 +110,16 @@ static __always_inline int ingress_by(struct __sk_buff *skb, const struct packet
 static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
 {
 	struct packet packet;
+	enum reading reading;
 
-	return is_for_us(skb) ? ingress_by(skb, &packet, packet_read(skb, at, &packet)) : TC_NEXT;
+	if (!is_for_us(skb) && !is_for_another(skb))
+		return TC_NEXT;
+	reading = packet_read(skb, at, &packet);
+	if (is_for_us(skb))
+		return ingress_by(skb, &packet, reading);
+	if (reading == READ_DONE && is_busy_marked(&packet.dst))
+		stage_enter(skb, STAGE_BRIDGED, &packet, SIDE_INGRESS);
+	return TC_NEXT;
 }
 
 /* A stage: begin again, or where the headers are was found out. */

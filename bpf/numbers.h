@@ -15,6 +15,7 @@ enum stage {
 	STAGE_REOPEN, /* one begins where another one stands that is over */
 	STAGE_LEFT, /* one to what may have been a backend */
 	STAGE_DIRECT, /* one to no service, which may clash with one to a service */
+	STAGE_BRIDGED, /* a frame from one port of a bridge to another */
 	STAGE_SOURCE, /* a connection gets an address of this node as source */
 	STAGE_APART, /* somebody else uses a port that stands for a client (rule 9) */
 	STAGE_ASIDE, /* a connection gives up the port that a direct one has already (rule 4) */

@@ -7,6 +7,7 @@
 
 #define ETH_HLEN 14
 #define PACKET_HOST 0 /* include/uapi/linux/if_packet.h: for this node, or from it */
+#define PACKET_OTHERHOST 3 /* for somebody else, whom it may be bridged to */
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02

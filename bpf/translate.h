@@ -151,6 +151,12 @@ static __always_inline bool is_for_us(const struct __sk_buff *skb)
 	return skb->pkt_type == PACKET_HOST && !is_tagged(skb) && !was_translated(skb);
 }
 
+/* Return whether a frame comes for the first time, and is for somebody else. */
+static __always_inline bool is_for_another(const struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_OTHERHOST && !is_tagged(skb) && !was_translated(skb);
+}
+
 /* Forget that, as the packet leaves: it may come in again at somebody else's. */
 static __always_inline void translated_forget(struct __sk_buff *skb)
 {

@@ -65,6 +65,7 @@ STAGES = (
     Program("reopen", "tail call", "reopen.c", SCHED_CLS),
     Program("left", "tail call", "left.c", SCHED_CLS),
     Program("open_direct", "tail call", "direct.c", SCHED_CLS),
+    Program("bridged", "tail call", "bridged.c", SCHED_CLS),
     Program("source", "tail call", "source.c", SCHED_CLS),
     Program("apart", "tail call", "apart.c", SCHED_CLS),
     Program("aside", "tail call", "aside.c", SCHED_CLS),

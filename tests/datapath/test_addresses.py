@@ -21,6 +21,7 @@ from pyproxy.kernel.addresses import (
     node_addresses,
     node_networks,
 )
+from pyproxy.kernel.bridges import bridged_families
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
@@ -270,6 +271,44 @@ def test_everything_may_be_local(namespace: Path, family: Family) -> None:
     run_ip(namespace, f"route add local {everything} dev lo table 100")
     found = netns.inside(namespace, lambda: local_prefixes(family, devices()))
     assert not node_networks(found, Options("here"))
+
+
+OF_BRIDGE = {IPV4: "10.9.0.1/24", IPV6: "fd00:9::1/64 nodad"}
+
+
+def bridged(namespace: Path, *uncovered: str) -> set[Family]:
+    """Return for which families pods share a bridge, if but these devices are covered."""
+
+    def work() -> set[Family]:
+        covered = {each.ifindex for each in devices() if each.name not in uncovered}
+        return bridged_families(covered, [IPV4, IPV6])
+
+    return netns.inside(namespace, work)
+
+
+def test_pods_on_a_bridge(namespace: Path, family: Family) -> None:
+    """All of its ports have to be theirs, and covered; it has to have an address."""
+    assert bridged(namespace) == set()
+    run_ip(namespace, "link add bridge type bridge", "link set bridge up")
+    run_ip(namespace, f"address add dev bridge {OF_BRIDGE[family]}")
+    assert bridged(namespace) == set()
+    run_ip(namespace, "link set two master bridge")
+    assert bridged(namespace) == {family}
+    assert bridged(namespace, "two") == set()
+    assert bridged(namespace, "one") == {family}
+    run_ip(namespace, "link add overlay type vxlan id 7 dstport 4789 dev bare")
+    run_ip(namespace, "link set overlay master bridge")
+    assert bridged(namespace) == set()
+
+
+def test_pods_on_several_bridges(namespace: Path, family: Family) -> None:
+    """Nobody knows which a socket is of; one without pods counts for nothing."""
+    run_ip(namespace, "link add bridge type bridge", "link set two master bridge")
+    run_ip(namespace, f"address add dev bridge {OF_BRIDGE[family]}", "link set bridge up")
+    run_ip(namespace, "link add other type bridge")
+    assert bridged(namespace) == {family}
+    run_ip(namespace, "link set bare master other")
+    assert bridged(namespace) == set()
 
 
 def test_a_device_with_addresses_in_two_subnets(namespace: Path, family: Family) -> None:

@@ -131,6 +131,25 @@ def test_sockets_are_translated_while_a_port_or_an_agent_is_missing(
     wait_for(lambda: not translated(bridged, app, family), 5, "packets to be translated")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rule_04_a_direct_connection_from_a_services_port(
+    bridged: Scene, client: Host, family: int, kind: str
+) -> None:
+    """What goes past the node's IP layer is not seen begin there, but on its bridge's port."""
+    here, there = bridged.cluster.nodes
+    app, port = bridged.app("direct"), next(PORTS)
+    for backend in (here.pods[1], there.pods[0]):
+        bridged.run(app, [backend])
+        to = replace(_target(app, kind, family), source_port=port)
+        directly = replace(to, address=backend.address(family), port=8080)
+        for target in (to, directly, to, directly):
+            outcome = client.prober.once(target)
+            assert (outcome.error, outcome.who) == ("", backend.name), target
+            if kind != "tcp":
+                assert outcome.source == f"{target.address} {target.port}"
+
+
 @pytest.mark.parametrize("place", ["same-bridge", "other-node", "itself"])
 def test_packets_of_a_bridged_pod_reach_every_backend(
     bridged: Scene, client: Host, place: str
