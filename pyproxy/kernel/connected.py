@@ -35,7 +35,7 @@ class ConnectedSockets:
         cannot (CONFIG_INET_UDP_DIAG, CONFIG_INET_DIAG_DESTROY).
         """
         # most backends have no connected socket: nothing is listed for them
-        places = {index for end in backends if self._is_busy(index := endpoint_hash(*end))}
+        places = {endpoint_hash(*end) for end in backends if self.may_have(end)}
         if not places:
             return 0
         asked = {cookie for (cookie,), (mark,) in self._sockets.items() if mark in places}
@@ -46,6 +46,8 @@ class ConnectedSockets:
         ]
         return sum(diag.destroy(each) for each in found)
 
-    def _is_busy(self, index: int) -> bool:
+    def may_have(self, backend: End) -> bool:
+        """Return whether the backend may be some connected socket's."""
         busy = self._marks.layout["busy"]
-        return any(self._marks.read(index)[busy.offset : busy.offset + busy.size])
+        raw = self._marks.read(endpoint_hash(*backend))
+        return any(raw[busy.offset : busy.offset + busy.size])

@@ -80,8 +80,8 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
-        self._left = LeftBackends(self._frontend_marks)
         self._sockets = ConnectedSockets(pins.shared)
+        self._left = LeftBackends(self._frontend_marks, self._sockets.may_have)
         self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
         self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
         self._marked: dict[FrontendKey, FrontendValue] = {}

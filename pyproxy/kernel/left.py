@@ -7,7 +7,8 @@ what a datagram's socket asked for. A mark too many costs those packets a look-u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.model import Address
@@ -19,10 +20,17 @@ MOST = 4_096
 
 
 class LeftBackends:
-    """Which they are, the newest ones of one family; a start knows the former agent's by hash."""
+    """Which they are, of one family; a start knows the former agent's by hash.
 
-    def __init__(self, marks: FrontendMarks, most: int = MOST) -> None:
+    `is_used` says whether some connected socket may have a backend. Where there are more than
+    `most`, those that none has are forgotten; else an eighth of them, the oldest.
+    """
+
+    def __init__(
+        self, marks: FrontendMarks, is_used: Callable[[End], bool], most: int = MOST
+    ) -> None:
         self._marks = marks
+        self._is_used = is_used
         self._most = most
         self._left: dict[End, None] = {}
         self._fresh: set[End] = set()
@@ -45,13 +53,14 @@ class LeftBackends:
 
     def leave(self, ends: Iterable[End]) -> None:
         """Note backends that are about to leave."""
-        for end in ends:
+        leaving = dict.fromkeys(ends)
+        for end in leaving:
             if self._left.pop(end, self) is self:
                 self._marks.note(*end)
-            self._left[end] = None
-            self._fresh.add(end)
-            if len(self._left) > self._most:
-                self._forget(next(iter(self._left)))
+        self._make_room(len(leaving))
+        self._left |= leaving
+        self._fresh |= leaving.keys()
+        self._forget_oldest(len(self._left) - self._most)
 
     def take_fresh(self) -> set[End]:
         """Return, once, those that have left since the last time and are no backends again."""
@@ -63,6 +72,20 @@ class LeftBackends:
         for end in ends:
             if end in self._left:
                 self._forget(end)
+
+    def _make_room(self, more: int) -> None:
+        if len(self._left) + more <= self._most:
+            return
+        for end in [end for end in self._left if not self._is_used(end)]:
+            self._forget(end)
+        too_many = len(self._left) + more - self._most
+        if too_many > 0:
+            # many at once: all are looked through for that
+            self._forget_oldest(max(too_many, self._most // 8))
+
+    def _forget_oldest(self, number: int) -> None:
+        for end in list(islice(self._left, max(number, 0))):
+            self._forget(end)
 
     def _forget(self, end: End) -> None:
         del self._left[end]
