@@ -13,6 +13,7 @@ from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import (
+    BRIDGED_UNTIL,
     NODE_PORT_RANGE,
     PREFIXES,
     REFRESH_TICKS,
@@ -67,8 +68,8 @@ def settings_of(loaded: Loaded) -> dict[str, int]:
     values = memoryview(array.read(0, array.max)).cast("Q").tolist()
     array.close()
     found = dict(zip(SETTINGS, values, strict=True))
-    # say which frontends there are
-    del found[PREFIXES], found[STRICT_PREFIXES], found[NODE_PORT_RANGE]
+    # say which frontends there are, and for how long yet something is so
+    del found[PREFIXES], found[STRICT_PREFIXES], found[NODE_PORT_RANGE], found[BRIDGED_UNTIL]
     return found
 
 
