@@ -78,6 +78,19 @@ def test_rule_14_on_a_wire_that_others_share_it_is_theirs(hooks: Hooks, protocol
         assert hooks.frame("ingress", frame) == passed(frame)
 
 
+@pytest.mark.parametrize("mac", [bytes.fromhex("01005e000001"), b"\xff" * 6], ids=["group", "all"])
+def test_rule_14_what_is_for_several_is_nobodys(
+    hooks: Hooks, protocol: Protocol, mac: bytes
+) -> None:
+    """A bridge sends it to all of its ports: its answers are none of a connection's."""
+    family = hooks.family
+    taken(hooks, protocol)
+    packet = hooks.first(protocol, client(family), backend(family))
+    frame = ether(packet, ETH_P[family], dst=mac)
+    with hooks.node.counting(family):
+        assert hooks.frame("ingress", frame) == passed(frame)
+
+
 def test_rule_14_others_are_left_alone(hooks: Hooks, protocol: Protocol) -> None:
     """What begins nothing, is from another port, or is for a service by somebody else's way."""
     family = hooks.family
