@@ -9,6 +9,7 @@
 #include "association.h"
 #include "errors.h"
 #include "family.h"
+#include "hops.h"
 #include "strict.h"
 
 #define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
@@ -75,19 +76,20 @@ static __always_inline enum client sock_client(__u64 netns)
 static __always_inline bool is_left_to_filter(struct bpf_sock_addr *ctx, const struct pick *picked,
 					      const struct addr *asked)
 {
-	const struct device *device;
 	struct addr source, none = {};
-	__u32 node = 0;
 
 	/* most are not: what follows is for few connections */
 	if (!picked->target.filtered)
 		return false;
-	device = devices.lookup(&node);
-	source = bound_address(ctx->sk);
-	if (picked->client != CLIENT_NODE || !device)
+	if (picked->client != CLIENT_NODE)
 		return true;
-	if (addr_equal(&source, &none))
-		source = local_address_find(asked) < 0 ? device->source : *asked;
+	source = bound_address(ctx->sk);
+	if (addr_equal(&source, &none)) {
+		if (local_address_find(asked) >= 0)
+			source = *asked;
+		else if (!source_address(NODE, asked, &source))
+			return true;
+	}
 	return is_kept_out(picked->target.service, &source);
 }
 

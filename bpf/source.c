@@ -1,36 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A stage: a connection whose client must not be seen gets an address of this node (rule 8). */
 #include "source.h"
+#include "hops.h"
 
 /*
  * How often a CPU looks whether another one has chosen a source, which takes that 2 us unless it is
  * called away: for 50 us and more, since the clock takes 25 ns. Verifiers walk every look.
  */
 #define AWAIT_LOOKS 2048
-
-/*
- * Copy the address that stands for clients on the way to `dst` by a device: one of its own, else
- * the node's.
- */
-static __always_inline bool source_address(__u32 ifindex, const struct addr *dst,
-					   struct addr *address)
-{
-	struct device *device = devices.lookup(&ifindex);
-	struct hop_key key = { .length = 32 + 32 * ADDR_WORDS, .ifindex = ifindex, .addr = *dst };
-	const struct addr *found = hop_sources.lookup(&key);
-	__u32 node = 0;
-
-	if (found) {
-		*address = *found;
-		return true;
-	}
-	if (!device || !addr_fold(&device->source))
-		device = devices.lookup(&node);
-	if (!device || !addr_fold(&device->source))
-		return false;
-	*address = device->source;
-	return true;
-}
 
 /* Give the connection its source. Return false if there is none for it. */
 static __always_inline bool source_choose(struct __sk_buff *skb, struct found *found, __u32 now)

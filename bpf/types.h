@@ -322,8 +322,8 @@ enum device_flag {
 };
 
 /*
- * hop_sources: which address of a device stands for clients on the way to a network: the first one
- * in the subnet of the next hop, as MASQUERADE has it (inet_select_addr)
+ * hop_sources: which address of a device stands for clients on the way to a network, as MASQUERADE
+ * has it (inet_select_addr); by device 0, from which one the node's own processes ask there
  */
 struct hop_key {
 	__u32 length; /* of the network, and 32 */

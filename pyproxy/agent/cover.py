@@ -18,7 +18,7 @@ from pyproxy.kernel.addresses import device_facts, local_prefixes, node_addresse
 from pyproxy.kernel.bridges import bridged_families
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
-from pyproxy.kernel.hops import hop_sources
+from pyproxy.kernel.hops import hop_sources, own_sources
 from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.model import Address, Family
 from pyproxy.plan.options import Options
@@ -66,15 +66,20 @@ class Cover:
         self._failures: dict[Device, str] = {}
         self._facts_failure = ""
         self._addresses: dict[Family, frozenset[Address]] = {}
+        # an earlier agent's services whose objects cannot be read are still there
+        self._asked_before = frozenset(a for path in paths.values() for a in path.read_asked())
+        self._asked = self._asked_before
 
     @property
     def failures(self) -> list[str]:
         """Which devices could not be covered, and why."""
         with self._lock:
-            found = [f"{device.name}: {why}" for device, why in self._failures.items()]
-        if self._facts_failure:
-            found.append(f"any device as it is now: {self._facts_failure}")
-        return sorted(found)
+            return sorted(f"{device.name}: {why}" for device, why in self._failures.items())
+
+    @property
+    def facts_failure(self) -> str:
+        """Why the programs do not know devices, addresses and routes as they are, "" if they do."""
+        return self._facts_failure
 
     def addresses(self, family: Family) -> frozenset[Address]:
         """Return the node's own addresses of a family, as the programs know them."""
@@ -116,6 +121,16 @@ class Cover:
                 path.write_options(options)
             self._write_facts(devices())
 
+    def ask_from(self, addresses: Collection[Address]) -> None:
+        """Tell the programs what the node asks these addresses from, now and as routes change.
+
+        Called by the thread that knows them, before they count.
+        """
+        wanted = self._asked_before.union(addresses)
+        if wanted != self._asked:
+            self._asked = wanted
+            self._write_facts(devices())
+
     def _write_facts(self, everything: list[Device]) -> None:
         """Say what devices and addresses the node has; what cannot be said is tried again."""
         before, failures = self._facts_failure, []
@@ -147,7 +162,9 @@ class Cover:
             self._addresses[family] = frozenset(found)
         harmed.append(path.write_devices(device_facts(family, everything, self._options)))
         addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
-        harmed.append(path.write_hop_sources(hop_sources(addresses, hops)))
+        asked = [each for each in self._asked if len(each) == family.address_bytes]
+        sources = hop_sources(addresses, hops) | own_sources(asked)
+        harmed.append(path.write_hop_sources(sources))
         return any(harmed)
 
     def _look_for_bridges(self) -> None:

@@ -86,6 +86,15 @@ def sync_failed(family: str, message: str) -> Problem:
     )
 
 
+def not_known(message: str) -> Problem:
+    """What the programs know of devices, addresses or routes is not as it is now."""
+    return Problem(
+        "not-known",
+        f"devices, addresses and routes: {message}",
+        "mend what is named: until then packets are translated by what was known before",
+    )
+
+
 def not_attached(message: str) -> Problem:
     """A program could not be attached to a device."""
     return Problem(

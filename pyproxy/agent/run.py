@@ -18,11 +18,12 @@ import pyproxy
 from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
+from pyproxy.agent.filtered import Filtered
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
-from pyproxy.agent.problems import not_attached
+from pyproxy.agent.problems import not_attached, not_known
 from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
@@ -82,6 +83,7 @@ class Agent:
         self._syncers = Syncers(loaded)
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
+        self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._upkeep = Upkeep(
             config.cgroup_root,
@@ -157,6 +159,7 @@ class Agent:
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
         self._cover.use(self._inbox.world.options)
+        self._filtered.take(changes)
         retry_at = self._syncers.retry_at
         is_due = retry_at is not None and time.monotonic() >= retry_at
         mended = not all(map(self._inbox.may_lack, self._syncers.kept))
@@ -217,6 +220,7 @@ class Agent:
         problems = self._inbox.problems() + self._syncers.problems()
         problems += self._reserving.problems()
         problems += [not_attached(each) for each in self._cover.failures]
+        problems += [not_known(each) for each in filter(None, [self._cover.facts_failure])]
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several addresses of a device stands for clients, by where their packets go (rule 8).
+"""Which of the node's addresses goes with a packet, by where that goes (rule 8).
 
-MASQUERADE takes the first address in the subnet of the next hop (inet_select_addr), and so do we.
+For clients MASQUERADE takes the first address in the subnet of the next hop (inet_select_addr), and
+so do we. What the node's own processes send from the kernel is asked for.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from pyproxy.kernel.netlink import Hop, Own
+from pyproxy.kernel.addresses import NODE
+from pyproxy.kernel.netlink import Hop, Own, source_towards
 from pyproxy.model import Address, Prefix
 from pyproxy.plan.cidr import in_any, masked
 
@@ -43,7 +45,30 @@ def hop_sources(addresses: Iterable[Own], hops: Iterable[Hop]) -> dict[Way, Addr
     for ifindex, owns in several.items():
         found |= _by_scope(ifindex, owns)
         found |= {Way(ifindex, _subnet(own)): own.address for own in reversed(owns)}
-    return found
+    return needed(found)
+
+
+def own_sources(asked: Iterable[Address]) -> dict[Way, Address]:
+    """Return what the node's own processes ask each of some addresses from, where a route leads.
+
+    Raises OSError where the kernel cannot be asked.
+    """
+    found = {Way(NODE, Prefix(each, 8 * len(each))): source_towards(each) for each in asked}
+    return {way: source for way, source in found.items() if source}
+
+
+def needed(ways: Mapping[Way, Address]) -> dict[Way, Address]:
+    """Leave out what the next larger network says as well: nodes have thousands of routes."""
+    lengths: defaultdict[int, set[int]] = defaultdict(set)
+    for way in ways:
+        lengths[way.ifindex].add(way.to.length)
+
+    def larger(way: Way) -> Address | None:
+        shorter = sorted(each for each in lengths[way.ifindex] if each < way.to.length)
+        around = (Way(way.ifindex, masked(way.to.address, each)) for each in reversed(shorter))
+        return next((ways[each] for each in around if each in ways), None)
+
+    return {way: address for way, address in ways.items() if larger(way) != address}
 
 
 def _by_scope(ifindex: int, owns: Iterable[Own]) -> dict[Way, Address]:

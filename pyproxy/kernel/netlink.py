@@ -6,6 +6,7 @@ Read by hand: pyroute2 would cost every agent 0.15 s at start and 20 MB for good
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -28,6 +29,8 @@ RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 6, 7, 9, 18
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 RTN_UNICAST, RTN_LOCAL = 1, 2
 RT_SCOPE_UNIVERSE = 0
+# what the kernel says where no route leads (fib_props of net/ipv4/fib_semantics.c)
+NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN}
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
@@ -111,6 +114,24 @@ def hops(family: Family) -> list[Hop]:
                 gateway = own.get(RTA_GATEWAY, b"")
                 found.append(Hop(ifindex, not length, metric, to, gateway, source))
     return found
+
+
+def source_towards(address: Address) -> Address:
+    """Return what the kernel sends from to an address, b"" where no route leads there.
+
+    As it chooses for a socket that is bound to none. Raises OSError where it cannot be asked.
+    """
+    number = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    bits = 8 * len(address)
+    head = _ROUTE.pack(number, bits, 0, 0, 0, 0, 0, 0, 0) + _attribute(RTA_DST, address)
+    try:
+        answers = list(ask(socket.NETLINK_ROUTE, RTM_GETROUTE, NLM_F_ACK, head))
+    except OSError as error:
+        if error.errno in NO_ROUTE:
+            return b""
+        raise
+    found = (dict(_attributes(body[_ROUTE.size :])) for body in answers)
+    return next((each[RTA_PREFSRC] for each in found if RTA_PREFSRC in each), b"")
 
 
 def primary_addresses(family: Family) -> list[Own]:

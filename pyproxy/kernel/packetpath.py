@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyproxy.kernel.addresses import DeviceFacts, NodeAddressFlag
+from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
 from pyproxy.kernel.hops import Way
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.pins import Pins
@@ -220,8 +220,15 @@ class PacketPath:
         }
         return self._write_facts(self._networks, elements)
 
+    def read_asked(self) -> set[Address]:
+        """Return the addresses for which it has been said what the node asks them from."""
+        return {address for (_, ifindex, address), _ in self._hops.items() if ifindex == NODE}
+
     def write_hop_sources(self, wanted: Mapping[Way, Address]) -> bool:
-        """Say which of a device's addresses stand for clients; as write_addresses()."""
+        """Say which of a device's addresses stand for clients, by NODE what the node asks from.
+
+        As write_addresses().
+        """
         elements = {
             (32 + way.to.length, way.ifindex, way.to.address): (a,) for way, a in wanted.items()
         }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -339,3 +340,32 @@ def test_a_device_with_addresses_in_two_subnets(namespace: Path, family: Family)
     if family is IPV4:  # IPv6 addresses are listed with the last one first
         assert found[elsewhere] == f"{two}1"
     assert len(found) == 3
+
+
+def test_what_the_kernel_sends_from(namespace: Path, family: Family) -> None:
+    """By what a route says, by the subnet, by a rule's table; nothing where no route leads."""
+    one, two, elsewhere = NETS[family]
+    length, dad = (24, "") if family is IPV4 else (64, " nodad")
+    inet = "-4" if family is IPV4 else "-6"
+    said, ruled, nowhere = (str(ipaddress.ip_network(elsewhere)[n]) for n in (5, 6, 7))
+    run_ip(
+        namespace,
+        f"addr add {one}1/{length} dev one{dad}",
+        f"addr add {two}1/{length} dev one{dad}",
+        f"route add {said} via {one}2 src {two}1",
+        f"route add {ruled} via {one}2 src {two}1 table 77",
+        f"route add unreachable {one}7",
+    )
+    rule = ["ip", inet, "rule", "add", "to", ruled, "table", "77"]
+    subprocess.run(["nsenter", f"--net={namespace}", *rule], check=True)
+
+    def work() -> list[str]:
+        return [
+            str(ipaddress.ip_address(found))
+            if (found := netlink.source_towards(packed(to)))
+            else ""
+            for to in (f"{one}2", f"{two}2", said, ruled, f"{one}1", f"{one}7", nowhere)
+        ]
+
+    found = netns.inside(namespace, work)
+    assert found == [f"{one}1", f"{two}1", f"{two}1", f"{two}1", f"{one}1", "", ""]

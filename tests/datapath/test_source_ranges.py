@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
+from pyproxy.kernel.hops import Way
 from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.tables import Frontend, FrontendKey, Kind, PortPlan
 from tests.datapath.asking import errno_of, open_socket
@@ -137,14 +138,16 @@ def ask_by_socket(
     counted: dict[str, int],
     *,
     bound: bytes = b"",
+    routed: dict[Way, bytes] | None = None,
 ) -> None:
     """Dial a load balancer's address that one address may ask; the node's is another, perhaps.
 
-    The socket may be bound to an address.
+    The socket may be bound to an address, and routes may say what the node sends from.
     """
     family = flavour.family
     path = node.loaded[family].path
-    path.write_devices({NODE: DeviceFacts(own, 0)})
+    path.write_devices({NODE: DeviceFacts(own, 0)} if own else {})
+    path.write_hop_sources(routed or {})
     key = FrontendKey(service_address(family, 9), 80, int(TCP))
     node.apply(
         service(family, 1, [3])._replace(
@@ -163,6 +166,7 @@ def ask_by_socket(
     finally:
         path.write_devices({})
         path.write_addresses({})
+        path.write_hop_sources({})
         node.configure()
 
 
@@ -211,6 +215,29 @@ def test_a_socket_of_the_node_that_is_bound(node: Node, flavour: Flavour, admitt
     configure(node, "node")
     counted = {"connect": 1} if admitted else {}
     ask_by_socket(node, flavour, usual, bound if admitted else usual, counted, bound=bound)
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+@pytest.mark.parametrize("whose", ["node", "other's", "none"])
+def test_a_route_says_what_the_node_asks_from(
+    node: Node, flavour: Flavour, whose: str, admitted: bool
+) -> None:
+    """Only a route to the very address that is asked, and of whichever device it leads by."""
+    usual, routed = (backend_address(flavour.family, n) for n in (5, 6))
+    asked = service_address(flavour.family, 8 if whose == "other's" else 9)
+    way = Way(NODE if whose != "none" else 2, Prefix(asked, 8 * len(asked)))
+    configure(node, "node")
+    real = routed if whose == "node" else usual
+    allowed = real if admitted else routed if real == usual else usual
+    counted = {"connect": 1} if admitted else {}
+    ask_by_socket(node, flavour, usual, allowed, counted, routed={way: routed})
+
+
+def test_a_node_that_has_no_address_is_left_to_its_packets(node: Node, flavour: Flavour) -> None:
+    """Nobody knows yet what it asks from."""
+    everybody = bytes(flavour.family.address_bytes)
+    configure(node, "node")
+    ask_by_socket(node, flavour, b"", everybody, {})
 
 
 @pytest.mark.parametrize("whose", ["pod", "node"])

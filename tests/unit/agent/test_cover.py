@@ -10,10 +10,11 @@ import pytest
 from pyproxy.agent import cover
 from pyproxy.agent.cover import Cover
 from pyproxy.errors import MapFullError
-from pyproxy.kernel import netlink
+from pyproxy.kernel import hops, netlink
 from pyproxy.kernel.addresses import DeviceFacts
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.entries import Attached
+from pyproxy.kernel.hops import Way
 from pyproxy.model import Family
 from pyproxy.plan.options import DetectLocalMode, Options
 
@@ -22,6 +23,7 @@ ETH, POD, OTHER = (Device(n, name, True) for n, name in ((2, "eth0"), (3, "pod3"
 
 HERE = Options("here")
 CHECK_S = 30.0
+EARLIER, ADDRESS, ROUTED = b"\x0a\0\0\x01", b"\x0a\0\0\x02", b"\xc0\0\2\1"
 
 
 class Node:
@@ -39,6 +41,8 @@ class Node:
         self.written: list[dict[bytes, int]] = []
         self.options: list[Options] = []
         self.full = False
+        self.asked: set[bytes] = set()
+        self.sources: list[set[bytes]] = []
         self.bridging: set[Device] = set()
         self.bridged: list[Collection[Family]] = []
 
@@ -73,8 +77,13 @@ class Node:
     def write_networks(self, _: object) -> None:
         """Stand for PacketPath.write_networks."""
 
-    def write_hop_sources(self, _: object) -> None:
-        """Stand for PacketPath.write_hop_sources."""
+    def read_asked(self) -> set[bytes]:
+        """Stand for PacketPath.read_asked."""
+        return self.asked
+
+    def write_hop_sources(self, wanted: dict[Way, bytes]) -> None:
+        """Note for which addresses it is said what the node asks them from."""
+        self.sources.append({way.to.address for way, source in wanted.items() if source == ROUTED})
 
     def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
         """Note which devices are described."""
@@ -103,6 +112,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(cover, "bridged_families", made.bridged_families)
     monkeypatch.setattr(netlink, "hops", lambda _: [])
     monkeypatch.setattr(netlink, "primary_addresses", lambda _: [])
+    monkeypatch.setattr(hops, "source_towards", lambda _: ROUTED)
     monkeypatch.setattr(cover, "local_prefixes", lambda *_: [])
     monkeypatch.setattr(cover, "node_addresses", lambda *_: made.addresses)
     return made
@@ -234,13 +244,27 @@ def test_addresses_that_cannot_be_written_are_told_of(node: Node) -> None:
     made = covering(node)
     node.full = True
     assert made.refresh() == cover.RETRY_S
-    assert made.failures == ["any device as it is now: node_addresses: the map is full"]
-    assert node.told[-1] == made.failures
+    assert made.facts_failure == "node_addresses: the map is full"
+    assert (made.failures, node.told) == ([], [[]])
     node.full = False
     made.refresh()
-    assert made.failures == []
-    assert node.told[-1] == []
+    assert made.facts_failure == ""
+    assert node.told == [[], []]
     assert node.written == [node.addresses]
+
+
+def test_what_the_node_asks_addresses_from_is_written(node: Node) -> None:
+    """Of its family, of those that an earlier agent knew too, and at once when there are others."""
+    node.asked = {EARLIER}
+    made = covering(node)
+    made.refresh()
+    assert node.sources == [{EARLIER}]
+    made.ask_from([ADDRESS, bytes(16)])
+    assert node.sources[1:] == [{EARLIER, ADDRESS}]
+    made.ask_from([bytes(16), ADDRESS])
+    assert len(node.sources) == 2
+    made.refresh()
+    assert node.sources[2:] == [{EARLIER, ADDRESS}]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,16 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyproxy.kernel import hops
+from pyproxy.kernel.addresses import NODE
 from pyproxy.kernel.hops import Way, hop_sources
 from pyproxy.kernel.netlink import Hop, Own
 from pyproxy.model import Prefix
+from pyproxy.plan.cidr import in_any, masked
 
 
 def ip(text: str) -> bytes:
@@ -29,6 +36,13 @@ DEFAULT = Hop(2, is_default=True, metric=0, to=net("0.0.0.0/0"), gateway=ip("10.
 SUBNETS = {Way(2, net("10.1.0.0/24")): ONE.address, Way(2, net("10.2.0.0/24")): TWO.address}
 
 
+# the larger network says the same of the second subnet
+BY_DEFAULT = {
+    Way(2, net("0.0.0.0/0")): TWO.address,
+    Way(2, net("10.1.0.0/24")): ONE.address,
+}
+
+
 def test_a_device_with_one_address_has_no_choice() -> None:
     """Most devices: nothing is written for them."""
     assert hop_sources([ONE, OTHER], [DEFAULT]) == {}
@@ -41,8 +55,7 @@ def test_each_subnet_has_its_first_address() -> None:
 
 def test_a_gateway_is_in_a_subnet() -> None:
     """Packets by it come from there, whichever address is the device's first."""
-    expected = SUBNETS | {Way(2, net("0.0.0.0/0")): TWO.address}
-    assert hop_sources([ONE, TWO, TWO_AGAIN], [DEFAULT]) == expected
+    assert hop_sources([ONE, TWO, TWO_AGAIN], [DEFAULT]) == BY_DEFAULT
 
 
 def test_the_first_of_two_routes_counts() -> None:
@@ -72,7 +85,57 @@ def test_ipv6_gateways_have_link_local_addresses() -> None:
     expected = {
         Way(2, net("fc00::/7")): local.address,
         Way(2, net("2000::/3")): world.address,
-        Way(2, net("2001:db8:1::/64")): world.address,
-        Way(2, net("fd01::/64")): local.address,
     }
     assert hop_sources([world, local], [hop]) == hop_sources([local, world], [hop]) == expected
+
+
+def test_what_a_larger_network_says_as_well_is_left_out() -> None:
+    """Clusters whose pods are announced by BGP have a route for each node."""
+    near = [DEFAULT._replace(to=net(f"10.9.{n}.0/24")) for n in range(200)]
+    other = DEFAULT._replace(to=net("10.9.7.0/26"), gateway=ip("10.1.0.1"))
+    found = hop_sources([ONE, TWO], [DEFAULT, *near, other])
+    assert found == BY_DEFAULT | {Way(2, net("10.9.7.0/26")): ONE.address}
+
+
+@given(
+    st.dictionaries(
+        st.builds(
+            lambda number, length: Way(2, masked(bytes([number, 0, 0, 0]), length)),
+            st.integers(0, 255),
+            st.integers(0, 9),
+        ),
+        st.sampled_from([ONE.address, TWO.address]),
+    ),
+    st.integers(0, 255),
+)
+def test_nothing_that_is_left_out_matters(ways: dict[Way, bytes], number: int) -> None:
+    """The longest prefix says the same of every address."""
+    to = bytes([number, 128, 0, 0])
+
+    def said(by: dict[Way, bytes]) -> bytes:
+        matching = [(way.to.length, source) for way, source in by.items() if in_any(to, [way.to])]
+        return max(matching, default=(0, b""))[1]
+
+    assert said(hops.needed(ways)) == said(ways)
+
+
+def test_a_device_knows_nothing_of_the_networks_of_another() -> None:
+    """Though both say the same."""
+    again = [each._replace(ifindex=3) for each in (ONE, TWO)]
+    default = DEFAULT._replace(ifindex=3)
+    found = hop_sources([ONE, TWO, *again], [DEFAULT, default])
+    assert {way for way in found if way.ifindex == 3} == {
+        way._replace(ifindex=3) for way in hop_sources([ONE, TWO], [DEFAULT])
+    }
+
+
+def test_addresses_that_no_route_leads_to_are_asked_from_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the kernel says of the others holds for the very address."""
+    known = {ip("10.8.0.1"): ONE.address, ip("fd08::1"): ip("fd01::5")}
+    monkeypatch.setattr(hops, "source_towards", lambda asked: known.get(asked, b""))
+    assert hops.own_sources([*known, ip("10.8.0.2")]) == {
+        Way(NODE, net("10.8.0.1/32")): ONE.address,
+        Way(NODE, net("fd08::1/128")): ip("fd01::5"),
+    }
