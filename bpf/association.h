@@ -7,6 +7,7 @@
 #include "marks.h"
 
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define SK_STORAGE_CREATE 1 /* BPF_SK_STORAGE_GET_F_CREATE */
 
 /* Return the association of service and what was picked for it. */
@@ -80,6 +81,32 @@ static __always_inline void stored_write(struct sock_nat *nat, const struct endp
 		nat->first = association_of(service, picked);
 }
 
+/* Return what a connected socket of a type asked for, NULL if nothing. */
+static __always_inline struct connected *connected_find(__u32 type, const struct cookie *key)
+{
+	if (type == SOCK_STREAM)
+		return connected.lookup(key);
+	return connected_udp.lookup(key);
+}
+
+/* Remember it. Return whether there was room. */
+static __always_inline bool connected_insert(__u32 type, const struct cookie *key,
+					     const struct connected *made)
+{
+	if (type == SOCK_STREAM)
+		return !connected.update(key, made);
+	return !connected_udp.update(key, made);
+}
+
+/* Forget it, if there is something. */
+static __always_inline void connected_delete(__u32 type, const struct cookie *key)
+{
+	if (type == SOCK_STREAM)
+		connected.delete(key);
+	else
+		connected_udp.delete(key);
+}
+
 /* Remember what a connected socket asked for: in its storage if the map is full. */
 static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 					    const struct endpoint *service,
@@ -98,21 +125,21 @@ static __always_inline void connected_write(struct bpf_sock_addr *ctx,
 	made.check = connected_check(&made, cookie);
 	if (mptcp)
 		stored_write(sock_nat.sk_storage_get(mptcp, 0, SK_STORAGE_CREATE), service, picked);
-	else if (connected.update(&key, &made))
+	else if (connected_insert(ctx->type, &key, &made))
+		mark_socket(made.mark);
+	else
 		stored_write(sock_nat.sk_storage_get(ctx->sk, 0, SK_STORAGE_CREATE), service,
 			     picked);
-	else
-		mark_socket(made.mark);
 }
 
 /*
  * Replace peer, the backend of a connected socket, by the service that it asked for.
  * Return false if it asked for none.
  */
-static __always_inline bool connected_service(__u64 cookie, struct endpoint *peer)
+static __always_inline bool connected_service(__u32 type, __u64 cookie, struct endpoint *peer)
 {
 	struct cookie key = cookie_of(cookie);
-	struct connected *found = connected.lookup(&key);
+	struct connected *found = connected_find(type, &key);
 	struct connected copy;
 
 	if (!found)
@@ -135,7 +162,7 @@ static __always_inline bool connected_backend(struct bpf_sock_addr *ctx, struct 
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct cookie key = cookie_of(cookie);
-	struct connected *found = connected.lookup(&key);
+	struct connected *found = connected_find(ctx->type, &key);
 	struct connected copy;
 
 	if (found) {
@@ -189,8 +216,8 @@ static __always_inline void connected_forget(struct bpf_sock_addr *ctx)
 	if (is_fresh(ctx))
 		return;
 	key = cookie_of(bpf_get_socket_cookie(ctx));
-	if (connected.lookup(&key))
-		connected.delete(&key);
+	if (connected_find(ctx->type, &key))
+		connected_delete(ctx->type, &key);
 	sock_nat.sk_storage_delete(ctx->sk);
 }
 

@@ -15,7 +15,7 @@ static __always_inline bool left_service(struct __sk_buff *skb, struct endpoint 
 {
 	struct bpf_sock *sk;
 
-	if (connected_service(bpf_get_socket_cookie(skb), end))
+	if (connected_service(SOCK_DGRAM, bpf_get_socket_cookie(skb), end))
 		return true;
 	sk = skb->sk;
 	if (sk)

@@ -29,7 +29,7 @@ BPF_F_TABLE("hash", __u32, struct node_name, node_names, MAX_NODES, BPF_F_NO_PRE
 
 /*
  * The programs write and read: what an unconnected UDP socket asked for, and what a connected
- * one did while `connected` is full. Ends with the socket.
+ * one did while its map is full. Ends with the socket.
  */
 BPF_SK_STORAGE(sock_nat, struct sock_nat);
 

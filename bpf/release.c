@@ -35,6 +35,6 @@ int sock_release(struct bpf_sock *ctx)
 		return 1;
 	key = cookie_of(bpf_get_socket_cookie(ctx));
 	/* one access whether it is there or not: looking first would be a second one */
-	connected.delete(&key);
+	connected_delete(ctx->type, &key);
 	return 1;
 }

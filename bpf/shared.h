@@ -13,7 +13,7 @@
 #define MARKS 65536 /* endpoint_hash() has 16 bits */
 
 /*
- * The programs write and read: what a connected socket asked for. Socket storage would do,
+ * The programs write and read: what a connected TCP socket asked for. Socket storage would do,
  * but making and freeing it costs a connection 0.9 us, this 0.3; sock_release deletes it.
  * Both families share it: a socket's end then runs one program. It is small on purpose:
  * cookies are new each time, so every access is to another bucket, and those of a map for
@@ -21,6 +21,12 @@
  * storage.
  */
 BPF_F_TABLE("hash", struct cookie, struct connected, connected, MAX_CONNECTED, 0);
+
+/*
+ * The same of UDP sockets. Their backend may leave (rule 20), so that all of them have to be found:
+ * TCP's must not take their places, and there are more.
+ */
+BPF_F_TABLE("hash", struct cookie, struct connected, connected_udp, MAX_CONNECTED_UDP, 0);
 
 /* The programs write and read, the agent sweeps: struct socket_mark says what for. */
 BPF_F_TABLE("array", __u32, struct socket_mark, socket_marks, MARKS, BPF_F_MMAPABLE);

@@ -347,13 +347,13 @@ static __always_inline bool sock_recvmsg(struct bpf_sock_addr *ctx, struct endpo
 		return true;
 	if (first_service(nat, peer))
 		return true;
-	return is_connected(ctx) && connected_service(bpf_get_socket_cookie(ctx), peer);
+	return is_connected(ctx) && connected_service(ctx->type, bpf_get_socket_cookie(ctx), peer);
 }
 
 /* Replace the peer of a connected socket by the service it asked for, if any. */
 static __always_inline bool sock_getpeername(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
-	return connected_service(bpf_get_socket_cookie(ctx), peer) ||
+	return connected_service(ctx->type, bpf_get_socket_cookie(ctx), peer) ||
 	       first_service(sock_nat.sk_storage_get(ctx->sk, 0, 0), peer);
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connected sockets asked for, of both families (the map `connected`)."""
+"""What connected UDP sockets asked for, of both families (the map `connected_udp`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConnectedSockets:
     """The sockets that the map has room for; others keep it in a storage of their own."""
 
     def __init__(self, shared: Path) -> None:
-        self._sockets = HashMap(str(shared / "connected"), ("",), ("mark",))
+        self._sockets = HashMap(str(shared / "connected_udp"), ("",), ("mark",))
         self._marks = ArrayMap(str(shared / "socket_marks"), write=False)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from pyproxy.kernel.entries import SIDES, device_of, device_pins
 from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.packetpath import now_ticks, ticks
-from pyproxy.kernel.pins import UNFINISHED, Pins
+from pyproxy.kernel.pins import CONNECTED, UNFINISHED, Pins
 from pyproxy.kernel.ports import local_port_range
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Address, Family, Protocol
@@ -256,10 +256,13 @@ def troubles(pins: Pins, within_s: int) -> list[str]:
 
 def shared_maps(pins: Pins) -> list[MapStatus]:
     """Return how full the maps of both families are."""
-    with links.opened(pins.shared / "connected") as fd:
-        info = libbpf.map_info(fd)
-        used = libbpf.map_count(fd, info.key_size, info.value_size)
-    return [MapStatus("connected", used, info.max_entries)]
+    found = []
+    for name in CONNECTED:
+        with links.opened(pins.shared / name) as fd:
+            info = libbpf.map_info(fd)
+            used = libbpf.map_count(fd, info.key_size, info.value_size)
+        found.append(MapStatus(name, used, info.max_entries))
+    return found
 
 
 def counters(pins: Pins) -> dict[str, int]:

@@ -24,7 +24,7 @@ from pyproxy.kernel.features import Features
 from pyproxy.kernel.kept import Kept
 from pyproxy.kernel.links import opened
 from pyproxy.kernel.objects import Object
-from pyproxy.kernel.pins import UNFINISHED, Pins, make_directory, put_away, remove_tree
+from pyproxy.kernel.pins import CONNECTED, UNFINISHED, Pins, make_directory, put_away, remove_tree
 from pyproxy.kernel.programs import (
     ADOPT,
     FORMER_TABLES,
@@ -43,7 +43,7 @@ ASK_EVERY_S = 0.1
 
 # what is pinned of bpf/maps.h, by where that is; in bpf/shared.h are the maps of both families
 FLOW_MAPS = ("connections", "nat")
-SHARED_MAPS = ("connected", "kept_ports", "socket_marks")
+SHARED_MAPS = (*CONNECTED, "kept_ports", "socket_marks")
 MAPS = (
     "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
     "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "node_networks",

@@ -32,6 +32,8 @@ LAYOUTS = (LAYOUT, CONNECTIONS)  # the directories of these versions
 
 _VERSION = re.compile(r"(connections-)?v[0-9]+")
 
+# of both families: what connected sockets asked for, TCP's and UDP's
+CONNECTED = ("connected", "connected_udp")
 UNFINISHED = "-unfinished"
 REPLACED = "-replaced"
 _USED = "used"  # a directory beside the maps of a connection table: no other file can be there

@@ -38,6 +38,7 @@ class Sizes(NamedTuple):
     max_members: int = 524_288
     max_nodes: int = 16_384
     max_connected: int = 16_384
+    max_connected_udp: int = 65_536
     max_udp: int = 16_384
     max_connections: int = 65_536
     max_devices: int = 16_384

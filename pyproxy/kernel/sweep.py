@@ -17,6 +17,7 @@ from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.packetpath import now_ticks
+from pyproxy.kernel.pins import CONNECTED
 
 BUSY = "busy"
 
@@ -30,14 +31,15 @@ def of_connections(connections: Connections) -> Needed:
 
 
 def of_sockets(shared: Path) -> Needed:
-    """Return what gives the marks of the backends of all connected sockets, in one slice."""
+    """Return what gives the marks of the backends of all connected sockets, a map a slice."""
 
     def needed() -> Iterator[list[int]]:
-        connected = HashMap(str(shared / "connected"), (), ("mark",))
-        try:
-            yield [mark for _, (mark,) in connected.items()]
-        finally:
-            connected.close()
+        for name in CONNECTED:
+            connected = HashMap(str(shared / name), (), ("mark",))
+            try:
+                yield [mark for _, (mark,) in connected.items()]
+            finally:
+                connected.close()
 
     return needed
 

@@ -21,7 +21,7 @@ from pyproxy.kernel.entries import Entries
 from pyproxy.kernel.features import probe
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.packetpath import PacketPath
-from pyproxy.kernel.pins import Pins
+from pyproxy.kernel.pins import CONNECTED, Pins
 from pyproxy.kernel.source import Sizes
 from pyproxy.model import Family, Protocol
 from pyproxy.plan.options import Options
@@ -46,6 +46,7 @@ SMALL = Sizes(
     max_members=6,
     max_nodes=4,
     max_connected=2,
+    max_connected_udp=2,
     max_udp=64,
     max_connections=64,
 )
@@ -271,7 +272,8 @@ class Node:
 
     def remembered(self) -> int:
         """Return how many connected sockets the programs remember."""
-        return _count(self.loaded[Family.IPV4].pins.shared / "connected")
+        shared = self.loaded[Family.IPV4].pins.shared
+        return sum(_count(shared / name) for name in CONNECTED)
 
     def make_socket(self, domain: int, kind: int, protocol: int = 0) -> socket.socket:
         """Return a socket of a process in the cgroup and the namespace."""

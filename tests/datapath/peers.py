@@ -8,6 +8,7 @@ import socket
 import struct
 
 from pyproxy.kernel import libbpf
+from pyproxy.kernel.pins import CONNECTED
 from pyproxy.model import Family
 from tests.datapath.node import Node
 from tests.datapath.packets import End
@@ -17,19 +18,22 @@ CONNECTED_BYTES, SERVICE_AT = 56, 12  # struct connected of bpf/types.h
 
 
 class Peers:
-    """The map of connected sockets."""
+    """The maps of connected sockets."""
 
     def __init__(self, node: Node) -> None:
-        self._map = libbpf.obj_get(str(node.loaded[Family.IPV4].pins.shared / "connected"))
+        shared = node.loaded[Family.IPV4].pins.shared
+        self._maps = [libbpf.obj_get(str(shared / name)) for name in CONNECTED]
 
     def close(self) -> None:
-        """Close the map."""
-        os.close(self._map)
+        """Close the maps."""
+        for each in self._maps:
+            os.close(each)
 
     def of(self, sock: socket.socket, family: Family) -> End | None:
         """Return a socket's backend, None if it was left alone."""
         cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
-        value = libbpf.map_lookup(self._map, cookie, CONNECTED_BYTES)
+        values = (libbpf.map_lookup(each, cookie, CONNECTED_BYTES) for each in self._maps)
+        value = next(filter(None, values), None)
         if value is None:
             return None
         size = family.address_bytes

@@ -173,12 +173,26 @@ def test_rule_20_beyond_the_map_sockets_have_their_storage(
         wire, tcx = Wire(small, undo), libbpf.tcx_exists()
         pods = Pods(undo.enter_context(covering(small, wire, tmp_path, tcx=tcx)), family, undo)
         pods.apply(FIRST)
-        clients = [pods.client() for _ in range(SMALL.max_connected + 1)]
+        clients = [pods.client() for _ in range(SMALL.max_connected_udp + 1)]
         for client in clients:
             client.connect(pods.flavour.service(1))
         pods.apply(SECOND)
         for client in clients:
             pods.asks(client, SECOND)
+
+
+def test_rule_20_tcp_sockets_take_nobodys_place(small: Node, flavour: Flavour) -> None:
+    """However many there are, UDP sockets of the node are found."""
+    both = [service(flavour.family, n, [n], protocol=p) for n, p in ((1, Protocol.TCP), (2, UDP))]
+    small.apply(*both)
+    with ExitStack() as undo:
+        for _ in range(SMALL.max_connected + 1):
+            undo.enter_context(small.socket(flavour, Protocol.TCP)).connect(flavour.service(1))
+        for _ in range(SMALL.max_connected_udp):
+            undo.enter_context(small.socket(flavour, UDP)).connect(flavour.service(2))
+        small.apply(service(flavour.family, 2, [3], protocol=UDP))
+        ended = netns.inside(small.namespace, small.loaded[flavour.family].datapath.end_left)
+        assert ended == SMALL.max_connected_udp
 
 
 @pytest.mark.parametrize(

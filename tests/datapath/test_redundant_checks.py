@@ -25,9 +25,10 @@ FAMILY_WORD, CHECK_WORD = 0, 1
 SERVICE_ID_WORD, ASSOCIATION_CHECK_WORD = -3, -1
 
 
-def connected(node: Node) -> Path:
+def connected(node: Node, protocol: Protocol) -> Path:
     """Return where the map of connected sockets is pinned."""
-    return node.loaded[Family.IPV4].pins.shared / "connected"
+    name = "connected" if protocol is Protocol.TCP else "connected_udp"
+    return node.loaded[Family.IPV4].pins.shared / name
 
 
 def rewrite(pin: Path, change: Callable[[bytearray], None]) -> None:
@@ -76,7 +77,7 @@ def test_rule_07_a_connected_sockets_value_that_is_anothers_names_nothing(
     with node.socket(flavour, protocol) as sock:
         sock.connect(flavour.service(1))
         assert named(sock.getpeername()) == flavour.service(1)
-        rewrite(connected(node), flip(word))
+        rewrite(connected(node, protocol), flip(word))
         assert named(sock.getpeername()) == flavour.backend(3)
 
 
@@ -90,7 +91,7 @@ def test_rule_07_a_connected_sockets_value_that_is_anothers_moves_no_datagram(
         sock.connect(flavour.service(1))
         node.apply(refusing(flavour.family, 1, UDP))
         assert ask(sock, flavour.service(1)).answer == Answer(3, PORT)
-        rewrite(connected(node), flip(word))
+        rewrite(connected(node, UDP), flip(word))
         assert errno_of(lambda: sock.sendto(b"?", flavour.service(1))) == "ECONNREFUSED"
 
 

@@ -14,6 +14,7 @@ import pytest
 from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.maps import ArrayMap
 from pyproxy.kernel.marks import endpoint_hash
+from pyproxy.kernel.pins import CONNECTED
 from pyproxy.kernel.sweep import of_sockets, sweep
 from pyproxy.model import Family, Protocol
 from tests.datapath import children
@@ -70,14 +71,18 @@ def sweep_now(node: Node) -> None:
 
 
 def cookie(sock: socket.socket) -> bytes:
-    """Return a socket's key in `connected`."""
+    """Return a socket's key in the maps of connected ones."""
     return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
 
 
 def is_remembered(node: Node, key: bytes) -> bool:
-    """Return whether `connected` has a socket."""
-    with links.opened(node.loaded[Family.IPV4].pins.shared / "connected") as fd:
-        return libbpf.map_lookup(fd, key, libbpf.map_info(fd).value_size) is not None
+    """Return whether a map of connected sockets has one."""
+
+    def has(name: str) -> bool:
+        with links.opened(node.loaded[Family.IPV4].pins.shared / name) as fd:
+            return libbpf.map_lookup(fd, key, libbpf.map_info(fd).value_size) is not None
+
+    return any(map(has, CONNECTED))
 
 
 def _closed(*_: object) -> None:
