@@ -82,7 +82,7 @@ static __always_inline void stored_write(struct sock_nat *nat, const struct endp
 }
 
 /* Return what a connected socket of a type asked for, NULL if nothing. */
-static __always_inline struct connected *connected_find(__u32 type, const struct cookie *key)
+static __always_inline struct connected *connected_find(__u32 type, struct cookie *key)
 {
 	if (type == SOCK_STREAM)
 		return connected.lookup(key);
@@ -90,8 +90,7 @@ static __always_inline struct connected *connected_find(__u32 type, const struct
 }
 
 /* Remember it. Return whether there was room. */
-static __always_inline bool connected_insert(__u32 type, const struct cookie *key,
-					     const struct connected *made)
+static __always_inline bool connected_insert(__u32 type, struct cookie *key, struct connected *made)
 {
 	if (type == SOCK_STREAM)
 		return !connected.update(key, made);
@@ -99,7 +98,7 @@ static __always_inline bool connected_insert(__u32 type, const struct cookie *ke
 }
 
 /* Forget it, if there is something. */
-static __always_inline void connected_delete(__u32 type, const struct cookie *key)
+static __always_inline void connected_delete(__u32 type, struct cookie *key)
 {
 	if (type == SOCK_STREAM)
 		connected.delete(key);
