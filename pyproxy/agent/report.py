@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,10 @@ STATE = "state.json"
 
 
 class State(NamedTuple):
-    """The agent's word on itself. Times are seconds since the epoch, 0.0 for never."""
+    """The agent's word on itself. Times are seconds since the epoch, 0.0 for never.
+
+    `pod_networks` are the cluster's CIDRs as text, none where they are not known.
+    """
 
     pid: int
     version: str
@@ -32,6 +36,7 @@ class State(NamedTuple):
     refused: int
     malformed: int
     problems: list[Problem]
+    pod_networks: Sequence[str] = ()
 
 
 class Reporter:

@@ -31,7 +31,8 @@ from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kernel.pins import other_layouts
 from pyproxy.kube.events import Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
-from pyproxy.model import Family
+from pyproxy.model import Family, address_text
+from pyproxy.plan.options import DetectLocalMode, Options
 from pyproxy.serve.health import Health
 from pyproxy.tables import Kind, PortPlan
 
@@ -58,6 +59,13 @@ Message: TypeAlias = Event | CoverChanged | Stop
 def _is_cluster_only(plan: PortPlan | None) -> bool:
     """Return whether a plan that was changed has no port that the node's sockets could get."""
     return plan is not None and all(each.kind is Kind.CLUSTER_IP for each in plan.frontends)
+
+
+def _pod_networks(options: Options) -> list[str]:
+    """Return the cluster's CIDRs; those of NodeCIDR mode are one node's."""
+    if options.detect_local_mode is not DetectLocalMode.CLUSTER_CIDR:
+        return []
+    return [f"{address_text(each.address)}/{each.length}" for each in options.local_cidrs]
 
 
 class Agent:
@@ -235,6 +243,7 @@ class Agent:
             refused=self._syncers.refused,
             malformed=len(self._inbox.reports),
             problems=problems,
+            pod_networks=_pod_networks(self._config.options),
         )
         self._changed = not self._reporter.write(state)
         pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S

@@ -13,7 +13,7 @@ from pyproxy.agent import report
 from pyproxy.agent.problems import Problem
 from pyproxy.cli.show import print_json, print_lines, print_table
 from pyproxy.errors import KernelError, NothingLoadedError
-from pyproxy.kernel import inspect
+from pyproxy.kernel import forward, inspect
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.inspect import MapStatus, ProgramStatus
 from pyproxy.kernel.lock import holder
@@ -41,6 +41,18 @@ TROUBLES = {
 }
 
 
+class Notice(NamedTuple):
+    """What may be wrong and may be meant so: it makes no node unhealthy.
+
+    `commands` do what `remedy` says, word for word.
+    """
+
+    code: str
+    message: str
+    remedy: str
+    commands: tuple[str, ...]
+
+
 class Status(NamedTuple):
     """Everything that is shown."""
 
@@ -52,6 +64,7 @@ class Status(NamedTuple):
     services: int
     endpoints: int
     problems: list[Problem]
+    notices: list[Notice]
 
 
 def collect(bpffs_root: Path, run_dir: Path) -> Status:
@@ -87,13 +100,27 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     problems += [_before(text) for text in inspect.foreign_before(families[0], run_dir)]
     problems += [_taken(text) for text in sorted(taken)]
     problems += troubled + [_uncovered(name) for name in uncovered]
-    return Status(agent, state, programs, maps, counters, len(services), endpoints, problems)
+    networks = state.pod_networks if state else ()
+    notices = list(map(_dropping, forward.drops([pins.family for pins in families], networks)))
+    return Status(
+        agent, state, programs, maps, counters, len(services), endpoints, problems, notices
+    )
 
 
 def _troubled(family: str, name: str, times: int) -> Problem:
     code, what, remedy = TROUBLES[name]
     text = f"{family}: {what} (within the last {RECENT_S} s; {times} in all)"
     return Problem(code, text, remedy)
+
+
+def _dropping(found: forward.Drop) -> Notice:
+    return Notice(
+        "forward-policy-drop",
+        f"netfilter's chain {found.chain} has the policy DROP: requests to services and answers "
+        "that this node forwards are lost, unless a rule of others accepts them",
+        "if no rule does, add one, and see to it that it is there after a boot:",
+        found.commands,
+    )
 
 
 def _before(text: str) -> Problem:
@@ -172,7 +199,7 @@ def show(bpffs_root: Path, run_dir: Path, *, as_json: bool) -> int:
 def _unknown(error: KernelError | NothingLoadedError, agent: int | None, *, as_json: bool) -> int:
     code = "nothing-loaded" if isinstance(error, NothingLoadedError) else "unreadable"
     problem = Problem(code, error.message, error.remedy)
-    empty = Status(agent, None, [], [], {}, 0, 0, [problem])
+    empty = Status(agent, None, [], [], {}, 0, 0, [problem], [])
     if as_json:
         print_json("status", _answer(empty))
     else:
@@ -185,6 +212,7 @@ def _answer(status: Status) -> dict[str, Any]:
     return {
         "healthy": not status.problems,
         "problems": [problem._asdict() for problem in status.problems],
+        "notices": [notice._asdict() for notice in status.notices],
         "agent": _agent(status),
         "programs": [program._asdict() for program in status.programs],
         "maps": [each._asdict() for each in status.maps],
@@ -218,6 +246,10 @@ def _tables(status: Status) -> None:
     if status.problems:
         rows = [(p.code, p.message, p.remedy) for p in status.problems]
         print_table("Problems", ("code", "what", "what to do"), rows)
+    for notice in status.notices:
+        # in no table, so that commands can be copied
+        commands = [f"  {each}" for each in notice.commands]
+        print_lines([f"Notice {notice.code}: {notice.message}; {notice.remedy}", *commands, ""])
     programs = [
         (p.hook, p.target, p.id or "-", p.tag or "-", "yes" if p.attached else "NO")
         for p in status.programs

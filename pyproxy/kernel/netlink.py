@@ -80,7 +80,7 @@ def ports(master: int) -> list[Port]:
     The kernel is asked for them alone: a node has hundreds of devices, which change all the time.
     """
     found = []
-    wanted = _attribute(IFLA_MASTER, struct.pack("=i", master))
+    wanted = attribute(IFLA_MASTER, struct.pack("=i", master))
     for head, attributes in _dump(RTM_GETLINK, _LINK, 0, wanted):
         if _number(attributes.get(IFLA_MASTER, b"")) != master:
             continue
@@ -90,7 +90,7 @@ def ports(master: int) -> list[Port]:
 
 def bridges() -> list[int]:
     """Return the kernel's bridges, by their ifindex."""
-    wanted = _attribute(IFLA_LINKINFO, _attribute(IFLA_INFO_KIND, BRIDGE + b"\0"))
+    wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, BRIDGE + b"\0"))
     found = _dump(RTM_GETLINK, _LINK, 0, wanted)
     return [head[2] for head, attributes in found if _kind(attributes) == BRIDGE]
 
@@ -172,11 +172,12 @@ def local_prefixes(family: Family, without: Container[int] = ()) -> set[Prefix]:
 
 def _kind(attributes: Mapping[int, bytes]) -> bytes:
     """Return the kernel's word for a link's kind, b"" for one of hardware."""
-    info = dict(_attributes(attributes.get(IFLA_LINKINFO, b"")))
+    info = dict(attributes_of(attributes.get(IFLA_LINKINFO, b"")))
     return info.get(IFLA_INFO_KIND, b"").rstrip(b"\0")
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute as it stands in a message (struct nlattr), padded."""
     size = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
@@ -190,7 +191,7 @@ def _dump(
     """
     head = bytes([family]) + bytes(layout.size - 1) + wanted
     for body in ask(socket.NETLINK_ROUTE, kind, NLM_F_DUMP, head):
-        yield layout.unpack_from(body), dict(_attributes(body[layout.size :]))
+        yield layout.unpack_from(body), dict(attributes_of(body[layout.size :]))
 
 
 def ask(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
@@ -219,7 +220,8 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += _aligned(length)
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes_of(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give the attributes that follow each other in a message or in one of them, by number."""
     at = 0
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -232,7 +234,7 @@ def _next_hops(data: bytes) -> list[tuple[int, dict[int, bytes]]]:
     found, at = [], 0
     while at + _HOP.size <= len(data):
         length, _, _, ifindex = _HOP.unpack_from(data, at)
-        found.append((ifindex, dict(_attributes(data[at + _HOP.size : at + length]))))
+        found.append((ifindex, dict(attributes_of(data[at + _HOP.size : at + length]))))
         at += max(_aligned(length), _HOP.size)
     return found
 

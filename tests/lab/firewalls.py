@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,36 @@ def clear_rules(node: Node) -> None:
     empty = "*nat\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
     for command in ("iptables-restore", "ip6tables-restore"):
         node.run(command, input=empty, check=True)
+
+
+class Drop(enum.Enum):
+    """How a node drops what it forwards by policy: by either iptables, or by a table of its own."""
+
+    NFT = "iptables-nft"
+    INET = "nft"
+    LEGACY = "iptables-legacy"
+
+    def set(self, node: Node) -> None:
+        """Have the node do so, in both families."""
+        if self is Drop.INET:
+            chain = "{ type filter hook forward priority 0; policy drop; }"
+            text = f"add table inet own; add chain inet own routed {chain}"
+            node.run("nft", text, check=True)
+        else:
+            self._iptables(node, "DROP")
+
+    def clear(self, node: Node) -> None:
+        """Take that away, with all that was added since."""
+        if self is Drop.INET:
+            node.run("nft", "delete table inet own", check=True)
+        else:
+            self._iptables(node, "ACCEPT")
+
+    def _iptables(self, node: Node, policy: str) -> None:
+        """Make this the policy of a FORWARD without rules."""
+        text = f"*filter\n:FORWARD {policy} [0:0]\nCOMMIT\n"
+        for command in (self.value, self.value.replace("ip", "ip6", 1)):
+            node.run(f"{command}-restore", input=text, check=True)
 
 
 def set_sysctl(host: Host, name: str, value: str) -> None:

@@ -17,7 +17,7 @@ def state() -> report.State:
     return report.State(
         pid=7, version="1", node="node1", cgroup_root="/sys/fs/cgroup", devices=["eth*"],
         synced=True, last_sync=1.5, last_sync_seconds=0.001, services=1, endpoints=2, refused=3,
-        malformed=4, problems=[malformed("a.yaml", "no YAML")],
+        malformed=4, problems=[malformed("a.yaml", "no YAML")], pod_networks=["10.0.0.0/8"],
     )  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains of nftables, iptables-nft's among them, as the kernel tells: no `nft` is needed.
+
+Only what is asked of them here; the shape of rules is libnftnl's matter.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+from pyproxy.kernel.netlink import NLM_F_DUMP, ask, attributes_of
+
+NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
+NFNL_SUBSYS_NFTABLES = 10  # include/uapi/linux/netfilter/nfnetlink.h
+# include/uapi/linux/netfilter/nf_tables.h
+NFT_MSG_GETCHAIN = 4
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 3, 4, 5
+NFTA_HOOK_HOOKNUM = 1
+# include/uapi/linux/netfilter.h
+NF_INET_FORWARD, NF_DROP = 2, 0
+
+INET = "inet"
+WORDS = {1: INET, 2: "ip", 10: "ip6"}
+"""What `nft` calls the families whose hooks see IP packets: enum nfproto."""
+
+_HEAD = struct.Struct("=BBH")  # struct nfgenmsg
+
+
+class Chain(NamedTuple):
+    """A chain; `family` is `nft`'s word.
+
+    `forwards`: it stands at hook forward; `drops`: and what passes it is dropped.
+    """
+
+    family: str
+    table: str
+    name: str
+    forwards: bool = False
+    drops: bool = False
+
+
+def chains() -> list[Chain]:
+    """Return the chains of IP's families in this network namespace; raises OSError."""
+    found = []
+    for family, attributes in _dump(NFT_MSG_GETCHAIN):
+        if family not in WORDS:
+            continue
+        table, name = (_text(attributes[each]) for each in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
+        hook = dict(attributes_of(attributes.get(NFTA_CHAIN_HOOK, b"")))
+        forwards = _number(hook.get(NFTA_HOOK_HOOKNUM, b"")) == NF_INET_FORWARD
+        drops = forwards and _number(attributes.get(NFTA_CHAIN_POLICY, b"")) == NF_DROP
+        found.append(Chain(WORDS[family], table, name, forwards, drops))
+    return found
+
+
+def _dump(kind: int) -> list[tuple[int, dict[int, bytes]]]:
+    """Return the family of each answer, and its attributes."""
+    number = NFNL_SUBSYS_NFTABLES << 8 | kind
+    return [
+        (answer[0], dict(attributes_of(answer[_HEAD.size :])))
+        for answer in ask(NETLINK_NETFILTER, number, NLM_F_DUMP, _HEAD.pack(0, 0, 0))
+    ]
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _number(raw: bytes) -> int | None:
+    """Return a 32-bit attribute, which is in network order here; None where there is none."""
+    return socket.ntohl(int(struct.unpack("=I", raw)[0])) if len(raw) == 4 else None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table `filter` of legacy iptables, read as `iptables-save` does but never brought into being.
+
+Asking for a table that is not there loads it, and from then on every packet passes its hooks; so
+/proc is asked first (iptables itself does not).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyproxy.model import Family
+
+FILTER = "filter"
+# include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter_ipv6/ip6_tables.h
+SO_GET_INFO, SO_GET_ENTRIES = 64, 65
+NAMES = {
+    Family.IPV4: Path("/proc/net/ip_tables_names"),
+    Family.IPV6: Path("/proc/net/ip6_tables_names"),
+}
+NF_INET_FORWARD = 2  # include/uapi/linux/netfilter.h
+DROP = -1  # -NF_DROP - 1: the verdict of a standard target
+
+_INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
+_ENTRIES = struct.Struct("=32sI4x")  # struct ipt_get_entries, up to its entries
+# of struct ipt_entry and ip6t_entry: where target_offset and next_offset are
+_OFFSETS = {Family.IPV4: 88, Family.IPV6: 140}
+_TARGET = struct.Struct("=H29sB")  # struct xt_entry_target
+_VERDICT = struct.Struct("=i")  # struct xt_standard_target
+
+
+class Entry(NamedTuple):
+    """A rule or a policy; `at` is its offset.
+
+    `verdict` is a standard target's: an offset to jump to, or less than 0.
+    """
+
+    at: int
+    verdict: int | None = None
+
+
+class Table(NamedTuple):
+    """A table `filter`: its entries, and at which offset FORWARD's policy is."""
+
+    entries: tuple[Entry, ...]
+    policy: int
+
+    @property
+    def drops(self) -> bool:
+        """Whether FORWARD's policy is DROP."""
+        return any(each.at == self.policy and each.verdict == DROP for each in self.entries)
+
+
+def read(family: Family) -> Table | None:
+    """Return the table of this network namespace, None where there is none; raises OSError."""
+    try:
+        names = NAMES[family].read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return None
+    if FILTER not in names:
+        return None
+    name = FILTER.encode()
+    raw = _ask(family, SO_GET_INFO, _INFO.pack(name, *([0] * 13)), _INFO.size)
+    info = _INFO.unpack(raw)
+    underflows, size = info[7:12], info[13]
+    raw = _ask(family, SO_GET_ENTRIES, _ENTRIES.pack(name, size), _ENTRIES.size + size)
+    found = tuple(entries(raw[_ENTRIES.size :], family))
+    return Table(found, underflows[NF_INET_FORWARD])
+
+
+def entries(raw: bytes, family: Family) -> Iterator[Entry]:
+    """Give the entries as they lie one after the other (struct ipt_entry, ip6t_entry)."""
+    at = 0
+    while at < len(raw):
+        target, size = struct.unpack_from("=HH", raw, at + _OFFSETS[family])
+        _, name, _ = _TARGET.unpack_from(raw, at + target)
+        payload = at + target + _TARGET.size
+        verdict = None if name.rstrip(b"\0") else _VERDICT.unpack_from(raw, payload)[0]
+        yield Entry(at, verdict)
+        at += size
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _ask(family: Family, option: int, question: bytes, size: int) -> bytes:
+    """Return what getsockopt(2) makes of a question; Python's own has no room for one."""
+    level, domain = socket.IPPROTO_IP, socket.AF_INET
+    if family is Family.IPV6:
+        level, domain = socket.IPPROTO_IPV6, socket.AF_INET6
+    buffer, length = ctypes.create_string_buffer(question, size), ctypes.c_uint32(size)
+    with socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        if _libc().getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    return buffer.raw
