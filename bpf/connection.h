@@ -110,6 +110,22 @@ static __always_inline struct endpoint inner_client(const struct connection *of)
 	return client;
 }
 
+/* Return LIFE_MARKED for a connection whose requests are to be marked. */
+static __always_inline __u32 life_marked(void)
+{
+	return setting(SETTING_FORWARD_MARK) ? LIFE_MARKED : 0;
+}
+
+/*
+ * Mark a request for netfilter's FORWARD, as a connection's life says: who does not want it does not
+ * pay for it. No bit of others is touched.
+ */
+static __always_inline void forward_mark(struct __sk_buff *skb, __u64 life)
+{
+	if (life & LIFE_MARKED)
+		skb->mark |= setting(SETTING_FORWARD_MARK);
+}
+
 /* Return the key of a packet from src to dst at one side. */
 static __always_inline struct nat_key key_of(const struct endpoint *src, const struct endpoint *dst,
 					     __u8 proto, __u8 side)

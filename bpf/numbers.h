@@ -119,6 +119,7 @@ enum setting {
 	SETTING_PREFIXES, /* bit prefix_hash() of every frontend's address */
 	SETTING_STRICT_PREFIXES, /* the same of cluster_cidrs' networks: 0 but in nftables mode */
 	SETTING_BRIDGED_UNTIL, /* pods of this node reach each other by a bridge: the last tick of it */
+	SETTING_FORWARD_MARK, /* what netfilter's FORWARD accepts: or-ed to requests' marks, 0: none */
 	SETTING_MAX,
 };
 

@@ -171,7 +171,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 					   struct pick *picked, bool clash)
 {
 	__u32 now = now_ticks(), number = connection_claim(now);
-	__u32 flags = LIFE_CLAIMED | (packet->proto == IPPROTO_UDP ? LIFE_UDP : 0);
+	__u32 flags = LIFE_CLAIMED | life_marked() | (packet->proto == IPPROTO_UDP ? LIFE_UDP : 0);
 	struct connection *record = connections.lookup(&number);
 	struct endpoint client;
 	long failed;
@@ -198,6 +198,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 		count(COUNTER_PACKET_OPEN);
 	}
 	count(COUNTER_PACKET_IN);
+	forward_mark(skb, flags);
 	return packet_translate_in(skb, packet, &client, &picked->backend);
 }
 

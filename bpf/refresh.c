@@ -14,7 +14,9 @@ static __always_inline __u32 life_after_second(__u32 flags)
 	__u32 answered = LIFE_UDP | LIFE_REPLIED;
 
 	/* who has claimed the source has done so long ago, and could not say what came of it */
-	flags &= ~LIFE_SOURCE_CLAIMED;
+	flags &= ~(LIFE_SOURCE_CLAIMED | LIFE_MARKED);
+	/* its requests may have been lost for the lack of a mark */
+	flags |= life_marked();
 	return (flags & answered) == answered ? flags | LIFE_ESTABLISHED : flags;
 }
 

@@ -255,6 +255,7 @@ enum life {
 	LIFE_SOURCE_CLAIMED = 2048, /* somebody chooses it just now */
 	LIFE_SOURCE_READY = 4096, /* `source` is it */
 	LIFE_OWN = 8192, /* its client is this node: requests only leave, answers only come in */
+	LIFE_MARKED = 16384, /* requests bear SETTING_FORWARD_MARK */
 };
 
 /* Time is counted in ticks of 2^24 ns (16.8 ms) of CLOCK_MONOTONIC_COARSE, modulo 2^32. */
@@ -388,8 +389,7 @@ _Static_assert(sizeof(struct service_name) == 184, "service_name: no padding");
 _Static_assert(sizeof(struct connected) == 56, "connected: the same size for both families");
 _Static_assert(sizeof(struct association) == 8 * ADDR_WORDS + 20, "association: no padding");
 _Static_assert(sizeof(struct sock_nat) == 8 * ADDR_WORDS + 24, "sock_nat: no padding");
-_Static_assert(sizeof(struct udp_backend_key) == 4 * ADDR_WORDS + 12,
-	       "udp_backend_key: no padding");
+_Static_assert(sizeof(struct udp_backend_key) == 4 * ADDR_WORDS + 12, "udp_backend_key: padding");
 _Static_assert(sizeof(struct mark) == 8, "mark: the array's stride");
 _Static_assert(sizeof(struct nat_key) == 8 * ADDR_WORDS + 8, "nat_key: no padding");
 _Static_assert(sizeof(struct connection) == 128, "connection: two cache lines");

@@ -77,6 +77,16 @@ def not_reserved(message: str) -> Problem:
     )
 
 
+def not_accepted(family: str, message: str) -> Problem:
+    """Our rules in netfilter's FORWARD cannot be written, or not removed."""
+    return Problem(
+        "forward-not-accepted",
+        f"{family}: the rules of forwardAccept cannot be written: {message}",
+        "install the node's iptables or mend what is named; or leave forwardAccept out, and accept "
+        "by rules of your own what is forwarded",
+    )
+
+
 def sync_failed(family: str, message: str) -> Problem:
     """Writing the maps failed; what was written before works on."""
     return Problem(

@@ -19,6 +19,7 @@ from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.filtered import Filtered
+from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.moves import Moves
@@ -93,12 +94,13 @@ class Agent:
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
+        self._forwarding = Forwarding(loaded, config.options.forward_mark)
         self._upkeep = Upkeep(
             config.cgroup_root,
             loaded,
             self._syncers,
             config.sync_period_s,
-            more=(self._reserve, self._own_ips.look),
+            more=(self._reserve, self._own_ips.look, self._forwarding.keep),
         )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
@@ -184,6 +186,7 @@ class Agent:
         self._syncers.restrict(self._inbox.world.options)
         self._own_ips.look()
         if not self._synced and not self._syncers.failed:
+            self._forwarding.keep()
             self._synced = True
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
@@ -226,7 +229,7 @@ class Agent:
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
         problems = self._inbox.problems() + self._syncers.problems()
-        problems += self._reserving.problems()
+        problems += self._reserving.problems() + self._forwarding.problems()
         problems += [not_attached(each) for each in self._cover.failures]
         problems += [not_known(each) for each in filter(None, [self._cover.facts_failure])]
         state = report.State(

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 from pyproxy.cli.show import print_lines
-from pyproxy.errors import PyproxyError
+from pyproxy.errors import KernelError, PyproxyError
+from pyproxy.kernel import accepting
 from pyproxy.kernel.cleanup import detach_and_unpin, forget_run_dir
+from pyproxy.kernel.forward import CHAIN
 from pyproxy.kernel.kept import Kept
 from pyproxy.kernel.lock import holder, root_is_in_use
+from pyproxy.model import Family
 
 
 def clean(bpffs_root: Path, run_dir: Path, cache_dir: Path, *, force: bool) -> int:
@@ -24,8 +27,21 @@ def clean(bpffs_root: Path, run_dir: Path, cache_dir: Path, *, force: bool) -> i
     Kept(cache_dir).forget()
     if agent is None:
         forget_run_dir(run_dir)
+    _withdraw()
     print_lines([f"removed {pins} pins below {bpffs_root}" if pins else "nothing was there"])
     return 0
+
+
+def _withdraw() -> None:
+    """Take our rules out of netfilter's FORWARD; raises PyproxyError, when all else is gone."""
+    for family in Family:
+        try:
+            accepting.withdraw(family)
+        except (KernelError, OSError) as error:
+            raise PyproxyError(
+                f"rules of {CHAIN} stay in {family.label}'s table filter: {error}",
+                "install the node's iptables, and clean up again; all else is removed",
+            ) from error
 
 
 def _refuse_under_agent(agent: int | None, bpffs_root: Path, run_dir: Path) -> None:

@@ -41,6 +41,9 @@ TROUBLES = {
 }
 
 
+_FORWARD_ACCEPT = "set forwardAccept: true in --pyproxy-config; or "
+
+
 class Notice(NamedTuple):
     """What may be wrong and may be meant so: it makes no node unhealthy.
 
@@ -100,8 +103,9 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     problems += [_before(text) for text in inspect.foreign_before(families[0], run_dir)]
     problems += [_taken(text) for text in sorted(taken)]
     problems += troubled + [_uncovered(name) for name in uncovered]
-    networks = state.pod_networks if state else ()
-    notices = list(map(_dropping, forward.drops([pins.family for pins in families], networks)))
+    mark, networks = inspect.forward_mark(families[0]), state.pod_networks if state else ()
+    dropping = forward.drops([pins.family for pins in families], mark, networks)
+    notices = list(map(_dropping, dropping))
     return Status(
         agent, state, programs, maps, counters, len(services), endpoints, problems, notices
     )
@@ -118,7 +122,7 @@ def _dropping(found: forward.Drop) -> Notice:
         "forward-policy-drop",
         f"netfilter's chain {found.chain} has the policy DROP: requests to services and answers "
         "that this node forwards are lost, unless a rule of others accepts them",
-        "if no rule does, add one, and see to it that it is there after a boot:",
+        f"if none does, {_FORWARD_ACCEPT if found.is_iptables else ''}see to it, at each boot, by",
         found.commands,
     )
 

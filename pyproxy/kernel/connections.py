@@ -41,6 +41,7 @@ class Life(enum.IntFlag):
     SOURCE_CLAIMED = 2048
     SOURCE_READY = 4096
     OWN = 8192
+    MARKED = 16384
 
 
 FIN = Life.FIN_CLIENT | Life.FIN_BACKEND

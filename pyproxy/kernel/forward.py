@@ -16,9 +16,11 @@ from pyproxy.kernel import nftables, xtables
 from pyproxy.kernel.nftables import INET, Chain
 from pyproxy.model import Family
 
+CHAIN = "PYPROXY-FORWARD"
 TABLE, FORWARD = "filter", "FORWARD"
 COMMANDS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 _WORDS = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED"
 
 
 class Flavour(enum.Enum):
@@ -26,27 +28,59 @@ class Flavour(enum.Enum):
 
     NFT = "nft"
     LEGACY = "legacy"
+    USUAL = ""  # there is neither yet: whichever the node's iptables writes
 
 
 class Filter(NamedTuple):
-    """FORWARD of iptables' table `filter`, and whether its policy is DROP."""
+    """FORWARD of iptables' table `filter`, and what of ours is in that table.
+
+    `drops`: its policy is DROP. `jumps` is how often it jumps to our chain, `rules` how many rules
+    that one has, None where there is none.
+    """
 
     family: Family
     flavour: Flavour
     drops: bool
+    jumps: int = 0
+    rules: int | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether there is anything of ours."""
+        return self.rules is not None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether all of ours is there."""
+        return self.jumps == 1 and self.rules == len(accepting_rules(0))
 
 
 class Drop(NamedTuple):
-    """A chain at hook forward whose policy is DROP: its name, and commands that mend it."""
+    """A chain at hook forward whose policy is DROP: its name, and commands that mend it.
+
+    `is_iptables`: forwardAccept would have it accept what we translate.
+    """
 
     chain: str
     commands: tuple[str, ...]
+    is_iptables: bool
 
 
-def drops(families: Iterable[Family], networks: Iterable[str]) -> list[Drop]:
+def accepting_rules(mark: int) -> tuple[str, ...]:
+    """Return what to match in FORWARD: what bears our mark, and what answers connections."""
+    return (f"-m mark --mark {mark:#x}/{mark:#x}", ESTABLISHED)
+
+
+def filters(family: Family) -> list[Filter]:
+    """Return where this family has a FORWARD of iptables: by either flavour; raises OSError."""
+    return [*_nft_filters(family, nftables.chains()), *_legacy_filters(family)]
+
+
+def drops(families: Iterable[Family], mark: int, networks: Iterable[str]) -> list[Drop]:
     """Return the chains whose policy drops what we translate; what cannot be read drops nothing.
 
-    `networks` are the pods', as CIDRs; none: they are not known.
+    `mark` is what our programs put on it, 0 for nothing: those chains of iptables that have our
+    rules are left out then. `networks` are the pods'; none: they are not known.
     """
     try:
         chains = nftables.chains()
@@ -59,31 +93,44 @@ def drops(families: Iterable[Family], networks: Iterable[str]) -> list[Drop]:
         except OSError:
             continue
         found += [
-            Drop(_title(each), tuple(_iptables(each, networks))) for each in tables if each.drops
+            Drop(_title(each), tuple(_iptables(each, mark, networks)), is_iptables=True)
+            for each in tables
+            if each.drops and not (mark and each.accepts)
         ]
     return found + [
-        Drop(f"{each.family} {each.table} {each.name}", tuple(_nft(each, networks)))
+        Drop(f"{each.family} {each.table} {each.name}", tuple(_nft(each, mark, networks)), False)
         for each in chains
         if each.drops and not _is_iptables(each)
     ]
 
 
-def command(family: Family, flavour: Flavour) -> str:
-    """Return which binary writes a family's tables: of that flavour where it has its own name."""
-    own = f"{COMMANDS[family]}-{flavour.value}"
-    return own if shutil.which(own) else COMMANDS[family]
+def command(of: Filter, suffix: str = "") -> str:
+    """Return which binary writes a table: of its flavour where that has a name of its own."""
+    usual = COMMANDS[of.family]
+    own = f"{usual}-{of.flavour.value}{suffix}"
+    return own if of.flavour.value and shutil.which(own) else f"{usual}{suffix}"
 
 
 def _nft_filters(family: Family, chains: Iterable[Chain]) -> Iterator[Filter]:
-    for chain in chains:
-        if chain.forwards and _is_iptables(chain) and chain.family == _WORDS[family]:
-            yield Filter(family, Flavour.NFT, chain.drops)
+    ours = [each for each in chains if each.family == _WORDS[family] and each.table == TABLE]
+    for forward in (each for each in ours if each.name == FORWARD and each.forwards):
+        rules = [nftables.rules(each) for each in ours if each.name == CHAIN]
+        jump = CHAIN.encode() + b"\0"
+        yield Filter(
+            family,
+            Flavour.NFT,
+            forward.drops,
+            sum(jump in rule for rule in nftables.rules(forward)),
+            len(rules[0]) if rules else None,
+        )
 
 
 def _legacy_filters(family: Family) -> Iterator[Filter]:
     table = xtables.read(family)
     if table:
-        yield Filter(family, Flavour.LEGACY, table.drops)
+        rules = table.rules(CHAIN)
+        many = None if rules is None else len(rules)
+        yield Filter(family, Flavour.LEGACY, table.drops, table.jumps(CHAIN), many)
 
 
 def _is_iptables(chain: Chain) -> bool:
@@ -94,24 +141,30 @@ def _title(of: Filter) -> str:
     return f"{FORWARD} of {COMMANDS[of.family]} ({of.flavour.value})"
 
 
-def _iptables(of: Filter, networks: Iterable[str]) -> Iterator[str]:
-    tool = f"{command(of.family, of.flavour)} -w"
+def _iptables(of: Filter, mark: int, networks: Iterable[str]) -> Iterator[str]:
+    tool = f"{command(of)} -w"
     own = [each for each in networks if _family(each) is of.family]
-    for each in own:
-        yield f"{tool} -A {FORWARD} -s {each} -j ACCEPT"
-        yield f"{tool} -A {FORWARD} -d {each} -j ACCEPT"
-    if not own:
+    matches = list(accepting_rules(mark)) if mark else [
+        f"{end} {each}" for each in own for end in ("-s", "-d")
+    ]  # fmt: skip
+    for match in matches:
+        yield f"{tool} -A {FORWARD} {match} -j ACCEPT"
+    if not matches:
         yield f"{tool} -P {FORWARD} ACCEPT"
 
 
-def _nft(chain: Chain, networks: Iterable[str]) -> Iterator[str]:
+def _nft(chain: Chain, mark: int, networks: Iterable[str]) -> Iterator[str]:
     where = f"{chain.family} {chain.table} {chain.name}"
     words = {family: word for family, word in _WORDS.items() if chain.family in {word, INET}}
     own = [each for each in networks if _family(each) in words]
-    for each in own:
-        for end in ("saddr", "daddr"):
-            yield f"nft add rule {where} {words[_family(each)]} {end} {each} accept"
-    if not own:
+    matches = [f"meta mark and {mark:#x} == {mark:#x}", "ct state established,related"]
+    if not mark:
+        matches = [
+            f"{words[_family(each)]} {end} {each}" for each in own for end in ("saddr", "daddr")
+        ]
+    for match in matches:
+        yield f"nft add rule {where} {match} accept"
+    if not matches:
         yield f"nft add chain {where} '{{ policy accept; }}'"
 
 

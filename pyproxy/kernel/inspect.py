@@ -21,7 +21,7 @@ from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
 from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap, HashMap
-from pyproxy.kernel.packetpath import now_ticks, ticks
+from pyproxy.kernel.packetpath import FORWARD_MARK, SETTINGS, now_ticks, ticks
 from pyproxy.kernel.pins import CONNECTED, UNFINISHED, Pins
 from pyproxy.kernel.ports import local_port_range
 from pyproxy.kernel.programs import Program, socket_programs
@@ -252,6 +252,14 @@ def troubles(pins: Pins, within_s: int) -> list[str]:
     ]
     moments.close()
     return recent
+
+
+def forward_mark(pins: Pins) -> int:
+    """Return what requests bear for netfilter's FORWARD to accept them, 0 for nothing."""
+    settings = ArrayMap(str(pins.maps / "settings"), write=False)
+    found = settings.load(SETTINGS.index(FORWARD_MARK))
+    settings.close()
+    return found
 
 
 def shared_maps(pins: Pins) -> list[MapStatus]:

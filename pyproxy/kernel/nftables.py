@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chains of nftables, iptables-nft's among them, as the kernel tells: no `nft` is needed.
+"""Chains and rules of nftables, iptables-nft's among them, as the kernel tells: no `nft` is needed.
 
 Only what is asked of them here; the shape of rules is libnftnl's matter.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import NamedTuple
 
-from pyproxy.kernel.netlink import NLM_F_DUMP, ask, attributes_of
+from pyproxy.kernel.netlink import NLM_F_DUMP, ask, attribute, attributes_of
 
 NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
 NFNL_SUBSYS_NFTABLES = 10  # include/uapi/linux/netfilter/nfnetlink.h
 # include/uapi/linux/netfilter/nf_tables.h
-NFT_MSG_GETCHAIN = 4
+NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 4, 7
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 3, 4, 5
 NFTA_HOOK_HOOKNUM = 1
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
 # include/uapi/linux/netfilter.h
 NF_INET_FORWARD, NF_DROP = 2, 0
 
 INET = "inet"
 WORDS = {1: INET, 2: "ip", 10: "ip6"}
 """What `nft` calls the families whose hooks see IP packets: enum nfproto."""
+
+# a kernel without nfnetlink, or without nf_tables (nfnetlink_rcv_msg)
+_ABSENT = {errno.EPROTONOSUPPORT, errno.EINVAL}
 
 _HEAD = struct.Struct("=BBH")  # struct nfgenmsg
 
@@ -43,8 +48,14 @@ class Chain(NamedTuple):
 
 def chains() -> list[Chain]:
     """Return the chains of IP's families in this network namespace; raises OSError."""
+    try:
+        answers = _dump(NFT_MSG_GETCHAIN, 0)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return []
+        raise
     found = []
-    for family, attributes in _dump(NFT_MSG_GETCHAIN):
+    for family, attributes in answers:
         if family not in WORDS:
             continue
         table, name = (_text(attributes[each]) for each in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
@@ -55,12 +66,25 @@ def chains() -> list[Chain]:
     return found
 
 
-def _dump(kind: int) -> list[tuple[int, dict[int, bytes]]]:
-    """Return the family of each answer, and its attributes."""
-    number = NFNL_SUBSYS_NFTABLES << 8 | kind
+def rules(chain: Chain) -> list[bytes]:
+    """Return the expressions of a chain's rules as the kernel has them; raises OSError."""
+    (number,) = (number for number, word in WORDS.items() if word == chain.family)
+    wanted = attribute(NFTA_RULE_TABLE, chain.table.encode() + b"\0")
+    wanted += attribute(NFTA_RULE_CHAIN, chain.name.encode() + b"\0")
+    return [
+        attributes.get(NFTA_RULE_EXPRESSIONS, b"")
+        for _, attributes in _dump(NFT_MSG_GETRULE, number, wanted)
+        # which kernels leave out the others has changed
+        if _text(attributes[NFTA_RULE_TABLE]) == chain.table
+        and _text(attributes[NFTA_RULE_CHAIN]) == chain.name
+    ]
+
+
+def _dump(kind: int, family: int, wanted: bytes = b"") -> list[tuple[int, dict[int, bytes]]]:
+    body = _HEAD.pack(family, 0, 0) + wanted
     return [
         (answer[0], dict(attributes_of(answer[_HEAD.size :])))
-        for answer in ask(NETLINK_NETFILTER, number, NLM_F_DUMP, _HEAD.pack(0, 0, 0))
+        for answer in ask(NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP, body)
     ]
 
 

@@ -31,6 +31,8 @@ ADDRESS_EPOCH = "address_epoch"
 FRONTEND_EPOCH = "frontend_epoch"
 # the last tick at which pods of this node reach each other by a bridge, 0: they never do
 BRIDGED_UNTIL = "bridged_until"
+# what is or-ed to the marks of requests for netfilter's FORWARD to accept, 0: nothing
+FORWARD_MARK = "forward_mark"
 
 # enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
@@ -49,6 +51,7 @@ SETTINGS = (
     PREFIXES,
     STRICT_PREFIXES,
     BRIDGED_UNTIL,
+    FORWARD_MARK,
 )
 
 TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h
@@ -145,6 +148,7 @@ class PacketPath:
         first, last = local_port_range()
         ports = ports or source_ports((first, last))
         values = {
+            FORWARD_MARK: options.forward_mark,
             "local_ports": first | (last - first + 1) << 32,
             "host_netns": netns_cookie() if translation is SocketTranslation.HOST else 0,
             "netns": netns_cookie(),

@@ -34,28 +34,50 @@ _ENTRIES = struct.Struct("=32sI4x")  # struct ipt_get_entries, up to its entries
 _OFFSETS = {Family.IPV4: 88, Family.IPV6: 140}
 _TARGET = struct.Struct("=H29sB")  # struct xt_entry_target
 _VERDICT = struct.Struct("=i")  # struct xt_standard_target
+_ERROR = struct.Struct("=30s")  # struct xt_error_target
 
 
 class Entry(NamedTuple):
-    """A rule or a policy; `at` is its offset.
+    """A rule, a policy or, by a target ERROR, where a chain begins; `at` is its offset.
 
-    `verdict` is a standard target's: an offset to jump to, or less than 0.
+    `verdict` is a standard target's: an offset to jump to, or less than 0. `begins` is the chain's
+    name.
     """
 
     at: int
     verdict: int | None = None
+    begins: str = ""
 
 
 class Table(NamedTuple):
-    """A table `filter`: its entries, and at which offset FORWARD's policy is."""
+    """A table `filter`: its entries, and where FORWARD's first one and its policy are."""
 
     entries: tuple[Entry, ...]
+    first: int
     policy: int
 
     @property
     def drops(self) -> bool:
         """Whether FORWARD's policy is DROP."""
         return any(each.at == self.policy and each.verdict == DROP for each in self.entries)
+
+    def rules(self, chain: str) -> list[Entry] | None:
+        """Return the rules of a user's chain; None: there is none."""
+        begins = [number for number, each in enumerate(self.entries) if each.begins == chain]
+        if not begins:
+            return None
+        rest = self.entries[begins[0] + 1 :]
+        end = next((number for number, each in enumerate(rest) if each.begins), len(rest))
+        return list(rest[: end - 1])  # the last one returns
+
+    def jumps(self, chain: str) -> int:
+        """Return how often FORWARD jumps to a user's chain."""
+        begins = [number for number, each in enumerate(self.entries) if each.begins == chain]
+        if not begins:
+            return 0
+        to = self.entries[begins[0] + 1].at
+        forward = (each for each in self.entries if self.first <= each.at < self.policy)
+        return sum(each.verdict == to for each in forward)
 
 
 def read(family: Family) -> Table | None:
@@ -69,10 +91,10 @@ def read(family: Family) -> Table | None:
     name = FILTER.encode()
     raw = _ask(family, SO_GET_INFO, _INFO.pack(name, *([0] * 13)), _INFO.size)
     info = _INFO.unpack(raw)
-    underflows, size = info[7:12], info[13]
+    hooks, underflows, size = info[2:7], info[7:12], info[13]
     raw = _ask(family, SO_GET_ENTRIES, _ENTRIES.pack(name, size), _ENTRIES.size + size)
     found = tuple(entries(raw[_ENTRIES.size :], family))
-    return Table(found, underflows[NF_INET_FORWARD])
+    return Table(found, hooks[NF_INET_FORWARD], underflows[NF_INET_FORWARD])
 
 
 def entries(raw: bytes, family: Family) -> Iterator[Entry]:
@@ -82,8 +104,14 @@ def entries(raw: bytes, family: Family) -> Iterator[Entry]:
         target, size = struct.unpack_from("=HH", raw, at + _OFFSETS[family])
         _, name, _ = _TARGET.unpack_from(raw, at + target)
         payload = at + target + _TARGET.size
-        verdict = None if name.rstrip(b"\0") else _VERDICT.unpack_from(raw, payload)[0]
-        yield Entry(at, verdict)
+        match name.rstrip(b"\0"):
+            case b"":
+                yield Entry(at, verdict=_VERDICT.unpack_from(raw, payload)[0])
+            case b"ERROR":
+                (begins,) = _ERROR.unpack_from(raw, payload)
+                yield Entry(at, begins=begins.partition(b"\0")[0].decode("utf-8", "replace"))
+            case _:
+                yield Entry(at)
         at += size
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pyproxy.kube.configtypes import (
+    BIT,
     BOOL,
     COUNT,
     DURATION,
@@ -63,10 +64,10 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         ),
         **_under("detectLocal", STRING, "bridgeInterface interfaceNamePrefix"),
         **_under("iptables", BOOL, "localhostNodePorts masqueradeAll"),
-        **_under("iptables", INT, "masqueradeBit"),
+        **_under("iptables", BIT, "masqueradeBit"),
         **_under("iptables", DURATION, "minSyncPeriod syncPeriod"),
         **_under("nftables", BOOL, "masqueradeAll"),
-        **_under("nftables", INT, "masqueradeBit"),
+        **_under("nftables", BIT, "masqueradeBit"),
         **_under("nftables", DURATION, "minSyncPeriod syncPeriod"),
         **_under("ipvs", STRINGS, "excludeCIDRs"),
         **_under("ipvs", STRING, "scheduler"),

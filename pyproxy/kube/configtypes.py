@@ -137,6 +137,7 @@ def _is_device_patterns(value: Any) -> bool:
 
 STRING = FieldType("a string", _is_string)
 BOOL = FieldType("true or false", _is_bool)
+BIT = integer_from(0, 31)
 INT = FieldType("an integer of 32 bits", _is_int32)
 COUNT = FieldType("an integer of 32 bits, 0 or more", _is_count)
 NUMBER = FieldType("a number", _is_number)

@@ -35,6 +35,7 @@ def proxy_options(found: Walk) -> Options:
     return Options(
         node_name="",
         mode=mode,
+        masquerade_bit=found.values.get(f"{mode.value}.masqueradeBit", Options("").masquerade_bit),
         masquerade_all=found.values.get(f"{mode.value}.masqueradeAll") is True,
         detect_local_mode=detect,
         local_interface=_interface(found, detect),

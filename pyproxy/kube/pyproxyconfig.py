@@ -35,6 +35,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "kind": STRING,
         "socketTranslation": one_of(*(choice.value for choice in SocketTranslation)),
         "devices": DEVICE_PATTERNS,
+        "forwardAccept": BOOL,
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
@@ -75,6 +76,7 @@ class PyproxyConfig(NamedTuple):
     max_entries: int = _DEFAULT.max_entries
     tcp_opening_s: int = _DEFAULT.timeouts.tcp_opening
     tcp_closed_s: int = _DEFAULT.timeouts.tcp_closed
+    forward_accept: bool = False
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
@@ -120,6 +122,7 @@ def _config(found: Walk) -> PyproxyConfig:
             table + "tcpOpeningTimeout", whole_seconds, default.tcp_opening_s
         ),
         tcp_closed_s=found.parsed(table + "tcpClosedTimeout", whole_seconds, default.tcp_closed_s),
+        forward_accept=found.values.get("forwardAccept") is True,
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,

@@ -49,7 +49,8 @@ class Options(NamedTuple):
     Our own are `ipv6_localhost_node_ports`, since kube-proxy never serves ::1; `hide_clients`:
     backends of this node see no more of clients than with kube-proxy; `protect_node_ports`: no
     process of the node can bind a NodePort that is served; and `same_uplink`: a client that came
-    by an uplink is answered by it, whichever one routes choose.
+    by an uplink is answered by it, whichever one routes choose. `forward_accept`: netfilter's
+    FORWARD is to let through what is translated, which bears `forward_mark`.
     """
 
     node_name: str
@@ -68,6 +69,8 @@ class Options(NamedTuple):
     hide_clients: bool = False
     protect_node_ports: bool = True
     same_uplink: bool = True
+    forward_accept: bool = False
+    masquerade_bit: int = 14
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True
 
@@ -75,6 +78,11 @@ class Options(NamedTuple):
     def needs_node(self) -> bool:
         """Whether who is a pod, or where NodePorts are served, is said by the Node object."""
         return self.node_ports_on_primary or self.detect_local_mode is DetectLocalMode.NODE_CIDR
+
+    @property
+    def forward_mark(self) -> int:
+        """What requests bear that FORWARD is to accept, 0 for nothing (parity A9.11, A9.12)."""
+        return 1 << self.masquerade_bit if self.forward_accept else 0
 
     def node_ip(self, family: Family) -> Address:
         """Return the node's IP of a family, or the loopback address kube-proxy falls back to.

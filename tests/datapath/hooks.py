@@ -230,6 +230,11 @@ class Hooks:
         """Let a whole frame come in or leave; return it whole."""
         return prog_run.run(self._programs[side], frame, flags=self.flags)
 
+    def mark_after(self, side: str, packet: bytes, mark: int) -> int:
+        """Return the mark that a packet with a mark has after a hook."""
+        frame = ether(packet, ETH_P[self.family])
+        return prog_run.mark_after(self._programs[side], frame, mark)
+
     def program(self, side: str) -> int:
         """Return the descriptor of the program at a side."""
         return self._programs[side]

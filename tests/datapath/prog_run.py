@@ -27,7 +27,7 @@ CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE of include/uapi/linux/
 
 GROWTH = 2048  # an answer may be longer than what it answers
 SKB_BYTES = 192  # struct __sk_buff; the kernel takes shorter ones and fills up with zeros
-IFINDEX_AT = 40  # offset of its ifindex
+MARK_AT, IFINDEX_AT = 8, 40  # offsets of its mark and ifindex
 
 
 class Ran(NamedTuple):
@@ -60,6 +60,26 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
         options.ctx_in, options.ctx_size_in = ctypes.addressof(raw), SKB_BYTES
     libbpf.prog_test_run(fd, options)
     return Ran(ctypes.c_int32(options.retval).value, left.raw[: options.data_size_out])
+
+
+def mark_after(fd: int, data: bytes, mark: int) -> int:
+    """Run a tc program as run() does; return the mark of a frame that had `mark` before."""
+    given = ctypes.create_string_buffer(data, len(data))
+    context = bytearray(SKB_BYTES)
+    context[MARK_AT : MARK_AT + 4] = mark.to_bytes(4, "little")
+    raw = (ctypes.c_uint8 * SKB_BYTES).from_buffer(context)
+    options = Options(
+        sz=ctypes.sizeof(Options),
+        data_in=ctypes.addressof(given),
+        data_size_in=len(data),
+        ctx_in=ctypes.addressof(raw),
+        ctx_out=ctypes.addressof(raw),
+        ctx_size_in=SKB_BYTES,
+        ctx_size_out=SKB_BYTES,
+        repeat=1,
+    )
+    libbpf.prog_test_run(fd, options)
+    return int.from_bytes(context[MARK_AT : MARK_AT + 4], "little")
 
 
 class Tuples:

@@ -95,7 +95,12 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         translation=SocketTranslation.HOST,
         timeouts=TIMEOUTS,
         ports=PortRange(2_000, 500),
-        options=Options("here", local_cidrs=(prefix("10.0.0.0/8"),)),
+        options=Options(
+            "here",
+            local_cidrs=(prefix("10.0.0.0/8"),),
+            forward_accept=True,
+            masquerade_bit=31,
+        ),
     )
     first, last = netns.inside(configured.namespace, local_port_range)
     expected = {
@@ -104,6 +109,7 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         "netns": netns.inside(configured.namespace, netns_cookie),
         "detector": Detector.CIDRS if family is IPV4 else Detector.NONE,
         "policy": Policy.PROTECT_PORTS | Policy.SAME_UPLINK,
+        "forward_mark": 1 << 31,
         "source_port_first": 2_000,
         "source_port_count": 500,
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},

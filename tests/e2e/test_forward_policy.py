@@ -15,15 +15,24 @@ import pytest
 from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene, running
 from tests.lab import manifests
+from tests.lab.agent import Agent
 from tests.lab.firewalls import Drop
 from tests.lab.hosts import Host, Node
 from tests.lab.prober import answered, tcp, udp
+from tests.lab.waiting import wait_for
 
 pytestmark = pytest.mark.once
 
 NODE_PORT = 31_300
 POD_CIDRS = "10.244.0.0/16,fd00:10:244::/48"
 DRAWS = 3
+TOOLS = ("iptables", "ip6tables")
+CHAIN = "PYPROXY-FORWARD"
+OWN = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\nforwardAccept: true\n"
+CONFIG = """apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+iptables: {syncPeriod: 1s, masqueradeBit: 20}
+"""
 
 
 class Way(NamedTuple):
@@ -143,6 +152,137 @@ def test_a_notice_says_what_helps(
         assert dropping.run("sh", "-c", command).stderr == ""
     check_that_all_work(firewalled, apps)
     assert bool(notices(firewalled)) is pods_known
+
+
+@pytest.fixture(scope="module")
+def accepting(firewalled: Scene) -> Iterator[Agent]:
+    """The first node's agent with forwardAccept, a mark of its own and a short syncPeriod."""
+    agent, at = firewalled.agents[0], firewalled.cluster.directory
+    own, config = at / "pyproxy.yaml", at / "kube-proxy.yaml"
+    own.write_text(OWN)
+    config.write_text(CONFIG)
+    options = agent.options
+    agent.options = (*options, f"--pyproxy-config={own}", f"--config={config}")
+    agent.restart()
+    yield agent
+    agent.options = options
+    agent.restart()
+
+
+def saved(node: Node) -> list[str]:
+    """Return what all of a node's iptables have of ours."""
+    names = [f"{tool}-{flavour}-save" for tool in TOOLS for flavour in ("nft", "legacy")]
+    texts = [node.run(name, "-t", "filter", check=True).stdout for name in names]
+    return [line for text in texts for line in text.splitlines() if CHAIN in line]
+
+
+def await_accepted(scene: Scene) -> None:
+    """Wait until the rules are there, as after what a test has done to them."""
+    wait_for(lambda: notices(scene) == [], 5, "the rules to be written again")
+
+
+@pytest.mark.usefixtures("accepting", "dropping")
+@pytest.mark.parametrize("dropping", [Drop.NFT, Drop.LEGACY], indirect=True)
+def test_what_is_translated_is_accepted(firewalled: Scene, apps: dict[str, App]) -> None:
+    """In both directions, and nothing else: who asks a pod directly is not let through."""
+    await_accepted(firewalled)
+    check_that_all_work(firewalled, apps)
+    pod, backend = (node.pods[0] for node in firewalled.cluster.nodes)
+    client = firewalled.cluster.free(pod)
+    for family in FAMILIES:
+        assert Way(client, backend.address(family), (8080, 8080)).fails()
+
+
+@pytest.mark.usefixtures("accepting")
+def test_it_comes_after_the_rules_of_others(firewalled: Scene) -> None:
+    """So that what these drop is not let through, a network policy's packets for one."""
+    node = firewalled.cluster.nodes[0]
+    await_accepted(firewalled)
+    for tool in TOOLS:
+        listed = node.run(f"{tool}-nft", "-S", "FORWARD", check=True).stdout.splitlines()
+        assert listed[-1] == f"-A FORWARD -j {CHAIN}"
+
+
+@pytest.mark.usefixtures("accepting")
+@pytest.mark.parametrize("dropping", [Drop.INET], indirect=True)
+def test_a_table_of_others_is_told_of_the_mark(
+    firewalled: Scene, apps: dict[str, App], dropping: Node
+) -> None:
+    """Rules in iptables cannot overrule it; the commands let through what bears the mark."""
+    check_that_none_works(firewalled, apps)
+    (notice,) = notices(firewalled)
+    assert "0x100000" in notice["commands"][0]
+    for command in notice["commands"]:
+        assert dropping.run("sh", "-c", command).stderr == ""
+    check_that_all_work(firewalled, apps)
+
+
+@pytest.mark.parametrize("dropping", [Drop.NFT], indirect=True)
+@pytest.mark.parametrize("harm", ["-F", f"-D {CHAIN} 1", f"-A FORWARD -j {CHAIN}"])
+def test_what_others_delete_is_restored(
+    firewalled: Scene, accepting: Agent, dropping: Node, harm: str
+) -> None:
+    """Within a syncPeriod, as it was, and a warning says so."""
+    await_accepted(firewalled)
+    before, said = saved(dropping), accepting.log.read_text()
+    for tool in TOOLS:
+        dropping.run(f"{tool}-nft", *harm.split(), check=True)
+    assert saved(dropping) != before
+    wait_for(lambda: saved(dropping) == before, 5, "the rules to be there again")
+    added = accepting.log.read_text().removeprefix(said)
+    for family in FAMILIES:
+        assert f"IPv{family}: rules of {CHAIN} were changed: written again" in added
+
+
+@pytest.mark.parametrize("dropping", [Drop.NFT, Drop.LEGACY], indirect=True)
+def test_rules_outlive_the_agent(
+    firewalled: Scene, apps: dict[str, App], accepting: Agent, dropping: Node
+) -> None:
+    """They go when the setting is turned off, whatever flavour they are of."""
+    await_accepted(firewalled)
+    options = accepting.options
+    accepting.stop()
+    check_that_all_work(firewalled, apps)
+    assert saved(dropping)
+    assert accepting.status()["notices"] == []
+    accepting.options = tuple(each for each in options if "pyproxy-config" not in each)
+    accepting.start()
+    assert saved(dropping) == []
+    accepting.options = options
+    accepting.restart()
+
+
+def test_cleanup_takes_the_rules_away(firewalled: Scene, accepting: Agent) -> None:
+    """All of them, and nothing of others."""
+    node = firewalled.cluster.nodes[0]
+    node.run("iptables-nft", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT", check=True)
+    await_accepted(firewalled)
+    accepting.stop()
+    assert saved(node)
+    reply = accepting.cli("cleanup")
+    assert (reply.status, reply.stderr) == (0, "")
+    assert saved(node) == []
+    listed = node.run("iptables-nft", "-S", "FORWARD", check=True).stdout.splitlines()
+    assert listed[1:] == ["-A FORWARD -s 192.0.2.1/32 -j ACCEPT"]
+    accepting.start()
+
+
+def test_without_iptables_the_rest_is_served(
+    firewalled: Scene, apps: dict[str, App], accepting: Agent
+) -> None:
+    """Status says what is missing, and what to do."""
+    program = accepting.program
+    accepting.program = ("env", "PATH=/nowhere", *program)
+    accepting.restart()
+    check_that_all_work(firewalled, apps)
+    problems = accepting.status()["problems"]
+    assert {each["code"] for each in problems} == {"forward-not-accepted"}
+    assert [each["message"].split(": ")[-1] for each in problems] == [
+        f"{tool}-restore is not installed" for tool in TOOLS
+    ]
+    accepting.program = program
+    accepting.restart()
+    assert notices(firewalled) == []
 
 
 def test_a_notice_needs_no_agent(firewalled: Scene) -> None:

@@ -80,7 +80,7 @@ logging:
   vmodule: [{filePattern: x, verbosity: 3}]
 metricsBindAddress: "[::1]:10400"
 mode: nftables
-nftables: {masqueradeAll: false, masqueradeBit: 14, minSyncPeriod: 1s, syncPeriod: 30s}
+nftables: {masqueradeAll: false, masqueradeBit: 15, minSyncPeriod: 1s, syncPeriod: 30s}
 nodePortAddresses: [primary]
 oomScoreAdj: -999
 portRange: ""
@@ -105,7 +105,7 @@ EXPECTED = ProxyConfig(
     healthz_bind_address=BindAddress("0.0.0.0", 10300),
     metrics_bind_address=BindAddress("::1", 10400),
     kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
-    options=Options("", mode=Mode.NFTABLES, node_ports_on_primary=True),
+    options=Options("", mode=Mode.NFTABLES, masquerade_bit=15, node_ports_on_primary=True),
     warnings=(SIZE_LINE,),
 )
 

@@ -32,6 +32,7 @@ cgroupRoot: /sys/fs/cgroup/unified
 bpffsRoot: /sys/fs/bpf/other
 runDir: /run/other
 cacheDir: /var/other
+forwardAccept: true
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
@@ -53,6 +54,7 @@ EXPECTED = PyproxyConfig(
     max_entries=100_000,
     tcp_opening_s=90,
     tcp_closed_s=1,
+    forward_accept=True,
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
