@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from pyproxy.kernel import nftables, xtables
@@ -63,7 +64,7 @@ class Drop(NamedTuple):
 
     chain: str
     commands: tuple[str, ...]
-    is_iptables: bool
+    is_iptables: bool = False
 
 
 def accepting_rules(mark: int) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ def accepting_rules(mark: int) -> tuple[str, ...]:
 
 def filters(family: Family) -> list[Filter]:
     """Return where this family has a FORWARD of iptables: by either flavour; raises OSError."""
-    return [*_nft_filters(family, nftables.chains()), *_legacy_filters(family)]
+    return [*_nft_filter(family), *_legacy_filter(family)]
 
 
 def drops(families: Iterable[Family], mark: int, networks: Iterable[str]) -> list[Drop]:
@@ -82,26 +83,21 @@ def drops(families: Iterable[Family], mark: int, networks: Iterable[str]) -> lis
     `mark` is what our programs put on it, 0 for nothing: those chains of iptables that have our
     rules are left out then. `networks` are the pods'; none: they are not known.
     """
-    try:
-        chains = nftables.chains()
-    except OSError:
-        chains = []
     found = []
     for family in families:
-        try:
-            tables = [*_nft_filters(family, chains), *_legacy_filters(family)]
-        except OSError:
-            continue
+        with suppress(OSError):
+            found += [
+                Drop(_title(each), tuple(_iptables(each, mark, networks)), is_iptables=True)
+                for each in filters(family)
+                if each.drops and not (mark and each.accepts)
+            ]
+    with suppress(OSError):
         found += [
-            Drop(_title(each), tuple(_iptables(each, mark, networks)), is_iptables=True)
-            for each in tables
-            if each.drops and not (mark and each.accepts)
+            Drop(f"{each.family} {each.table} {each.name}", tuple(_nft(each, mark, networks)))
+            for each in nftables.chains()
+            if each.drops and not _is_iptables(each)
         ]
-    return found + [
-        Drop(f"{each.family} {each.table} {each.name}", tuple(_nft(each, mark, networks)), False)
-        for each in chains
-        if each.drops and not _is_iptables(each)
-    ]
+    return found
 
 
 def command(of: Filter, suffix: str = "") -> str:
@@ -111,21 +107,17 @@ def command(of: Filter, suffix: str = "") -> str:
     return own if of.flavour.value and shutil.which(own) else f"{usual}{suffix}"
 
 
-def _nft_filters(family: Family, chains: Iterable[Chain]) -> Iterator[Filter]:
-    ours = [each for each in chains if each.family == _WORDS[family] and each.table == TABLE]
-    for forward in (each for each in ours if each.name == FORWARD and each.forwards):
-        rules = [nftables.rules(each) for each in ours if each.name == CHAIN]
+def _nft_filter(family: Family) -> Iterator[Filter]:
+    forward = nftables.chain(_WORDS[family], TABLE, FORWARD)
+    if forward and forward.forwards:
         jump = CHAIN.encode() + b"\0"
-        yield Filter(
-            family,
-            Flavour.NFT,
-            forward.drops,
-            sum(jump in rule for rule in nftables.rules(forward)),
-            len(rules[0]) if rules else None,
-        )
+        jumps = sum(jump in rule for rule in nftables.rules(forward))
+        ours = nftables.chain(_WORDS[family], TABLE, CHAIN)
+        many = len(nftables.rules(ours)) if ours else None
+        yield Filter(family, Flavour.NFT, forward.drops, jumps, many)
 
 
-def _legacy_filters(family: Family) -> Iterator[Filter]:
+def _legacy_filter(family: Family) -> Iterator[Filter]:
     table = xtables.read(family)
     if table:
         rules = table.rules(CHAIN)

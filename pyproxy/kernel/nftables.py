@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from pyproxy.kernel.netlink import NLM_F_DUMP, ask, attribute, attributes_of
+from pyproxy.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, ask, attribute, attributes_of
 
 NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
 NFNL_SUBSYS_NFTABLES = 10  # include/uapi/linux/netfilter/nfnetlink.h
@@ -48,44 +48,65 @@ class Chain(NamedTuple):
 
 def chains() -> list[Chain]:
     """Return the chains of IP's families in this network namespace; raises OSError."""
+    return _chains(NLM_F_DUMP, _HEAD.pack(0, 0, 0))
+
+
+def chain(family: str, table: str, name: str) -> Chain | None:
+    """Return one of them, None where there is none; raises OSError. A node may have thousands."""
+    wanted = _attribute(NFTA_CHAIN_TABLE, table) + _attribute(NFTA_CHAIN_NAME, name)
     try:
-        answers = _dump(NFT_MSG_GETCHAIN, 0)
+        found = _chains(NLM_F_ACK, _HEAD.pack(_number_of(family), 0, 0) + wanted)
+    except FileNotFoundError:
+        return None
+    return found[0] if found else None
+
+
+def rules(of: Chain) -> list[bytes]:
+    """Return the expressions of a chain's rules as the kernel has them; raises OSError."""
+    head = _HEAD.pack(_number_of(of.family), 0, 0)
+    wanted = _attribute(NFTA_RULE_TABLE, of.table) + _attribute(NFTA_RULE_CHAIN, of.name)
+    return [
+        attributes.get(NFTA_RULE_EXPRESSIONS, b"")
+        for _, attributes in _ask(NFT_MSG_GETRULE, NLM_F_DUMP, head + wanted)
+    ]
+
+
+def _chains(flags: int, body: bytes) -> list[Chain]:
+    try:
+        answers = _ask(NFT_MSG_GETCHAIN, flags, body)
     except OSError as error:
         if error.errno in _ABSENT:
             return []
         raise
-    found = []
-    for family, attributes in answers:
-        if family not in WORDS:
-            continue
-        table, name = (_text(attributes[each]) for each in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
-        hook = dict(attributes_of(attributes.get(NFTA_CHAIN_HOOK, b"")))
-        forwards = _number(hook.get(NFTA_HOOK_HOOKNUM, b"")) == NF_INET_FORWARD
-        drops = forwards and _number(attributes.get(NFTA_CHAIN_POLICY, b"")) == NF_DROP
-        found.append(Chain(WORDS[family], table, name, forwards, drops))
-    return found
+    return [_read(WORDS[number], found) for number, found in answers if number in WORDS]
 
 
-def rules(chain: Chain) -> list[bytes]:
-    """Return the expressions of a chain's rules as the kernel has them; raises OSError."""
-    (number,) = (number for number, word in WORDS.items() if word == chain.family)
-    wanted = attribute(NFTA_RULE_TABLE, chain.table.encode() + b"\0")
-    wanted += attribute(NFTA_RULE_CHAIN, chain.name.encode() + b"\0")
-    return [
-        attributes.get(NFTA_RULE_EXPRESSIONS, b"")
-        for _, attributes in _dump(NFT_MSG_GETRULE, number, wanted)
-        # which kernels leave out the others has changed
-        if _text(attributes[NFTA_RULE_TABLE]) == chain.table
-        and _text(attributes[NFTA_RULE_CHAIN]) == chain.name
-    ]
+def _read(family: str, attributes: dict[int, bytes]) -> Chain:
+    hook = dict(attributes_of(attributes.get(NFTA_CHAIN_HOOK, b"")))
+    forwards = _number(hook.get(NFTA_HOOK_HOOKNUM, b"")) == NF_INET_FORWARD
+    return Chain(
+        family,
+        _text(attributes[NFTA_CHAIN_TABLE]),
+        _text(attributes[NFTA_CHAIN_NAME]),
+        forwards,
+        forwards and _number(attributes.get(NFTA_CHAIN_POLICY, b"")) == NF_DROP,
+    )
 
 
-def _dump(kind: int, family: int, wanted: bytes = b"") -> list[tuple[int, dict[int, bytes]]]:
-    body = _HEAD.pack(family, 0, 0) + wanted
+def _ask(kind: int, flags: int, body: bytes) -> list[tuple[int, dict[int, bytes]]]:
+    """Return the family of each answer, and its attributes."""
     return [
         (answer[0], dict(attributes_of(answer[_HEAD.size :])))
-        for answer in ask(NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP, body)
+        for answer in ask(NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body)
     ]
+
+
+def _number_of(word: str) -> int:
+    return next(number for number, each in WORDS.items() if each == word)
+
+
+def _attribute(kind: int, text: str) -> bytes:
+    return attribute(kind, text.encode() + b"\0")
 
 
 def _text(raw: bytes) -> str:

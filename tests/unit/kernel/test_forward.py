@@ -35,6 +35,10 @@ class Netfilter:
             raise self.error
         return self.chains
 
+    def read_chain(self, *wanted: str) -> Chain | None:
+        """Stand for nftables.chain()."""
+        return next((each for each in self.read_chains() if each[:3] == wanted), None)
+
     def read_rules(self, chain: Chain) -> list[bytes]:
         """Stand for nftables.rules()."""
         return self.rules.get(chain.name, [])
@@ -51,6 +55,7 @@ def netfilter(monkeypatch: pytest.MonkeyPatch) -> Netfilter:
     """A node without rules, where every binary has a name of its own."""
     made = Netfilter()
     monkeypatch.setattr(nftables, "chains", made.read_chains)
+    monkeypatch.setattr(nftables, "chain", made.read_chain)
     monkeypatch.setattr(nftables, "rules", made.read_rules)
     monkeypatch.setattr(xtables, "read", made.read_legacy)
     monkeypatch.setattr("shutil.which", lambda name: name)
@@ -197,6 +202,7 @@ def test_a_kernel_without_nf_tables_has_no_chains(monkeypatch: pytest.MonkeyPatc
     for number in (errno.EINVAL, errno.EPROTONOSUPPORT):
         monkeypatch.setattr(nftables, "ask", lambda *_, number=number: ask(number))
         assert nftables.chains() == []
+        assert nftables.chain("ip", "filter", "FORWARD") is None
     monkeypatch.setattr(nftables, "ask", lambda *_: ask(errno.EPERM))
     with pytest.raises(PermissionError):
         nftables.chains()
