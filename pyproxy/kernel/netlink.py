@@ -123,14 +123,14 @@ def source_towards(address: Address) -> Address:
     """
     number = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     bits = 8 * len(address)
-    head = _ROUTE.pack(number, bits, 0, 0, 0, 0, 0, 0, 0) + _attribute(RTA_DST, address)
+    head = _ROUTE.pack(number, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address)
     try:
         answers = list(ask(socket.NETLINK_ROUTE, RTM_GETROUTE, NLM_F_ACK, head))
     except OSError as error:
         if error.errno in NO_ROUTE:
             return b""
         raise
-    found = (dict(_attributes(body[_ROUTE.size :])) for body in answers)
+    found = (dict(attributes_of(body[_ROUTE.size :])) for body in answers)
     return next((each[RTA_PREFSRC] for each in found if RTA_PREFSRC in each), b"")
 
 
