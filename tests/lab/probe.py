@@ -3,9 +3,9 @@
 
 One JSON object a line comes in on stdin, one goes out on stdout for each; `ask_for` in
 prober.py is its counterpart. A destination is {protocol, family, address, port, connected,
-timeout_s, source_port}: protocol tcp or udp; family 4, 6 or 46 (an IPv6 socket and an IPv4-mapped
-address); connected: a UDP socket connects first, else it uses sendto; source_port: bind to it, 0
-for any.
+timeout_s, source_port, fin}: protocol tcp or udp; family 4, 6 or 46 (an IPv6 socket and an
+IPv4-mapped address); connected: a UDP socket connects first, else it uses sendto; source_port: bind
+to it, 0 for any; fin: TCP ends by FIN, else by a reset.
 
 An outcome is {who, seen, error, step, peer, source, seconds, at}: who answered, the client's
 address as the server saw it, the errno's name ("" for none, TIMEOUT for a wait in vain), the
@@ -46,7 +46,7 @@ def make_socket(to: Fields) -> socket.socket:
     kind = socket.SOCK_STREAM if to["protocol"] == "tcp" else socket.SOCK_DGRAM
     sock = socket.socket(family, kind)
     sock.settimeout(to.get("timeout_s", 3.0))
-    if kind == socket.SOCK_STREAM:
+    if kind == socket.SOCK_STREAM and not to.get("fin"):
         # A close that resets leaves no TIME_WAIT: thousands of draws must not use up the ports.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     if to.get("source_port"):

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How full the maps of an agent are, and how much memory it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from pyproxy.kernel import inspect, libbpf, links
+from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.pins import Pins
+from pyproxy.model import Family
+from tests.bench.startup import memory_mb
+from tests.lab.agent import Agent
+
+# maps that the programs fill and `pyproxy status` does not count
+OTHERS = ("affinity", "fragments", "udp_backends", "udp_services")
+
+
+class Sample(NamedTuple):
+    """Seconds since the start; entries by map, and what each map holds at most; MB by node."""
+
+    at: float
+    used: dict[str, int]
+    most: dict[str, int]
+    rss_mb: dict[str, float]
+
+
+def sample(agents: list[Agent], at: float) -> Sample:
+    """Look at all agents' maps and memory."""
+    found = {
+        f"{agent.node.name} {each.name}": each for agent in agents for each in _maps(agent.bpffs)
+    }
+    return Sample(
+        round(at, 1),
+        {name: each.used for name, each in found.items()},
+        {name: each.max for name, each in found.items()},
+        {agent.node.name: _rss_mb(agent) for agent in agents},
+    )
+
+
+def generations(agent: Agent) -> int:
+    """Return how often the services of a node have changed: each time they get another number."""
+    total = 0
+    for family in Family:
+        with closing(KernelDatapath(Pins(agent.bpffs, family), write=False)) as datapath:
+            total += sum(datapath.generation(service) for service in datapath.read_names())
+    return total
+
+
+def _maps(root: Path) -> Iterator[inspect.MapStatus]:
+    for family in Family:
+        pins = Pins(root, family)
+        with closing(KernelDatapath(pins, write=False)) as datapath:
+            yield from inspect.maps(datapath)
+        yield from inspect.connections(pins)
+        yield _counted(pins.connection_tables()[-1] / "nat", family)
+        yield from (_counted(pins.maps / name, family) for name in OTHERS)
+    yield from inspect.shared_maps(pins)
+
+
+def _counted(pin: Path, family: Family) -> inspect.MapStatus:
+    with links.opened(pin) as fd:
+        info = libbpf.map_info(fd)
+        used = libbpf.map_count(fd, info.key_size, info.value_size)
+    return inspect.MapStatus(f"{family.label} {pin.name}", used, info.max_entries)
+
+
+def _rss_mb(agent: Agent) -> float:
+    return memory_mb(Path(f"/proc/{agent.pid}/status").read_text(encoding="utf-8"))["VmRSS"]
