@@ -27,6 +27,11 @@ class Path(NamedTuple):
         """Whether no connection has a reason to fail."""
         return not isinstance(self.service, Mortal)
 
+    @property
+    def sticky(self) -> bool:
+        """Whether a client stays with an endpoint that stays."""
+        return "sessionAffinity" in self.service.spec
+
     def destination(self, port: str, family: int) -> tuple[str, int]:
         """Return where a port of the service is asked."""
         if self.at:
@@ -40,7 +45,7 @@ class Path(NamedTuple):
 
 def paths_of(cluster: Cluster, services: list[Service], mortal: Mortal) -> list[Path]:
     """Return all paths of a cluster whose second node leaves its pods to packets."""
-    first, second, self_first, self_second, local = services
+    first, second, self_first, self_second, local, sticky = services
     one, two = cluster.nodes
     outside, stranger = cluster.client, cluster.stranger
     return [
@@ -55,7 +60,7 @@ def paths_of(cluster: Cluster, services: list[Service], mortal: Mortal) -> list[
         Path("outside, NodePort: elsewhere", outside, second, one, one),
         Path("outside, NodePort, policy Local", outside, local, two, two),
         Path("outside, ClusterIP: backend there", stranger, first, one),
-        Path("outside, ClusterIP: elsewhere", stranger, second, one),
+        Path("outside, ClusterIP: elsewhere", stranger, sticky, one),
         Path("dying: pod, sockets", one.pods[0], mortal, None),
         Path("dying: pod, packets", two.pods[0], mortal, two),
         Path("dying: outside, NodePort", outside, mortal, one, one),

@@ -20,7 +20,7 @@ SCHEMA = "pyproxy.soak/1"
 
 def print_report(result: Result, wrong: Sequence[str]) -> None:
     """Print the tables, and the verdict as the last lines."""
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     console.print(_paths(result))
     console.print(_maps(result))
     for line in [*_memory(result), _changes(result)]:

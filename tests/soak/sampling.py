@@ -13,7 +13,9 @@ from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.pins import Pins
 from pyproxy.model import Family
 from tests.bench.startup import memory_mb
+from tests.lab import netns
 from tests.lab.agent import Agent
+from tests.lab.hosts import Host
 
 # maps that the programs fill and `pyproxy status` does not count
 OTHERS = ("affinity", "fragments", "udp_backends", "udp_services")
@@ -48,6 +50,21 @@ def generations(agent: Agent) -> int:
         with closing(KernelDatapath(Pins(agent.bpffs, family), write=False)) as datapath:
             total += sum(datapath.generation(service) for service in datapath.read_names())
     return total
+
+
+def overflows(host: Host) -> int:
+    """Return how many datagrams a host's sockets had no room for (RcvbufErrors, snmp_counter)."""
+
+    def work() -> int:
+        tables = Path("/proc/thread-self/net")
+        heads, values = (
+            line.split() for line in (tables / "snmp").read_text().splitlines() if "Udp:" in line
+        )
+        ipv6 = dict(line.split() for line in (tables / "snmp6").read_text().splitlines())
+        ipv4 = dict(zip(heads, values, strict=True))
+        return int(ipv4["RcvbufErrors"]) + int(ipv6["Udp6RcvbufErrors"])
+
+    return netns.inside(host.netns, work)
 
 
 def _maps(root: Path) -> Iterator[inspect.MapStatus]:

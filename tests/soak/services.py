@@ -91,8 +91,8 @@ def services_of(cluster: Cluster) -> tuple[list[Service], Mortal]:
     A node's first pod asks, the second one stays, the others come and go.
     """
     one, two = (node.pods for node in cluster.nodes)
-    local = {
-        "externalTrafficPolicy": "Local",
+    local = {"externalTrafficPolicy": "Local"}
+    sticky = {
         "sessionAffinity": "ClientIP",
         "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": AFFINITY_S}},
     }
@@ -101,6 +101,7 @@ def services_of(cluster: Cluster) -> tuple[list[Service], Mortal]:
         Service("second", 2, two[1], (two[2], two[3]), {}),
         Service("self-first", 3, one[0], (one[2], two[3]), {}),
         Service("self-second", 4, two[0], (two[2], one[3]), {}),
-        Service("local", 5, two[1], (two[2], one[2]), local),
+        Service("local", 5, two[1], (two[2], two[3]), local),
+        Service("sticky", 6, two[1], (two[2], two[3]), sticky),
     ]
-    return services, Mortal("mortal", 6, two[1], (one[2],), {})
+    return services, Mortal("mortal", 7, two[1], (one[2],), {})
