@@ -206,7 +206,6 @@ def test_sequence_external_flush(flushed: Agent, ways: Ways, name: str) -> None:
     wait_for(lambda: flushed.healthz() == 200, 5, "both families' programs")
 
 
-@pytest.mark.once
 def test_a_look_at_what_is_right_says_nothing(flushed: Agent, ways: Ways) -> None:
     """Nothing is found after all that was mended, for more than a period."""
     start = os.path.getsize(flushed.log)  # noqa: PTH202 - as above
