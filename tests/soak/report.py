@@ -50,14 +50,13 @@ def _paths(result: Result) -> Table:
         title="Paths, IPv4 and IPv6 by turns; connections kept, datagrams and bulk data beside"
     )
     table.add_column("path", no_wrap=True)
-    for head in ("connections", "a second", "to what stayed", "to what changed", "failed",
+    for head in ("connections", "to what stayed", "to what changed", "failed",
                  "to what died", "kept: failed", "MB, by hash", "datagrams", "lost"):  # fmt: skip
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=head == "to what died")
     for path in result.paths:
         table.add_row(
             path.name,
             str(path.connections),
-            f"{path.connections / result.seconds:.0f}",
             str(path.stayed),
             str(path.changing),
             _worded(path.failures),

@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
+from tests.soak.holding import CHUNK, CHUNKS_A_SECOND, ROUNDS_A_SECOND, SIZES
 from tests.soak.sampling import Sample
+from tests.soak.services import FAMILIES
 
 # A machine may be slower than what is asked of it, but less than this share is no soak: of the new
-# connections on each path, of the rounds of data and datagrams, of the changes of endpoints.
-FLOORS = {"connections": 0.75, "kept": 0.5, "changes": 0.75}
+# connections on each path, of bulk data and datagrams, of the changes of endpoints, and of those
+# that an agent has applied: what comes while it is busy with a change it takes together.
+FLOORS = {"connections": 0.75, "kept": 0.5, "changes": 0.75, "applied": 0.5}
+KEPT_A_SECOND = {
+    "datagrams": len(FAMILIES) * ROUNDS_A_SECOND * len(SIZES),
+    "bytes": len(FAMILIES) * CHUNKS_A_SECOND * CHUNK,
+}
 
 # What may differ between quarters of the time: a table that has as many new entries as old ones
 # differs by chance, memory by what Python's allocator does with it.
@@ -26,7 +33,7 @@ WARMING_MB = 2.5
 KEEPING = ("nat", "fragments")
 
 SHORTEST_S = 50
-"""In a quarter of it the tables are as full as they get: CLOSED_S and LAG_S."""
+"""In a quarter of it the tables are as full as they get: CLOSED_S, and a second."""
 CLOSED_S = 10
 """The default tcpClosedTimeout: so long a connection stays in the table when it is over."""
 LAG_S = 4.0
@@ -121,16 +128,19 @@ def _idle(result: Result) -> Iterator[str]:
                 f"{path.name}: {reached:.0f} connections a second of {result.rate:.0f}: this was no"
                 " soak; the machine is too slow, or busy (--rate asks for fewer)"
             )
+        for what, wanted in KEPT_A_SECOND.items() if path.asserted else ():
+            kept = getattr(path, what) / result.seconds
+            if kept < FLOORS["kept"] * wanted:
+                yield f"{path.name}: {kept:.0f} {what} a second of {wanted}: this was no soak"
         if not path.sticky and not (path.stayed and path.changing):
             yield f"{path.name}: some endpoints had no connection at all"
 
 
 def _unchanged(result: Result) -> Iterator[str]:
-    floor = FLOORS["changes"]
-    if result.changes < floor * result.wanted_changes:
+    if result.changes < FLOORS["changes"] * result.wanted_changes:
         yield f"only {result.changes} changes of {result.wanted_changes:.0f} were written"
     for node, applied in result.applied.items():
-        if applied < floor * result.changes:
+        if applied < FLOORS["applied"] * result.changes:
             yield f"{node}: {applied:.0f} of {result.changes} changes were applied"
 
 

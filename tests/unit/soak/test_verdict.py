@@ -29,7 +29,8 @@ def sample(at: float) -> Sample:
 def good() -> Result:
     """Return a soak with which nothing is wrong."""
     enough = int(RATE * SECONDS)
-    sure = Found("pod", True, enough, stayed=enough - 9, changing=9, datagrams=300)
+    sure = Found("pod", True, enough, stayed=enough - 9, changing=9)
+    sure.bytes, sure.datagrams = 30_000_000, 1_800
     dying = Found("dying", False, enough, stayed=enough - 9, changing=5)
     dying.excused = {"ECONNREFUSED at connect": 4}
     return Result(
@@ -67,9 +68,11 @@ def _breaks() -> dict[str, Callable[[Result], object]]:
         ),
         "dying: 1 connections failed": lambda r: r.paths[1].failures.update({"EOF at recv": 1}),
         "client, which is no endpoint": lambda r: r.paths[0].foreign.update(client=1),
-        "1 of 300 datagrams were lost": lambda r: setattr(r.paths[0], "lost", 1),
+        "1 of 1800 datagrams were lost": lambda r: setattr(r.paths[0], "lost", 1),
         "pod: after 8 bytes: reset": lambda r: r.paths[0].kept.append("after 8 bytes: reset"),
         "this was no soak": lambda r: setattr(r.paths[1], "connections", 8900),
+        "14 datagrams a second of 30": lambda r: setattr(r.paths[0], "datagrams", 860),
+        "167 bytes a second": lambda r: setattr(r.paths[0], "bytes", 10_000),
         "some endpoints had no connection": lambda r: setattr(r.paths[0], "changing", 0),
         "only 449 changes of 600": lambda r: setattr(r, "changes", 449),
         "node1: 10 of 600 changes were applied": lambda r: r.applied.update(node1=10.0),
