@@ -14,8 +14,9 @@ What makes "zero failures for endpoints that stayed" exact:
   when it leaves its slices, so that agents hear of it when it is too late. A connection to that
   service may fail from then on until AFTERMATH_S later (see changes.py); this is counted apart.
   Before and after, it may not: the endpoints that stayed answer, and nothing else is an endpoint.
-- Datagrams are sent one at a time, each after the answer to the one before: no buffer of a socket
-  can overflow, so each that is lost is lost by what is between. None is sent again.
+- Datagrams are sent one at a time, each after the answer to the one before, and their server has
+  room for those of all clients. No buffer of a socket overflows (which is looked at), so each that
+  is lost is lost by what is between. None is sent again.
 - A soak that did not soak is no success: see FLOORS of verdict.py.
 
 Both ways of translation take part at once: the first node's agent has `--socket-translation all`,

@@ -30,9 +30,10 @@ class Changes:
         manifests.write(directory, "services.json", *(each.service() for each in services))
         self.rest()
 
-    def __len__(self) -> int:
-        """How many services each change changes."""
-        return len(self._services)
+    @property
+    def names(self) -> set[str]:
+        """The services that each change changes."""
+        return {each.name for each in self._services}
 
     def rest(self) -> None:
         """Let all endpoints be ready."""

@@ -43,12 +43,16 @@ def sample(agents: list[Agent], at: float) -> Sample:
     )
 
 
-def generations(agent: Agent) -> int:
-    """Return how often the services of a node have changed: each time they get another number."""
+def generations(agent: Agent, services: set[str]) -> int:
+    """Return how often ports of these services have changed: each time they get a new number."""
     total = 0
     for family in Family:
         with closing(KernelDatapath(Pins(agent.bpffs, family), write=False)) as datapath:
-            total += sum(datapath.generation(service) for service in datapath.read_names())
+            total += sum(
+                datapath.generation(number)
+                for number, named in datapath.read_names().items()
+                if named.name.name in services
+            )
     return total
 
 

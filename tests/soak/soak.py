@@ -62,14 +62,14 @@ class Soak:
         """Start all, soak, and return what was found."""
         self._start()
         at_rest = sample(self.agents, 0.0)
-        before = [generations(agent) for agent in self.agents]
+        before = [generations(agent, self.changes.names) for agent in self.agents]
         with traffic(self.paths, self.wanted.rate) as running:
             seconds = self._soak(running)
             self.changes.rest()
             self.lives.die()
-        after = [generations(agent) for agent in self.agents]
+        after = [generations(agent, self.changes.names) for agent in self.agents]
         result = self._result(running, seconds)
-        ports = len(PORTS) * len(FAMILIES) * len(self.changes)
+        ports = len(PORTS) * len(FAMILIES) * len(self.changes.names)
         for agent, first, last in zip(self.agents, before, after, strict=True):
             result.applied[agent.node.name] = (last - first) / ports
         self._settle(result, at_rest)
@@ -184,7 +184,7 @@ class Soak:
         bounds: dict[str, float] = {}
         for name, most in self.samples[-1].most.items():
             node, _, what = name.partition(" ")
-            by_packets = sum(path.packets is not None for path in self.paths if _on(path, node))
+            by_packets = sum(_on(path, node) for path in self.paths)
             sockets = 4 * len(self.paths)
             if what.endswith("connections"):
                 bounds[name] = min(table_bound(by_packets, self.wanted.rate), most)
