@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.soak.report import print_report, write_json
-from tests.soak.soak import Wanted, soak
+from tests.soak.soak import MOST_RATE, Wanted, soak
 from tests.soak.verdict import SHORTEST_S, complaints
 
 DESCRIPTION = """\
@@ -25,7 +25,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     length.add_argument("--minutes", type=float, metavar="N", help="how long (default: 10)")
     length.add_argument("--seconds", type=float, metavar="N", help="the same in seconds")
     parser.add_argument(
-        "--rate", type=float, default=200.0, metavar="N",
+        "--rate", type=float, default=MOST_RATE, metavar="N",
         help="connections a second on each path (200); a slow machine is asked for fewer",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the order of changes (0)")
@@ -35,8 +35,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         arguments.seconds = 60 * (10.0 if arguments.minutes is None else arguments.minutes)
     if not arguments.seconds >= SHORTEST_S:
         parser.error(f"less than {SHORTEST_S} seconds do not show whether tables are flat")
-    if not 1 <= arguments.rate <= 1000:
-        parser.error("--rate is from 1 to 1000")
+    if not 1 <= arguments.rate <= MOST_RATE:
+        parser.error(f"--rate is from 1 to {MOST_RATE:.0f}")
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.parent}")
     return arguments

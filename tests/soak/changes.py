@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import select
 import subprocess
 import time
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ class Lives:
     def __init__(self, directory: Path, mortal: Mortal) -> None:
         self._directory = directory
         self._mortal = mortal
+        self._starting: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._changed = time.monotonic()
         self.deaths: list[float] = []
@@ -67,14 +69,15 @@ class Lives:
         self._write(GONE)
 
     def step(self) -> None:
-        """Let it live or die if it is time to."""
-        if time.monotonic() - self._changed < LIFE_S:
-            return
-        if self._server:
-            self.die()
-        else:
+        """Let it live or die if it is time to; waits for nothing."""
+        if self._starting:
             self._live()
-        self._changed = time.monotonic()
+        elif time.monotonic() - self._changed >= LIFE_S:
+            if self._server:
+                self.die()
+            else:
+                (pod,) = self._mortal.changing
+                self._starting = pod.respond([MORTAL_PORT])
 
     def die(self) -> None:
         """Leave the slices, and die at the same time; safe to repeat."""
@@ -84,14 +87,19 @@ class Lives:
             self._server.kill()
             self._server.wait(10)
             self._server = None
+            self._changed = time.monotonic()
 
     def _live(self) -> None:
-        (pod,) = self._mortal.changing
-        self._server = pod.respond([MORTAL_PORT])
-        await_ready(self._server, pod.name)
-        assert self._server.stdout
-        self._server.stdout.close()
+        """Be an endpoint once the server listens."""
+        assert self._starting
+        assert self._starting.stdout
+        if not select.select([self._starting.stdout], [], [], 0)[0]:
+            return
+        await_ready(self._starting, self._mortal.name)
+        self._starting.stdout.close()
+        self._server, self._starting = self._starting, None
         self._write("ready")
+        self._changed = time.monotonic()
 
     def _write(self, state: str) -> None:
         manifests.write(self._directory, "mortal-endpoints.json", *self._mortal.slices([state]))

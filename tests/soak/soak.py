@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,13 @@ from tests.soak.services import FAMILIES, PORTS, services_of
 from tests.soak.verdict import KEEPING, Found, Result, table_bound
 
 TRANSLATIONS = ("all", "host")
+# a small table, of which two thirds are used at MOST_RATE: its records are used again all the time
+MOST_RATE = 200.0
+CONFIG = {
+    "apiVersion": "pyproxy/v1alpha1",
+    "kind": "PyproxyConfiguration",
+    "connectionTable": {"maxEntries": 8192},
+}
 SAMPLE_S = 5.0
 # what has been missed for longer than this is not made up for: agents would see all of it at once
 ARREARS_S = 0.5
@@ -36,7 +44,7 @@ class Wanted:
     """How long, at which rate on each path, and which changes."""
 
     seconds: float
-    rate: float = 200.0
+    rate: float = MOST_RATE
     seed: int = 0
 
 
@@ -78,8 +86,10 @@ class Soak:
     def _start(self) -> None:
         nodes = [manifests.node(node) for node in self.cluster.nodes]
         manifests.write(self._directory, "nodes.json", *nodes)
+        config = self.cluster.directory / "pyproxy.yaml"
+        config.write_text(json.dumps(CONFIG))
         self.agents = [
-            self.cluster.agent(node, f"--socket-translation={how}")
+            self.cluster.agent(node, f"--socket-translation={how}", f"--pyproxy-config={config}")
             for node, how in zip(self.cluster.nodes, TRANSLATIONS, strict=True)
         ]
         for agent in self.agents:

@@ -25,7 +25,7 @@ def test_how_long(argv: list[str], seconds: float) -> None:
         ["--minutes", "nan"],
         ["--minutes", "1", "--seconds", "60"],
         ["--rate", "0"],
-        ["--rate", "1001"],
+        ["--rate", "201"],
         ["--json", "/no/such/folder/file"],
         ["quick"],
     ],
