@@ -13,7 +13,6 @@ import pytest
 from tests.flows.load import KUBE_PROXY, FlowFile, FlowFileError, read_flow_file
 from tests.lab.compiled import PROGRAMS_DIR, programs_dir
 
-pytest_plugins = ["tests.sharing"]
 _MADE = pytest.StashKey[Path]()
 FLOW_FILES = pytest.StashKey[tuple[FlowFile, ...]]()
 

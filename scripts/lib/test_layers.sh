@@ -40,11 +40,9 @@ run_unit() {
 # Two processes, each with a node of its own.
 run_datapath() { run_pytest datapath -n 2 --dist loadfile tests/datapath tests/kernels; }
 
-# The clusters run with both ways of translating, one after the other; the API tests run once. Two
-# processes, each with clusters of its own: most of the time goes into waiting (tests/sharing.py).
+# The clusters run with both ways of translating, one after the other; the API tests run once.
 run_e2e() {
-    run_pytest e2e -n 2 --dist loadgroup --no-loadscope-reorder tests/api tests/e2e \
-        --socket-translation all --socket-translation host
+    run_pytest e2e tests/api tests/e2e --socket-translation all --socket-translation host
 }
 
 run_pytest() {

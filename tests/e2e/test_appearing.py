@@ -63,7 +63,6 @@ def _expect_answers(own: Scene, web: App, pods: list[Pod]) -> None:
                 assert (outcome.who, outcome.error) == (server, ""), (pod.name, to)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("count", [1, 5])
 def test_devices_that_appear_are_covered_at_once(
     own: Scene, web: App, agent: Agent, count: int

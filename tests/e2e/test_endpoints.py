@@ -147,7 +147,6 @@ def _expect_one_step(outcomes: list[Outcome], old: str, new: str) -> None:
     assert set(whos[switch:]) == {new}
 
 
-@pytest.mark.alone
 @pytest.mark.lab
 def test_changed_slice_takes_effect_within_milliseconds(latencies: list[float]) -> None:
     """A changed file reaches new connections: median at most 10 ms, the slowest 100 ms."""

@@ -57,7 +57,6 @@ def _asks(packet: Packet, app: App, protocol: int) -> bool:
     return packet.leaves and packet.protocol == protocol and packet.destination in app.addresses
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tcp_without_endpoints_gets_a_reset(
     scene: Scene, idle: App, client: Host, wire: Capture, family: int
@@ -78,7 +77,6 @@ def test_tcp_without_endpoints_gets_a_reset(
     assert len([p for p in wire.take() if p.source in idle.addresses]) == 1
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_udp_without_endpoints_gets_port_unreachable(
     scene: Scene, idle: App, client: Host, wire: Capture, family: int

@@ -45,7 +45,6 @@ def client(request: pytest.FixtureRequest, scene: Scene) -> Host:
     return nodes[0].pods[0] if request.param == "pod" else nodes[1]
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_connected_udp_socket_without_endpoints_is_refused_at_once(
     scene: Scene, idle: App, client: Host, family: int
@@ -57,7 +56,6 @@ def test_a_connected_udp_socket_without_endpoints_is_refused_at_once(
     assert outcome.seconds < 0.1
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_unconnected_udp_socket_without_endpoints_is_refused_at_once(
     scene: Scene, idle: App, client: Host, family: int
@@ -71,7 +69,6 @@ def test_an_unconnected_udp_socket_without_endpoints_is_refused_at_once(
         assert outcome.seconds < 0.1
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tcp_without_endpoints_is_refused_at_once(idle: App, client: Host, family: int) -> None:
     """TCP's connect gives ECONNREFUSED within 0.1 s; never EPERM."""

@@ -11,7 +11,6 @@ from tests.soak.verdict import complaints
 SECONDS = 60.0
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_a_minute_of_soak() -> None:
     """Nothing fails that should not, tables and memory stay as they are, and the rate was reached.

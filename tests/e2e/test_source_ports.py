@@ -19,7 +19,7 @@ from tests.lab.hosts import Host
 from tests.lab.manifests import service
 from tests.lab.waiting import wait_for
 
-pytestmark = [pytest.mark.once, pytest.mark.alone]
+pytestmark = pytest.mark.once
 
 SECONDS = 20
 WINDOW_S = 0.25

@@ -183,7 +183,6 @@ def test_a_client_that_leaves_is_forgotten(plain: ApiServer) -> None:
     wait_for(lambda: plain.watches() == 0, 2, "the watch to end")
 
 
-@pytest.mark.alone
 def test_events_fan_out_fast(plain: ApiServer) -> None:
     """From put to the last of ten watches: 2 ms in the median."""
     revision = plain.put(endpoint_slice())

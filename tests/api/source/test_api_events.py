@@ -240,7 +240,6 @@ def test_a_token_that_rotated_is_taken_up(
     assert len(list(server.events)) == 2
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("mute", [False, True], ids=["down", "mute"])
 def test_a_server_that_is_away_delays_nothing(
     server: ApiServer, announcer: Announcer, caplog: pytest.LogCaptureFixture, *, mute: bool
@@ -328,7 +327,6 @@ def test_a_place_is_kept_and_handed_on(server: ApiServer, settings: ApiSettings)
         assert {one.port for one in announcer._pending - first} == {WEB}
 
 
-@pytest.mark.alone
 def test_a_calm_makes_it_quick_again(server: ApiServer, settings: ApiSettings) -> None:
     """One that was told 409 waits longer the next time, unless that is long ago."""
     pace = QUICK._replace(event_least_s=0.2, event_most_s=10.0)

@@ -123,7 +123,6 @@ def test_a_cluster_without_them_is_no_trouble(server: ApiServer, settings: ApiSe
         assert source.synced == 1
 
 
-@pytest.mark.alone
 def test_what_is_not_there_is_asked_for_rarely(server: ApiServer, settings: ApiSettings) -> None:
     """Once is enough for long, on no connection that stands about; stop() waits for nothing."""
     server.withdraw(PLURAL)

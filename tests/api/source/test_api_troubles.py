@@ -158,7 +158,6 @@ def test_stop_before_start_is_nothing(settings: ApiSettings) -> None:
     Followed(settings).source.stop()
 
 
-@pytest.mark.alone
 def test_stop_cuts_backoff_short(tmp_path: Path) -> None:
     """A source that waits for its next try ends at once."""
     with served() as server:
