@@ -22,8 +22,8 @@ FILTER = "filter"
 # include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter_ipv6/ip6_tables.h
 SO_GET_INFO, SO_GET_ENTRIES = 64, 65
 NAMES = {
-    Family.IPV4: Path("/proc/net/ip_tables_names"),
-    Family.IPV6: Path("/proc/net/ip6_tables_names"),
+    Family.IPV4: Path("/proc/thread-self/net/ip_tables_names"),
+    Family.IPV6: Path("/proc/thread-self/net/ip6_tables_names"),
 }
 NF_INET_FORWARD = 2  # include/uapi/linux/netfilter.h
 DROP = -1  # -NF_DROP - 1: the verdict of a standard target
