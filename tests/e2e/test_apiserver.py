@@ -15,6 +15,9 @@ from tests.lab import manifests
 from tests.lab.agent import Agent
 from tests.lab.waiting import wait_for
 
+# where objects come from has nothing to do with what translates
+pytestmark = pytest.mark.once
+
 PROGRAMMED_WITHIN_S = 0.5
 EVENTS_WITHIN_S = 45.0  # each node waits half a minute at most
 SERVICE_CIDRS = {
@@ -114,7 +117,6 @@ def test_a_history_that_begins_anew_loses_nothing(followed: Followed) -> None:
     assert pods[1].prober.once(stays.tcp(4)).who == pods[0].name
 
 
-@pytest.mark.once
 def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None:
     """The old one gets 401, the same process reads on with the new one."""
     scene, pods = followed.scene, followed.cluster.pods
@@ -128,7 +130,6 @@ def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None
     assert [agent.pid for agent in scene.agents if agent.running] == pids
 
 
-@pytest.mark.once
 def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
     """SCTP with a changed port: one Event for all nodes, in the words of `status`."""
     api, scene, pods = followed.api, followed.scene, followed.cluster.pods

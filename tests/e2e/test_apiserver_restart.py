@@ -10,6 +10,9 @@ import pytest
 from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
 
+# where objects come from has nothing to do with what translates
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def followed(own: Scene) -> Iterator[Followed]:
