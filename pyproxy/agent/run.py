@@ -231,7 +231,8 @@ class Agent:
         problems = self._inbox.problems() + self._syncers.problems()
         problems += self._reserving.problems() + self._forwarding.problems()
         problems += [not_attached(each) for each in self._cover.failures]
-        problems += [not_known(each) for each in filter(None, [self._cover.facts_failure])]
+        if self._cover.facts_failure:
+            problems.append(not_known(self._cover.facts_failure))
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,

@@ -62,10 +62,11 @@ def needed(ways: Mapping[Way, Address]) -> dict[Way, Address]:
     lengths: defaultdict[int, set[int]] = defaultdict(set)
     for way in ways:
         lengths[way.ifindex].add(way.to.length)
+    longest_first = {ifindex: sorted(each, reverse=True) for ifindex, each in lengths.items()}
 
     def larger(way: Way) -> Address | None:
-        shorter = sorted(each for each in lengths[way.ifindex] if each < way.to.length)
-        around = (Way(way.ifindex, masked(way.to.address, each)) for each in reversed(shorter))
+        shorter = (each for each in longest_first[way.ifindex] if each < way.to.length)
+        around = (Way(way.ifindex, masked(way.to.address, each)) for each in shorter)
         return next((ways[each] for each in around if each in ways), None)
 
     return {way: address for way, address in ways.items() if larger(way) != address}

@@ -264,13 +264,15 @@ def forward_mark(pins: Pins) -> int:
 
 def shared_maps(pins: Pins) -> list[MapStatus]:
     """Return how full the maps of both families are."""
-    found = []
-    for name in CONNECTED:
-        with links.opened(pins.shared / name) as fd:
-            info = libbpf.map_info(fd)
-            used = libbpf.map_count(fd, info.key_size, info.value_size)
-        found.append(MapStatus(name, used, info.max_entries))
-    return found
+    return [counted(pins.shared / name, name) for name in CONNECTED]
+
+
+def counted(pin: Path, name: str) -> MapStatus:
+    """Return how full a pinned map is, under this name."""
+    with links.opened(pin) as fd:
+        info = libbpf.map_info(fd)
+        used = libbpf.map_count(fd, info.key_size, info.value_size)
+    return MapStatus(name, used, info.max_entries)
 
 
 def counters(pins: Pins) -> dict[str, int]:

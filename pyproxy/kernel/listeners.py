@@ -6,11 +6,10 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+from pyproxy.kernel.addresses import PROC_NET
 from pyproxy.model import V4_MAPPED, Address, Family, Protocol
 
-PROC_NET = Path("/proc/thread-self/net")
 # sockets that take what comes from anybody: TCP_LISTEN, and TCP_CLOSE as UDP has it
 # (include/net/tcp_states.h)
 _WAITING = {Protocol.TCP: "0A", Protocol.UDP: "07"}

@@ -13,17 +13,17 @@ import socket
 import struct
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyproxy.kernel.addresses import PROC_NET
 from pyproxy.model import Family
 
 FILTER = "filter"
 # include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter_ipv6/ip6_tables.h
 SO_GET_INFO, SO_GET_ENTRIES = 64, 65
 NAMES = {
-    Family.IPV4: Path("/proc/thread-self/net/ip_tables_names"),
-    Family.IPV6: Path("/proc/thread-self/net/ip6_tables_names"),
+    Family.IPV4: PROC_NET / "ip_tables_names",
+    Family.IPV6: PROC_NET / "ip6_tables_names",
 }
 NF_INET_FORWARD = 2  # include/uapi/linux/netfilter.h
 DROP = -1  # -NF_DROP - 1: the verdict of a standard target
@@ -63,21 +63,25 @@ class Table(NamedTuple):
 
     def rules(self, chain: str) -> list[Entry] | None:
         """Return the rules of a user's chain; None: there is none."""
-        begins = [number for number, each in enumerate(self.entries) if each.begins == chain]
-        if not begins:
+        rest = self._behind(chain)
+        if not rest:
             return None
-        rest = self.entries[begins[0] + 1 :]
         end = next((number for number, each in enumerate(rest) if each.begins), len(rest))
         return list(rest[: end - 1])  # the last one returns
 
     def jumps(self, chain: str) -> int:
         """Return how often FORWARD jumps to a user's chain."""
-        begins = [number for number, each in enumerate(self.entries) if each.begins == chain]
-        if not begins:
+        rest = self._behind(chain)
+        if not rest:
             return 0
-        to = self.entries[begins[0] + 1].at
         forward = (each for each in self.entries if self.first <= each.at < self.policy)
-        return sum(each.verdict == to for each in forward)
+        return sum(each.verdict == rest[0].at for each in forward)
+
+    def _behind(self, chain: str) -> tuple[Entry, ...]:
+        """Return all from a user's chain's first entry on, none where there is no such chain."""
+        begins = (number for number, each in enumerate(self.entries) if each.begins == chain)
+        first = next(begins, None)
+        return () if first is None else self.entries[first + 1 :]
 
 
 def read(family: Family) -> Table | None:

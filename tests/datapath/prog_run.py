@@ -42,6 +42,26 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
 
     `ifindex` is the device's that the frame comes by or leaves by, 0 for loopback.
     """
+    context = _context(IFINDEX_AT, ifindex) if ifindex else None
+    return _run(fd, data, context, flags)
+
+
+def mark_after(fd: int, data: bytes, mark: int) -> int:
+    """Run a tc program as run() does; return the mark of a frame that had `mark` before."""
+    context = _context(MARK_AT, mark)
+    _run(fd, data, context)
+    return int.from_bytes(context[MARK_AT : MARK_AT + 4], "little")
+
+
+def _context(at: int, value: int) -> bytearray:
+    """Return a struct __sk_buff with one of its fields."""
+    context = bytearray(SKB_BYTES)
+    context[at : at + 4] = value.to_bytes(4, "little")
+    return context
+
+
+def _run(fd: int, data: bytes, context: bytearray | None, flags: int = 0) -> Ran:
+    """Run a program; the context is as the program left it then."""
     given = ctypes.create_string_buffer(data, len(data))
     left = ctypes.create_string_buffer(len(data) + GROWTH)
     options = Options(
@@ -53,33 +73,12 @@ def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
         repeat=1,
         flags=flags,
     )
-    context = bytearray(SKB_BYTES)
-    if ifindex:
-        context[IFINDEX_AT : IFINDEX_AT + 4] = ifindex.to_bytes(4, "little")
+    if context is not None:
         raw = (ctypes.c_uint8 * SKB_BYTES).from_buffer(context)
-        options.ctx_in, options.ctx_size_in = ctypes.addressof(raw), SKB_BYTES
+        options.ctx_in = options.ctx_out = ctypes.addressof(raw)
+        options.ctx_size_in = options.ctx_size_out = SKB_BYTES
     libbpf.prog_test_run(fd, options)
     return Ran(ctypes.c_int32(options.retval).value, left.raw[: options.data_size_out])
-
-
-def mark_after(fd: int, data: bytes, mark: int) -> int:
-    """Run a tc program as run() does; return the mark of a frame that had `mark` before."""
-    given = ctypes.create_string_buffer(data, len(data))
-    context = bytearray(SKB_BYTES)
-    context[MARK_AT : MARK_AT + 4] = mark.to_bytes(4, "little")
-    raw = (ctypes.c_uint8 * SKB_BYTES).from_buffer(context)
-    options = Options(
-        sz=ctypes.sizeof(Options),
-        data_in=ctypes.addressof(given),
-        data_size_in=len(data),
-        ctx_in=ctypes.addressof(raw),
-        ctx_out=ctypes.addressof(raw),
-        ctx_size_in=SKB_BYTES,
-        ctx_size_out=SKB_BYTES,
-        repeat=1,
-    )
-    libbpf.prog_test_run(fd, options)
-    return int.from_bytes(context[MARK_AT : MARK_AT + 4], "little")
 
 
 class Tuples:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,6 +39,7 @@ from tests.datapath.test_fragments import KEY, VALUE
 TCP, UDP = Protocol.TCP, Protocol.UDP
 HEADERS = 96  # how far into a packet bytes change
 EXAMPLES = 400
+Changes: TypeAlias = st.SearchStrategy[list[tuple[int, int]]]
 
 
 @pytest.fixture
@@ -64,10 +66,18 @@ def bases(family: Family, src: End, dst: End) -> list[bytes]:
     return [*found, extended(plain, *chain), extended(segments[0], (DESTINATION, options(2)))]
 
 
-def changed(data: st.DataObject, found: list[bytes]) -> bytes:
+def changes(beyond: int, most: int) -> Changes:
+    """Return so many changes of bytes at most, none so far into a packet or farther."""
+    return st.lists(st.tuples(st.integers(0, beyond - 1), st.integers(0, 255)), max_size=most)
+
+
+CHANGES = changes(HEADERS, 4)
+
+
+def changed(data: st.DataObject, found: list[bytes], wanted: Changes = CHANGES) -> bytes:
     """Draw a packet, changed and cut off anywhere behind what the kernel wants of a frame."""
     packet = bytearray(data.draw(st.sampled_from(found)))
-    for at, value in data.draw(CHANGES):
+    for at, value in data.draw(wanted):
         packet[at % len(packet)] = value
     least = p.IP_BYTES[family_of(ends_of(bytes(found[0]))[0])]
     length = data.draw(st.one_of(st.just(len(packet)), st.integers(least, len(packet))))
@@ -105,7 +115,6 @@ def forget(hooks: Hooks) -> None:
         fragments.delete([key for key, _ in fragments.items()])
 
 
-CHANGES = st.lists(st.tuples(st.integers(0, HEADERS - 1), st.integers(0, 255)), max_size=4)
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=None,

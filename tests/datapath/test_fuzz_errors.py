@@ -21,7 +21,7 @@ from tests.datapath.node import Node
 from tests.datapath.packets import End, pseudo, words_sum
 from tests.datapath.pieces import ends_of
 from tests.datapath.reading import HEADERS, Quote, quoted
-from tests.datapath.test_fuzz import FUZZ
+from tests.datapath.test_fuzz import FUZZ, changed, changes
 from tests.datapath.test_icmp_errors import (
     ELSEWHERE,
     HERE,
@@ -70,16 +70,6 @@ def messages(hooks: Hooks, sender: bytes, told: Told, protocol: Protocol) -> lis
         for kind in KINDS[hooks.family]
         for length in (len(about), len(about) - 4)
     ]
-
-
-def changed(data: st.DataObject, found: list[bytes]) -> bytes:
-    """Draw a message, with some bytes changed and some of its end cut off."""
-    packet = bytearray(data.draw(st.sampled_from(found)))
-    for at, value in data.draw(CHANGES):
-        packet[at % len(packet)] = value
-    least = 20 if packet[0] >> 4 == 4 else 40
-    length = data.draw(st.one_of(st.just(len(packet)), st.integers(least, len(packet))))
-    return bytes(packet[:length])
 
 
 def fields(family: Family, quote: Quote) -> set[int]:
@@ -136,7 +126,7 @@ def judge(hooks: Hooks, told: dict[int, Told], packet: bytes, made: bytes) -> No
     assert sums(family, after, made) == sums(family, before, packet)
 
 
-CHANGES = st.lists(st.tuples(st.integers(0, BEYOND - 1), st.integers(0, 255)), max_size=3)
+CHANGES = changes(BEYOND, 3)
 
 
 @given(data=st.data())
@@ -149,7 +139,7 @@ def test_what_leaves(hooks: Hooks, data: st.DataObject) -> None:
     for protocol in (TCP, UDP):
         backend = told[int(protocol)].before[1].address
         found += messages(hooks, backend, told[int(protocol)], protocol)
-    packet = changed(data, found)
+    packet = changed(data, found, CHANGES)
     made = hooks.egress(packet)
     assert made == passed(made.data)
     judge(hooks, told, packet, made.data)
@@ -163,7 +153,7 @@ def test_what_comes_in(hooks: Hooks, data: st.DataObject) -> None:
     protocol = data.draw(st.sampled_from((TCP, UDP)))
     told = {int(protocol): into(opened(hooks, protocol, ELSEWHERE))}
     found = messages(hooks, router(hooks.family), told[int(protocol)], protocol)
-    packet = changed(data, found)
+    packet = changed(data, found, CHANGES)
     made = hooks.ingress(packet)
     assert made == passed(made.data)
     judge(hooks, told, packet, made.data)

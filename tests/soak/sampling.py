@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.kernel import inspect, libbpf, links
+from pyproxy.kernel import inspect
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.pins import Pins
 from pyproxy.model import Family
@@ -77,16 +77,9 @@ def _maps(root: Path) -> Iterator[inspect.MapStatus]:
         with closing(KernelDatapath(pins, write=False)) as datapath:
             yield from inspect.maps(datapath)
         yield from inspect.connections(pins)
-        yield _counted(pins.connection_tables()[-1] / "nat", family)
-        yield from (_counted(pins.maps / name, family) for name in OTHERS)
+        pinned = [pins.connection_tables()[-1] / "nat", *(pins.maps / name for name in OTHERS)]
+        yield from (inspect.counted(pin, f"{family.label} {pin.name}") for pin in pinned)
     yield from inspect.shared_maps(pins)
-
-
-def _counted(pin: Path, family: Family) -> inspect.MapStatus:
-    with links.opened(pin) as fd:
-        info = libbpf.map_info(fd)
-        used = libbpf.map_count(fd, info.key_size, info.value_size)
-    return inspect.MapStatus(f"{family.label} {pin.name}", used, info.max_entries)
 
 
 def _rss_mb(agent: Agent) -> float:
