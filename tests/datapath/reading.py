@@ -124,9 +124,12 @@ class Quote(NamedTuple):
 
 
 def quoted(family: Family, packet: bytes) -> Quote | None:
-    """Read an ICMP error (RFC 792, RFC 4443) about a segment or the first part of one."""
+    """Read an ICMP error (RFC 792, RFC 4443) about a segment or the first part of one.
+
+    The first fragment of an error has all of that, too.
+    """
     outer = _headers(packet)
-    if outer is None or packet[0] >> 4 != family.value or outer.is_first or outer.is_later:
+    if outer is None or packet[0] >> 4 != family.value or outer.is_later:
         return None
     at = outer.at + ICMP_BYTES
     if outer.proto != ICMP_OF[family] or len(packet) < at or outer.at + ETHERNET_BYTES > FARTHEST:

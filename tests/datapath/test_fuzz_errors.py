@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pyproxy.model import Family, Protocol
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import End, pseudo, words_sum
-from tests.datapath.pieces import ends_of
+from tests.datapath.packets import FRAGMENT, End, pseudo, words_sum
+from tests.datapath.pieces import ends_of, extended, fragment
 from tests.datapath.reading import HEADERS, Quote, quoted
 from tests.datapath.test_fuzz import FUZZ, changed, changes
 from tests.datapath.test_icmp_errors import (
@@ -124,6 +124,23 @@ def judge(hooks: Hooks, told: dict[int, Told], packet: bytes, made: bytes) -> No
     differing = {at for at, (old, new) in enumerate(zip(packet, made, strict=True)) if old != new}
     assert differing <= fields(family, before)
     assert sums(family, after, made) == sums(family, before, packet)
+
+
+def begun(family: Family, message: bytes) -> bytes:
+    """Return a message as the first fragment of a longer one."""
+    if family is Family.IPV6:
+        return extended(message, (FRAGMENT, fragment(0, more=True)))
+    return message[:6] + b"\x20\x00" + message[8:]
+
+
+def test_the_first_fragment_of_an_error(hooks: Hooks, protocol: Protocol) -> None:
+    """It quotes the packet, and so it is led to who has sent that, as a whole one is."""
+    told = into(opened(hooks, protocol, ELSEWHERE))
+    sent, *_ = messages(hooks, router(hooks.family), told, protocol)
+    packet = begun(hooks.family, sent)
+    made = hooks.ingress(packet)
+    assert made.data != packet
+    judge(hooks, {int(protocol): told}, packet, made.data)
 
 
 CHANGES = changes(BEYOND, 3)
