@@ -14,12 +14,15 @@ import os
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import unquote
 
 from kubernetes.client.configuration import Configuration
+from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import incluster_config, kube_config
+from urllib3.util import make_headers, parse_url
 
 from pyproxy.errors import SourceError
 from pyproxy.kube.bounded import Bounded
@@ -156,11 +159,14 @@ def _load_in_cluster(settings: ApiSettings) -> Access:
     loader(
         str(token), str(authority), try_refresh_token=False, environ=settings.environ
     ).load_and_set(configuration)
-    return _access(configuration, settings, files, stamp, 0.0)
+    configuration.host = _url(settings.master or configuration.host)
+    return _access(configuration, files, stamp, 0.0)
 
 
 def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
     config, cluster, user = _chosen(path)
+    # Without https:// the client would leave out the CA and the certificates.
+    cluster["server"] = _url(settings.master or str(cluster["server"]))
     files = (path, *_files_named(path.parent, cluster, user))
     stamp = _stamp(files)
     configuration = _new_configuration()
@@ -171,15 +177,45 @@ def _load_kubeconfig(settings: ApiSettings, path: Path) -> Access:
         )
         found = vars(loader)
         try:
-            loader.load_and_set(configuration)
-            if "exec" in user and not (found.get("token") or found.get("cert_file")):
-                raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
+            _authenticate(loader, configuration, user)
+            if not (found.get("token") or found.get("cert_file")):
+                _refuse_nobody(user)
             expiry = found.get("expiry")
         finally:
             # The loader refers to itself, and the agent runs without the garbage collector.
             found.clear()
         expires = expiry.timestamp() if isinstance(expiry, dt.datetime) else 0.0
-        return _access(configuration, settings, files, stamp, expires)
+        if cluster.get("proxy-url"):
+            # As by client-go: NO_PROXY is about the proxy of the environment.
+            configuration.no_proxy = None
+        return _access(configuration, files, stamp, expires)
+
+
+def _authenticate(loader: Any, configuration: Configuration, user: dict[str, Any]) -> None:
+    try:
+        loader.load_and_set(configuration)
+    except Exception as error:
+        if "auth-provider" not in user:
+            raise
+        raise ValueError(f"{_provider_failed(user)} ({_said(error)})") from error
+
+
+def _refuse_nobody(user: dict[str, Any]) -> None:
+    """Raise ValueError if a user has credentials that came to nothing.
+
+    Requests would be made without any, and a 401 would say nothing of the reason.
+    """
+    if "exec" in user:
+        raise ValueError(f"the plugin {_command(user)} gave none: run it by hand")
+    if "auth-provider" in user:
+        raise ValueError(_provider_failed(user))
+    if "username" in user:
+        raise ValueError("there is a username and no password")
+
+
+def _provider_failed(user: dict[str, Any]) -> str:
+    name = user["auth-provider"].get("name", "(no name)")
+    return f"the auth-provider {name} gave none; name a plugin (exec) instead, as for kubectl"
 
 
 def _place_for_keys(
@@ -205,22 +241,37 @@ def _new_configuration() -> Configuration:
 
 def _access(
     configuration: Configuration,
-    settings: ApiSettings,
     files: tuple[Path, ...],
     stamp: _Stamp,
     expires: float,
 ) -> Access:
-    if settings.master:
-        configuration.host = settings.master.rstrip("/")
-    if "://" not in configuration.host:
-        # client-go's choice for whoever has anything to keep secret
-        configuration.host = f"https://{configuration.host}"
     configuration.refresh_api_key_hook = None
+    _go_by_proxy(configuration)
     headers = {"Accept": "application/json", "User-Agent": "pyproxy"}
     token = " ".join((configuration.api_key.get("BearerToken") or "").split())
+    if not token.isascii():
+        raise ValueError("the token has characters that no token has")
     if token:
         headers["Authorization"] = token
     return Access(configuration, headers, _context(configuration), files, stamp, expires)
+
+
+def _url(server: str) -> str:
+    """Return a server's URL. Without a scheme it is TLS: client-go's choice for who has secrets."""
+    return (server if "://" in server else f"https://{server}").rstrip("/")
+
+
+def _go_by_proxy(configuration: Configuration) -> None:
+    """Show the proxy the name and password of its URL; raises ValueError for one of no use."""
+    try:
+        if configuration.proxy and (auth := parse_url(configuration.proxy).auth):
+            configuration.proxy_headers = make_headers(proxy_basic_auth=unquote(auth))
+        RESTClientObject(configuration).close()
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"the proxy (proxy-url, or HTTPS_PROXY) is of no use: {_said(error)}; "
+            "name one by http:// or https://"
+        ) from error
 
 
 def _context(configuration: Configuration) -> ssl.SSLContext | None:
@@ -233,13 +284,24 @@ def _context(configuration: Configuration) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif configuration.ssl_ca_cert:
-        context.load_verify_locations(configuration.ssl_ca_cert)
+        with _named_if_broken("certificate-authority"):
+            context.load_verify_locations(configuration.ssl_ca_cert)
     else:
         context.load_default_certs()
     if configuration.cert_file:
-        # Without a password OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(configuration.cert_file, configuration.key_file, password=b"")
+        with _named_if_broken("client-certificate with its client-key"):
+            # Without a password OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(configuration.cert_file, configuration.key_file, password=b"")
     return context
+
+
+@contextlib.contextmanager
+def _named_if_broken(part: str) -> Iterator[None]:
+    """Say which part it is that cannot be read: OpenSSL does not."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"the {part} cannot be read: {_said(error)}") from error
 
 
 def _chosen(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -253,7 +315,10 @@ def _chosen(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
         context = _named(config, "contexts", config["current-context"])["context"]
         cluster = _named(config, "clusters", context["cluster"])["cluster"]
         user = _named(config, "users", context["user"])["user"] if context.get("user") else {}
+        # Something that is null is not there; the loader reads from the same dictionary.
         user = user or {}
+        for key in [key for key, value in user.items() if value is None]:
+            del user[key]
         _ = cluster["server"]
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}", remedy) from error

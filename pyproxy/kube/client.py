@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ProxyError, ReadTimeoutError
 
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_config import Access, Credentials
@@ -282,7 +282,8 @@ def _try(call: Callable[[], _Result]) -> _Result:
 def _failure_to_reach(error: Exception) -> ApiFailure:
     if isinstance(error, ReadTimeoutError):
         return ApiFailure(Cause.SILENT, "does not answer")
-    failure = ApiFailure(Cause.UNREACHABLE, f"cannot be reached: {_reason(error)}")
+    way = " through its proxy" if isinstance(error, ProxyError) else ""
+    failure = ApiFailure(Cause.UNREACHABLE, f"cannot be reached{way}: {_reason(error)}")
     failure.is_of_tls = isinstance(error, ApiException)
     return failure
 

@@ -131,6 +131,16 @@ def test_the_master_overrides_the_server(tmp_path: Path) -> None:
     assert access.context is None
 
 
+def test_the_master_overrides_the_server_in_a_pod(server: ApiServer, tmp_path: Path) -> None:
+    """The service's own address cannot be reached before an agent has run."""
+    account = server.service_account(tmp_path / "account")
+    environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    access = load(ApiSettings(None, "10.0.0.1:6443/", account, environ))
+    assert access.configuration.host == "https://10.0.0.1:6443"
+    own = load(ApiSettings(None, "", account, environ))
+    assert own.configuration.host == "https://10.96.0.1:443"
+
+
 def test_a_server_without_scheme_is_asked_by_tls(tmp_path: Path) -> None:
     """As by client-go: a token would go over the wire in clear text else."""
     config = kubeconfig(tmp_path / "config", "127.0.0.1:6443", {"token": "x"})
