@@ -9,7 +9,7 @@
 /* Return whether a frame comes from a wire that other nodes may share: then it is theirs (rule 14). */
 static __always_inline bool is_from_outside(const struct __sk_buff *skb)
 {
-	const struct device *device = device_of(skb);
+	const struct device *device = device_of(skb->ifindex);
 
 	return !device || device->flags & DEVICE_UPLINK;
 }

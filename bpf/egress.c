@@ -6,6 +6,7 @@
 #include "entry.h"
 #include "state.h"
 #include "translate.h"
+#include "way.h"
 
 /* What a backend answers. */
 static __always_inline int egress_reply(struct __sk_buff *skb, const struct packet *packet,
@@ -24,6 +25,8 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 		return TC_DROP;
 	if (copy->uplink && copy->uplink != skb->ifindex)
 		stage_back(skb, packet->ip, copy->uplink);
+	else
+		way_ask(skb, packet, copy->life, LIFE_WAY_REPLY);
 	return TC_NEXT;
 }
 
@@ -50,7 +53,10 @@ static __always_inline int egress_request(struct __sk_buff *skb, const struct pa
 		return TC_DROP;
 	}
 	count(COUNTER_PACKET_OUT);
-	return packet_translate_out(skb, packet, &copy->source, &packet->dst);
+	if (packet_translate_out(skb, packet, &copy->source, &packet->dst) != TC_NEXT)
+		return TC_DROP;
+	way_ask(skb, packet, copy->life, LIFE_WAY_REQUEST);
+	return TC_NEXT;
 }
 
 /*
@@ -157,18 +163,32 @@ int egress_again(struct __sk_buff *skb)
 	return egress_by(skb, &packet, stage_read(skb, &packet));
 }
 
+/* A plain packet: one that was translated as it came in is what the stack makes of a request. */
+static __always_inline int egress_plain(struct __sk_buff *skb, const struct glance *glance,
+					__u32 at)
+{
+	bool is_worth = egress_is_worth(glance);
+
+	if (was_translated(skb)) {
+		translated_forget(skb);
+		if (setting(SETTING_FAST_PATH) && !is_tagged(skb))
+			stage_way(skb, at, 0, is_worth);
+	}
+	return is_worth ? egress_look(skb, at) : TC_NEXT;
+}
+
 int egress(struct __sk_buff *skb)
 {
 	const struct glance *glance;
 
 	if (was_translated_out(skb))
 		return TC_NEXT;
-	translated_forget(skb);
 	if (skb->protocol != ETH_P_FAMILY)
 		return hand_over(skb, ENTRY_EGRESS);
 	glance = glance_at(skb, ETH_HLEN);
 	if (glance)
-		return egress_is_worth(glance) ? egress_look(skb, ETH_HLEN) : TC_NEXT;
+		return egress_plain(skb, glance, ETH_HLEN);
+	translated_forget(skb);
 	stage_headers(skb, ETH_HLEN, SIDE_EGRESS);
 	return TC_NEXT;
 }

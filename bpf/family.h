@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What else differs by family: where a socket address stands in the hook's context.
- * addr.h, this file, headers.h and icmp.h are the only ones that look at FAMILY.
+ * addr.h, this file, headers.h, icmp.h and route.h are the only ones that look at FAMILY.
  */
 #ifndef PYPROXY_FAMILY_H
 #define PYPROXY_FAMILY_H

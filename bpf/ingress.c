@@ -6,6 +6,7 @@
 #include "entry.h"
 #include "state.h"
 #include "translate.h"
+#include "way.h"
 
 /* The connection that a packet belongs to is of no use to it. */
 static __always_inline int ingress_reopen(struct __sk_buff *skb, const struct packet *packet)
@@ -116,10 +117,25 @@ static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
 	if (!is_for_us(skb) && !is_for_another(skb))
 		return TC_NEXT;
 	reading = packet_read(skb, at, &packet);
-	if (is_for_us(skb))
+	if (is_for_us(skb)) {
+		if (reading == READ_DONE && may_be_fast(&packet))
+			stage_fast(skb, &packet, true);
 		return ingress_by(skb, &packet, reading);
+	}
 	if (reading == READ_DONE && is_busy_marked(&packet.dst))
 		stage_enter(skb, STAGE_BRIDGED, &packet, SIDE_INGRESS);
+	return TC_NEXT;
+}
+
+/* A plain packet that is not: but on the fast path it may be an answer to a client that is seen. */
+static __always_inline int ingress_rest(struct __sk_buff *skb, const struct glance *glance)
+{
+	struct endpoint src = end_at(&glance->ip.src, glance->src_port);
+	struct packet packet;
+
+	if (setting(SETTING_FAST_PATH) && is_busy_marked(&src) && is_for_us(skb) &&
+	    packet_read(skb, ETH_HLEN, &packet) == READ_DONE && may_be_fast(&packet))
+		stage_fast(skb, &packet, false);
 	return TC_NEXT;
 }
 
@@ -140,7 +156,8 @@ int ingress(struct __sk_buff *skb)
 		return hand_over(skb, ENTRY_INGRESS);
 	glance = glance_at(skb, ETH_HLEN);
 	if (glance)
-		return ingress_is_worth(glance) ? ingress_look(skb, ETH_HLEN) : TC_NEXT;
+		return ingress_is_worth(glance) ? ingress_look(skb, ETH_HLEN)
+						: ingress_rest(skb, glance);
 	stage_headers(skb, ETH_HLEN, SIDE_INGRESS);
 	return TC_NEXT;
 }

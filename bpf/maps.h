@@ -66,6 +66,9 @@ BPF_F_TABLE("hash", struct addr, __u32, node_addresses, MAX_NODE_ADDRESSES, BPF_
 BPF_F_TABLE("lpm_trie", struct cidr_key, __u32, node_networks, MAX_NODE_ADDRESSES,
 	    BPF_F_NO_PREALLOC);
 
+/* The programs write and read: where connections' packets go that skip the stack. */
+BPF_F_TABLE("array", __u32, struct way, ways, WAYS, BPF_F_MMAPABLE);
+
 /* The agent writes, the programs read. */
 BPF_F_TABLE("hash", __u32, struct device, devices, MAX_DEVICES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct hop_key, struct addr, hop_sources, MAX_HOPS, BPF_F_NO_PREALLOC);
@@ -107,6 +110,20 @@ static __always_inline __u64 setting(__u32 index)
 static __always_inline __u16 epoch(__u32 index)
 {
 	return setting(index);
+}
+
+/* Return what is known of a device, NULL if nothing is. */
+static __always_inline const struct device *device_of(__u32 ifindex)
+{
+	return devices.lookup(&ifindex);
+}
+
+/* Return enum device_flag of a device. */
+static __always_inline __u32 device_flags(__u32 ifindex)
+{
+	const struct device *device = device_of(ifindex);
+
+	return device ? device->flags : 0;
 }
 
 /* Count one event of enum counter. */

@@ -1,10 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What stands where in the arrays that the agent and the programs share: their order is the
- * number. pyproxy names the same in the same order; a test compares.
+ * number. pyproxy names the same in the same order; a test compares. And the flags of services.
  */
 #ifndef PYPROXY_NUMBERS_H
 #define PYPROXY_NUMBERS_H
+
+/* Why an address belongs to a service. Kept equal to pyproxy.tables.Kind by a test. */
+enum frontend_kind {
+	KIND_CLUSTER_IP = 1,
+	KIND_EXTERNAL_IP = 2,
+	KIND_LOAD_BALANCER = 3,
+	KIND_NODE_PORT = 4,
+};
+
+/* service_header.flags; pyproxy.tables.ServiceFlag */
+enum service_flag {
+	SERVICE_INTERNAL_LOCAL = 1, /* internalTrafficPolicy: Local */
+	SERVICE_EXTERNAL_LOCAL = 2, /* externalTrafficPolicy: Local */
+	SERVICE_HAS_ENDPOINTS = 4, /* anywhere in the cluster: drop instead of refuse */
+	SERVICE_HAS_LOCAL = 8, /* some that a connection may get are on this node */
+};
+
+/* backend.flags and member.flags; pyproxy.tables.BackendFlag */
+enum backend_flag {
+	BACKEND_LOCAL = 1,
+	BACKEND_READY = 2,
+	BACKEND_SERVING = 4,
+	BACKEND_TERMINATING = 8,
+	BACKEND_IN_LOCAL = 16, /* members: one that a Local policy may use, ... */
+	BACKEND_IN_CLUSTER = 32, /* ... and a Cluster policy (parity A6.3) */
+};
 
 /* stages: index of the program array */
 enum stage {
@@ -26,6 +52,8 @@ enum stage {
 	STAGE_ICMP, /* an ICMP message comes in or leaves */
 	STAGE_HEADERS, /* a packet is not as most are: its headers have to be looked for */
 	STAGE_STALE, /* what was found is another connection's */
+	STAGE_FAST, /* a packet may skip the stack */
+	STAGE_WAY, /* the stack has sent what was translated as it came in */
 	STAGE_ADOPT, /* nothing was found; empty but for while a former table is left */
 	STAGE_ADOPT_1, /* nor in that; the same for one that is older, and so on */
 	STAGE_ADOPT_2,
@@ -65,6 +93,7 @@ enum counter {
 	COUNTER_PACKET_SOURCE, /* connections that got an address of this node as source */
 	COUNTER_PACKET_APART, /* others from such a port that got another one (rule 9) */
 	COUNTER_PACKET_BACK, /* packets sent back by the uplink that their client came by */
+	COUNTER_PACKET_FAST, /* packets translated on both sides at once, past the stack */
 	COUNTER_SOURCE_TAKEN, /* such ports that were a closed connection's a moment ago */
 	COUNTER_SOURCE_EXHAUSTED, /* packets dropped: no source address or port is free */
 	COUNTER_TABLE_FULL, /* packets dropped: no room for a new connection */
@@ -97,6 +126,12 @@ enum policy {
 	POLICY_PROTECT_PORTS = 8, /* no socket of the node may bind a NodePort */
 };
 
+/* SETTING_FAST_PATH */
+enum fast_path {
+	FAST_PATH_UDP = 1,
+	FAST_PATH_TCP = 2, /* conntrack does not mind what it has not seen of a connection */
+};
+
 /* settings: index of the array of __u64 */
 enum setting {
 	SETTING_HOST_NETNS = 0, /* cookie: only sockets of this network namespace; 0: of all */
@@ -120,6 +155,8 @@ enum setting {
 	SETTING_STRICT_PREFIXES, /* the same of cluster_cidrs' networks: 0 but in nftables mode */
 	SETTING_BRIDGED_UNTIL, /* pods of this node reach each other by a bridge: the last tick of it */
 	SETTING_FORWARD_MARK, /* what netfilter's FORWARD accepts: or-ed to requests' marks, 0: none */
+	SETTING_FAST_PATH, /* enum fast_path: what may skip the stack, 0: nothing */
+	SETTING_WAY_EPOCH, /* another one whenever devices, addresses or routes have changed */
 	SETTING_MAX,
 };
 

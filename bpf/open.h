@@ -14,26 +14,10 @@ BPF_PERCPU_ARRAY(picks, struct pick, 1);
 
 #define TWIN 1 /* no error: those of the kernel are negative */
 
-/* Return what is known of the device that a packet came by, NULL if nothing is. */
-static __always_inline const struct device *device_of(const struct __sk_buff *skb)
-{
-	__u32 ifindex = skb->ifindex;
-
-	return devices.lookup(&ifindex);
-}
-
-/* Return enum device_flag of the device that a packet came by. */
-static __always_inline __u32 device_flags(const struct __sk_buff *skb)
-{
-	const struct device *device = device_of(skb);
-
-	return device ? device->flags : 0;
-}
-
 /* Return by which uplink the answers to a packet have to leave, 0 if routes decide (rule 15). */
 static __always_inline __u32 uplink_of(const struct __sk_buff *skb)
 {
-	const struct device *device = device_of(skb);
+	const struct device *device = device_of(skb->ifindex);
 
 	if (!(setting(SETTING_POLICY) & POLICY_SAME_UPLINK) || !device ||
 	    !(device->flags & DEVICE_UPLINK))
@@ -50,7 +34,7 @@ static __always_inline enum client client_of(const struct __sk_buff *skb, const 
 	case DETECTOR_CIDRS:
 		return local_cidrs.lookup(&key) ? CLIENT_POD : CLIENT_OTHER;
 	case DETECTOR_DEVICES:
-		return device_flags(skb) & DEVICE_PODS ? CLIENT_POD : CLIENT_OTHER;
+		return device_flags(skb->ifindex) & DEVICE_PODS ? CLIENT_POD : CLIENT_OTHER;
 	default:
 		return CLIENT_OTHER;
 	}
@@ -68,7 +52,7 @@ static __always_inline bool is_masqueraded(const struct __sk_buff *skb, const st
 		return true;
 	if (setting(SETTING_DETECTOR))
 		return picked->client != CLIENT_POD;
-	return device_flags(skb) & DEVICE_UPLINK;
+	return device_flags(skb->ifindex) & DEVICE_UPLINK;
 }
 
 /*
@@ -175,6 +159,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 	struct connection *record = connections.lookup(&number);
 	struct endpoint client;
 	long failed;
+	int verdict;
 
 	if (!number || !record)
 		return TC_DROP;
@@ -198,8 +183,10 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 		count(COUNTER_PACKET_OPEN);
 	}
 	count(COUNTER_PACKET_IN);
+	verdict = packet_translate_in(skb, packet, &client, &picked->backend);
+	/* at the end: nothing comes after it that verifiers would walk twice */
 	forward_mark(skb, flags);
-	return packet_translate_in(skb, packet, &client, &picked->backend);
+	return verdict;
 }
 
 #endif /* PYPROXY_OPEN_H */

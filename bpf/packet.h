@@ -254,6 +254,25 @@ static __always_inline bool stage_clash(const struct __sk_buff *skb)
 	return skb->cb[2];
 }
 
+/* Try the fast path first; what is not worth a look has no other one. */
+static __always_inline void stage_fast(struct __sk_buff *skb, const struct packet *packet,
+				       bool is_worth)
+{
+	skb->cb[2] = is_worth;
+	stage_enter(skb, STAGE_FAST, packet, SIDE_INGRESS);
+}
+
+/*
+ * Go on to note where the stack sends what is translated: `way` says whose it is, a request's or an
+ * answer's. 0: a request's that nothing more is to be done to, unless it is worth a look.
+ */
+static __always_inline void stage_way(struct __sk_buff *skb, __u32 at, __u32 way, bool is_worth)
+{
+	skb->cb[2] = way;
+	skb->cb[3] = is_worth;
+	stage_call(skb, STAGE_WAY, at, SIDE_EGRESS, 0);
+}
+
 /* Go on to send what leaves by another uplink. */
 static __always_inline void stage_back(struct __sk_buff *skb, __u32 at, __u32 uplink)
 {

@@ -4,6 +4,7 @@
  * leads to it and is missing is written again (rule 11).
  */
 #include "table.h"
+#include "way.h"
 
 /*
  * Return the flags of a connection that goes on after a second: UDP that was answered is a
@@ -14,7 +15,7 @@ static __always_inline __u32 life_after_second(__u32 flags)
 	__u32 answered = LIFE_UDP | LIFE_REPLIED;
 
 	/* who has claimed the source has done so long ago, and could not say what came of it */
-	flags &= ~(LIFE_SOURCE_CLAIMED | LIFE_MARKED);
+	flags &= ~(LIFE_SOURCE_CLAIMED | LIFE_MARKED | LIFE_WAYS);
 	/* its requests may have been lost for the lack of a mark */
 	flags |= life_marked();
 	return (flags & answered) == answered ? flags | LIFE_ESTABLISHED : flags;

@@ -11,6 +11,7 @@
 #define BPF_F_MMAPABLE 1024 /* the agent writes memory, not system calls */
 
 #define MARKS 65536 /* endpoint_hash() has 16 bits */
+#define WAYS 4096 /* next hops: pods of this node, and few others */
 
 /*
  * The programs write and read: what a connected TCP socket asked for. Socket storage would do,

@@ -66,6 +66,25 @@ static __always_inline long ends_write(struct __sk_buff *skb, const struct packe
 				   sizeof(ends->ports), 0);
 }
 
+/* Put the checksums right for other ends, and say what they look like in the packet. */
+static __always_inline long ends_fix(struct __sk_buff *skb, const struct packet *packet,
+				     const struct endpoint *src, const struct endpoint *dst,
+				     struct ip_ends *ends)
+{
+	__u32 diff = sum_fold(addr_diff(&packet->src.addr, &src->addr) +
+			      addr_diff(&packet->dst.addr, &dst->addr));
+	__u32 ports = port_diff(packet->src.port, src->port) +
+		      port_diff(packet->dst.port, dst->port);
+	bool same = packet->src.port == src->port && packet->dst.port == dst->port;
+
+	ends->src = src->addr;
+	ends->dst = dst->addr;
+	ends->ports[0] = be16(src->port);
+	ends->ports[1] = be16(dst->port);
+	ip_ends_check(ends, packet->check, diff);
+	return transport_checksum_fix(skb, packet, diff, same ? 0 : ports);
+}
+
 /*
  * Give a packet other ends. Return the verdict: a packet that cannot be changed is dropped,
  * never sent on half translated.
@@ -73,20 +92,9 @@ static __always_inline long ends_write(struct __sk_buff *skb, const struct packe
 static __always_inline int packet_translate(struct __sk_buff *skb, const struct packet *packet,
 					    const struct endpoint *src, const struct endpoint *dst)
 {
-	__u32 diff = sum_fold(addr_diff(&packet->src.addr, &src->addr) +
-			      addr_diff(&packet->dst.addr, &dst->addr));
-	__u32 ports = port_diff(packet->src.port, src->port) +
-		      port_diff(packet->dst.port, dst->port);
-	bool same = packet->src.port == src->port && packet->dst.port == dst->port;
-	struct ip_ends ends = {
-		.src = src->addr,
-		.dst = dst->addr,
-		.ports = { be16(src->port), be16(dst->port) },
-	};
+	struct ip_ends ends;
 
-	ip_ends_check(&ends, packet->check, diff);
-	if (transport_checksum_fix(skb, packet, diff, same ? 0 : ports) ||
-	    ends_write(skb, packet, &ends))
+	if (ends_fix(skb, packet, src, dst, &ends) || ends_write(skb, packet, &ends))
 		return TC_DROP;
 	return TC_NEXT;
 }

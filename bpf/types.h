@@ -15,32 +15,6 @@
 #include "addr.h"
 #include "numbers.h"
 
-/* Why an address belongs to a service. Kept equal to pyproxy.tables.Kind by a test. */
-enum frontend_kind {
-	KIND_CLUSTER_IP = 1,
-	KIND_EXTERNAL_IP = 2,
-	KIND_LOAD_BALANCER = 3,
-	KIND_NODE_PORT = 4,
-};
-
-/* service_header.flags; pyproxy.tables.ServiceFlag */
-enum service_flag {
-	SERVICE_INTERNAL_LOCAL = 1, /* internalTrafficPolicy: Local */
-	SERVICE_EXTERNAL_LOCAL = 2, /* externalTrafficPolicy: Local */
-	SERVICE_HAS_ENDPOINTS = 4, /* anywhere in the cluster: drop instead of refuse */
-	SERVICE_HAS_LOCAL = 8, /* some that a connection may get are on this node */
-};
-
-/* backend.flags and member.flags; pyproxy.tables.BackendFlag */
-enum backend_flag {
-	BACKEND_LOCAL = 1,
-	BACKEND_READY = 2,
-	BACKEND_SERVING = 4,
-	BACKEND_TERMINATING = 8,
-	BACKEND_IN_LOCAL = 16, /* members: one that a Local policy may use, ... */
-	BACKEND_IN_CLUSTER = 32, /* ... and a Cluster policy (parity A6.3) */
-};
-
 /* An address and a port: one end of a connection. */
 struct endpoint {
 	struct addr addr;
@@ -256,6 +230,9 @@ enum life {
 	LIFE_SOURCE_READY = 4096, /* `source` is it */
 	LIFE_OWN = 8192, /* its client is this node: requests only leave, answers only come in */
 	LIFE_MARKED = 16384, /* requests bear SETTING_FORWARD_MARK */
+	LIFE_WAY_REQUEST = 32768, /* request_way is where the stack has sent those, ... */
+	LIFE_WAY_REPLY = 65536, /* ... reply_way the same of answers */
+	LIFE_LASTS = 131072, /* one of them was known before: it is worth asking for */
 };
 
 /* Time is counted in ticks of 2^24 ns (16.8 ms) of CLOCK_MONOTONIC_COARSE, modulo 2^32. */
@@ -282,7 +259,11 @@ struct connection {
 	__u16 source_epoch; /* SETTING_ADDRESS_EPOCH when the node was known to have the source */
 	__u16 frontend_epoch; /* SETTING_FRONTEND_EPOCH when the frontend led to the service */
 	__u32 uplink; /* by which its client comes, as device.route; 0: by none */
-	__u32 spare[19 - 4 * ADDR_WORDS];
+	__u16 request_way; /* as LIFE_WAY_REQUEST says: where in ways */
+	__u16 reply_way;
+	__u16 way_epoch; /* SETTING_WAY_EPOCH when they were known */
+	__u16 pad2;
+	__u32 spare[17 - 4 * ADDR_WORDS];
 };
 
 /* fragments: what all fragments of a packet have, as a hook sees it */
@@ -320,6 +301,22 @@ struct device {
 enum device_flag {
 	DEVICE_UPLINK = 1, /* leads to hosts that are no pods of this node */
 	DEVICE_PODS = 2, /* what comes by it comes from pods (parity A9.14, the interface modes) */
+	DEVICE_FAST = 4, /* what comes by it may skip the stack: no program of others is left out */
+	DEVICE_PEER = 8, /* nor by what leaves straight to its other end, in another namespace */
+};
+
+/*
+ * ways: where the stack sends packets that it forwards, so that others go there without it. Many
+ * connections share one; it is never written for another next hop while one may go by it.
+ */
+struct way {
+	__u32 ifindex; /* 0: none */
+	__u16 mtu; /* of the route, in bytes */
+	__u8 dst[6]; /* Ethernet addresses of the next hop and of the device */
+	__u8 src[6];
+	__u16 flags; /* DEVICE_PEER: straight to the device's other end */
+	__u32 check; /* all words before XORed (rule 7) */
+	__u64 seen; /* when some connection was last sent there by the stack, in ticks */
 };
 
 /*

@@ -14,7 +14,7 @@ from pyproxy.model import Address, Family, Prefix, Records, ServicePortName
 
 
 class Kind(enum.IntEnum):
-    """Why an address belongs to a service: `enum frontend_kind` of bpf/types.h."""
+    """Why an address belongs to a service: `enum frontend_kind` of bpf/numbers.h."""
 
     CLUSTER_IP = 1
     EXTERNAL_IP = 2
@@ -23,7 +23,7 @@ class Kind(enum.IntEnum):
 
 
 class BackendFlag(enum.IntFlag):
-    """What is known of a backend: `enum backend_flag` of bpf/types.h.
+    """What is known of a backend: `enum backend_flag` of bpf/numbers.h.
 
     Members alone say which sets they are in.
     """
@@ -37,7 +37,7 @@ class BackendFlag(enum.IntFlag):
 
 
 class ServiceFlag(enum.IntFlag):
-    """What holds for a whole service port: `enum service_flag` of bpf/types.h."""
+    """What holds for a whole service port: `enum service_flag` of bpf/numbers.h."""
 
     INTERNAL_LOCAL = 1
     EXTERNAL_LOCAL = 2

@@ -18,6 +18,7 @@ from pyproxy.kernel.addresses import device_facts, local_prefixes, node_addresse
 from pyproxy.kernel.bridges import bridged_families
 from pyproxy.kernel.devices import Device, devices
 from pyproxy.kernel.entries import Entries
+from pyproxy.kernel.fastpath import FastPath, allowed, skipping_devices
 from pyproxy.kernel.hops import hop_sources, own_sources
 from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.model import Address, Family
@@ -65,6 +66,8 @@ class Cover:
         self._facts_lock = threading.Lock()
         self._failures: dict[Device, str] = {}
         self._facts_failure = ""
+        self._skipping: dict[int, int] = {}
+        self._skipping_failure = ""
         self._addresses: dict[Family, frozenset[Address]] = {}
         # an earlier agent's services whose objects cannot be read are still there
         self._asked_before = frozenset(a for path in paths.values() for a in path.read_asked())
@@ -90,6 +93,8 @@ class Cover:
 
         Returns after how many seconds to be called again in any case.
         """
+        for path in self._paths.values() if self._options.fast_path else ():
+            path.forget_ways()
         everything = devices()
         wanted = set(devices(self._patterns)) if self._patterns else set(everything)
         self._write_facts(everything)
@@ -106,6 +111,8 @@ class Cover:
         self._note_repaired(self._covered.intersection(changed))
         self._entries.forget({device.ifindex for device in wanted}, sorted(others))
         self._covered = wanted - failures.keys()
+        if self._options.fast_path:
+            self._find_skipping(everything)
         self._look_for_bridges()
         present = set(devices()) if failures else set()
         self._note({each: why for each, why in failures.items() if each in present})
@@ -133,7 +140,8 @@ class Cover:
 
     def _write_facts(self, everything: list[Device]) -> None:
         """Say what devices and addresses the node has; what cannot be said is tried again."""
-        before, failures = self._facts_failure, []
+        before = self._facts_failure
+        failures = [self._skipping_failure] if self._skipping_failure else []
         with self._facts_lock:
             for family, path in self._paths.items():
                 try:
@@ -151,6 +159,16 @@ class Cover:
             log.error("devices and addresses: %s", self._facts_failure or "known again")
             self._changed()
 
+    def _find_skipping(self, everything: list[Device]) -> None:
+        """Find out by which devices packets may skip the stack: only where our programs are."""
+        before = self._skipping, self._skipping_failure
+        try:
+            self._skipping, self._skipping_failure = skipping_devices(self._entries, everything), ""
+        except OSError as error:
+            self._skipping, self._skipping_failure = {}, f"fastPath: {error}"
+        if before != (self._skipping, self._skipping_failure):
+            self._write_facts(everything)
+
     def _write_family(self, family: Family, path: PacketPath, everything: list[Device]) -> bool:
         """Say it of one family, what most depends on first; return whether others changed it."""
         harmed = []
@@ -160,7 +178,9 @@ class Cover:
             harmed.append(path.write_addresses(found))
             harmed.append(path.write_networks(node_networks(local, self._options)))
             self._addresses[family] = frozenset(found)
-        harmed.append(path.write_devices(device_facts(family, everything, self._options)))
+        facts = device_facts(family, everything, self._options, self._skipping)
+        harmed.append(path.write_devices(facts))
+        path.write_fast_path(allowed() if self._options.fast_path else FastPath(0))
         addresses, hops = netlink.primary_addresses(family), netlink.hops(family)
         asked = [each for each in self._asked if len(each) == family.address_bytes]
         sources = hop_sources(addresses, hops) | own_sources(asked)

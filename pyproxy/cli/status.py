@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ from pyproxy.cli.show import print_json, print_lines, print_table
 from pyproxy.errors import KernelError, NothingLoadedError
 from pyproxy.kernel import forward, inspect
 from pyproxy.kernel.datapath import KernelDatapath
+from pyproxy.kernel.fastpath import TCP_BE_LIBERAL, FastPath
 from pyproxy.kernel.inspect import MapStatus, ProgramStatus
 from pyproxy.kernel.lock import holder
+from pyproxy.kernel.pins import Pins
 
 NEARLY_FULL = 0.8
 RECENT_S = 60  # for how long a trouble of the packet path counts as present
@@ -105,7 +108,7 @@ def collect(bpffs_root: Path, run_dir: Path) -> Status:
     problems += troubled + [_uncovered(name) for name in uncovered]
     mark, networks = inspect.forward_mark(families[0]), state.pod_networks if state else ()
     dropping = forward.drops([pins.family for pins in families], mark, networks)
-    notices = list(map(_dropping, dropping))
+    notices = [*map(_dropping, dropping), *_slow(families[0], state)]
     return Status(
         agent, state, programs, maps, counters, len(services), endpoints, problems, notices
     )
@@ -125,6 +128,34 @@ def _dropping(found: forward.Drop) -> Notice:
         f"if none does, {_FORWARD_ACCEPT if found.is_iptables else ''}see to it, at each boot, by",
         found.commands,
     )
+
+
+def _slow(pins: Pins, state: report.State | None) -> Iterator[Notice]:
+    """Give what keeps packets off the fast path, where there is one."""
+    protocols = inspect.fast_path(pins)
+    if not protocols:
+        return
+    if FastPath.TCP not in protocols:
+        yield Notice(
+            "fast-path-tcp",
+            "fastPath is for UDP only: conntrack takes a TCP connection's packets for invalid "
+            "unless it sees all of them",
+            "for TCP, too, see to it, at each boot, by",
+            (f"sysctl -w net.netfilter.{TCP_BE_LIBERAL.name}=1",),
+        )
+    slow = inspect.slow_devices(pins, state.devices if state else ())
+    if slow:
+        yield Notice(
+            "fast-path-devices",
+            f"what comes by {', '.join(slow)} goes by the stack, in spite of fastPath: others' "
+            "programs, filters or chains see it after ours, or it is handed to another device",
+            "nothing is wrong; to see what is there:",
+            tuple(command for name in slow[:3] for command in _lookers(name)),
+        )
+
+
+def _lookers(device: str) -> tuple[str, ...]:
+    return f"bpftool net show dev {device}", f"tc filter show dev {device} ingress"
 
 
 def _before(text: str) -> Problem:

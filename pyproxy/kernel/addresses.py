@@ -29,7 +29,7 @@ from pyproxy.plan.options import (
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK, PODS = 1, 2  # enum device_flag of bpf/types.h
+UPLINK, PODS, FAST, PEER = 1, 2, 4, 8  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
@@ -65,9 +65,11 @@ class DeviceFacts(NamedTuple):
 
 
 def device_facts(
-    family: Family, devices: Iterable[Device], options: Options
+    family: Family, devices: Iterable[Device], options: Options, skipping: Mapping[int, int] = {}
 ) -> dict[int, DeviceFacts]:
     """Return what is known of each device by ifindex, and of the node as a whole by NODE.
+
+    `skipping` has the flags FAST and PEER of those by which packets may skip the stack.
 
     The node's address is that of the device its default route leads by, or the one that the route
     names: that device may have none where hosts take part in routing. Else it is one of loopback's,
@@ -84,7 +86,9 @@ def device_facts(
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
             (UPLINK if device.ifindex in uplinks else 0)
-            | (PODS if is_pod_interface(device.name, options) else 0),
+            | (PODS if is_pod_interface(device.name, options) else 0)
+            # what leaves the node leaves by its uplink
+            | skipping.get(device.ifindex, 0) & (~PEER if device.ifindex in uplinks else ~0),
             uplinks.get(device.ifindex, 0),
             gateways.get(device.ifindex, b""),
         )

@@ -42,6 +42,9 @@ class Life(enum.IntFlag):
     SOURCE_READY = 4096
     OWN = 8192
     MARKED = 16384
+    WAY_REQUEST = 32768
+    WAY_REPLY = 65536
+    LASTS = 131072
 
 
 FIN = Life.FIN_CLIENT | Life.FIN_BACKEND

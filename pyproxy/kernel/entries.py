@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.errors import KernelError
-from pyproxy.kernel import links
-from pyproxy.kernel.clsact import EGRESS, INGRESS, Clsact, Filter
+from pyproxy.kernel import libbpf, links, netlink
+from pyproxy.kernel.clsact import EGRESS, INGRESS, PREFERENCE, Clsact, Filter
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.load import fill_array
 from pyproxy.kernel.pins import Pins
@@ -90,8 +90,11 @@ class Entries:
         program = self._programs[Family.IPV4] / entry_of(device, side)
         if self._clsact:
             return self._clsact.ensure(Filter(device.ifindex, parent), program)
-        pin = self._pins.devices / f"{device.ifindex}-{side}"
+        pin = self._pin(device, side)
         return links.ensure(pin, program, device.ifindex, device.ifindex, attach_type, first=True)
+
+    def _pin(self, device: Device, side: str) -> Path:
+        return self._pins.devices / f"{device.ifindex}-{side}"
 
     def _attached(self, devices: Iterable[Device]) -> set[int]:
         """Return the devices that have programs of ours, whichever."""
@@ -103,6 +106,24 @@ class Entries:
                 if self._clsact.tag(Filter(device.ifindex, INGRESS)) is not None:
                     found.add(device.ifindex)
         return found
+
+    def is_last(self, device: Device) -> bool:
+        """Return whether nobody's program or filter comes after ours at a device's ingress."""
+        if self._clsact:
+            return max(_filters(device, INGRESS), default=0) == PREFERENCE
+        running = libbpf.device_programs(device.ifindex, TCX_INGRESS)
+        return self._is_ours(device, "ingress", running[-1:]) and not _filters(device, INGRESS)
+
+    def is_alone(self, device: Device) -> bool:
+        """Return whether there is no program or filter but ours at a device's egress."""
+        if self._clsact:
+            return _filters(device, EGRESS) == {PREFERENCE}
+        running = libbpf.device_programs(device.ifindex, TCX_EGRESS)
+        return self._is_ours(device, "egress", running) and not _filters(device, EGRESS)
+
+    def _is_ours(self, device: Device, side: str, running: Sequence[int]) -> bool:
+        ours = links.read(self._pin(device, side))
+        return ours is not None and list(running) == [ours.program_id]
 
     def forget(self, wanted: set[int], others: Iterable[Device] = ()) -> None:
         """Unpin the links of devices that are gone, or that are to be covered no longer.
@@ -127,6 +148,13 @@ class Entries:
             for _, _, parent in SIDES:
                 with contextlib.suppress(KernelError):  # it has vanished
                     self._clsact.remove(Filter(device.ifindex, parent))
+
+
+def _filters(device: Device, parent: int) -> set[int]:
+    try:
+        return netlink.filters(device.ifindex, parent)
+    except OSError as error:
+        raise KernelError(f"{device.name}: filters: {error.strerror}") from error
 
 
 def device_pins(pins: Pins) -> list[Path]:

@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 from pyproxy.errors import KernelError, NothingLoadedError
 from pyproxy.kernel import libbpf, links
-from pyproxy.kernel.addresses import NodeAddressFlag
+from pyproxy.kernel.addresses import FAST, NodeAddressFlag
 from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.clsact import Clsact, Filter
 from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
+from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap, HashMap
-from pyproxy.kernel.packetpath import FORWARD_MARK, SETTINGS, now_ticks, ticks
+from pyproxy.kernel.packetpath import FAST_PATH, FORWARD_MARK, SETTINGS, now_ticks, ticks
 from pyproxy.kernel.pins import CONNECTED, UNFINISHED, Pins
 from pyproxy.kernel.ports import local_port_range
 from pyproxy.kernel.programs import Program, socket_programs
@@ -33,8 +34,8 @@ COUNTERS = (
     "connect", "sendmsg", "refused", "bind_refused", "left_to_drop", "stale", "packet_open",
     "packet_in", "packet_out", "packet_refused", "packet_drop", "packet_filtered", "packet_leak",
     "packet_redirect", "packet_error", "packet_fragment", "packet_clash", "packet_pass",
-    "packet_source", "packet_apart", "packet_back", "source_taken", "source_exhausted",
-    "table_full", "table_evicted", "insert_failed",
+    "packet_source", "packet_apart", "packet_back", "packet_fast", "source_taken",
+    "source_exhausted", "table_full", "table_evicted", "insert_failed",
 )  # fmt: skip
 # enum moment, in order; each has a counter of its name
 MOMENTS = ("table_full", "source_exhausted", "insert_failed")
@@ -256,8 +257,25 @@ def troubles(pins: Pins, within_s: int) -> list[str]:
 
 def forward_mark(pins: Pins) -> int:
     """Return what requests bear for netfilter's FORWARD to accept them, 0 for nothing."""
+    return _setting(pins, FORWARD_MARK)
+
+
+def fast_path(pins: Pins) -> FastPath:
+    """Return what may skip the stack."""
+    return FastPath(_setting(pins, FAST_PATH))
+
+
+def slow_devices(pins: Pins, patterns: Iterable[str]) -> list[str]:
+    """Return the devices, by name, whose packets never skip the stack."""
+    facts = HashMap(str(pins.maps / "devices"), ("",), ("flags",))
+    fast = {ifindex for (ifindex,), (flags,) in facts.items() if flags & FAST}
+    facts.close()
+    return [each.name for each in devices(patterns) if each.ifindex not in fast]
+
+
+def _setting(pins: Pins, name: str) -> int:
     settings = ArrayMap(str(pins.maps / "settings"), write=False)
-    found = settings.load(SETTINGS.index(FORWARD_MARK))
+    found = settings.load(SETTINGS.index(name))
     settings.close()
     return found
 

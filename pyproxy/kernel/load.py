@@ -48,7 +48,7 @@ MAPS = (
     "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
     "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "node_networks",
     "service_names", "services", "settings", "slots", "sock_nat", "sources", "udp_backends",
-    "udp_services",
+    "udp_services", "ways",
 )  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

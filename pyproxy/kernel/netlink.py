@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 from pyproxy.model import Address, Family, Prefix
 
-RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # include/uapi/linux/rtnetlink.h
+# include/uapi/linux/rtnetlink.h
+RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETTFILTER = 18, 22, 26, 46
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 10, 18, 1  # include/uapi/linux/if_link.h
-BRIDGE = b"bridge"  # br_link_ops of net/bridge/br_netlink.c
+# include/uapi/linux/if_link.h
+IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 6, 10, 18, 37
+IFLA_INFO_KIND = 1
+BRIDGE = "bridge"  # br_link_ops of net/bridge/br_netlink.c
 # include/uapi/linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY = 0x01  # IPv6: a temporary one
@@ -38,6 +41,7 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop
+_FILTER = struct.Struct("=B3xiIII")  # struct tcmsg
 _BUFFER_BYTES = 1 << 16
 
 
@@ -49,6 +53,20 @@ class Port(NamedTuple):
 
     ifindex: int
     kind: str
+
+
+class Link(NamedTuple):
+    """A device. `leaves`: its other end is in another network namespace.
+
+    `master` is the bridge, bond or VRF that it belongs to, by its ifindex, 0 for none. `kind` and
+    `qdisc` are the kernel's words for what it is, and for how packets queue at it.
+    """
+
+    ifindex: int
+    kind: str
+    master: int
+    qdisc: str
+    leaves: bool
 
 
 class Hop(NamedTuple):
@@ -84,13 +102,37 @@ def ports(master: int) -> list[Port]:
     for head, attributes in _dump(RTM_GETLINK, _LINK, 0, wanted):
         if _number(attributes.get(IFLA_MASTER, b"")) != master:
             continue
-        found.append(Port(head[2], _kind(attributes).decode("ascii", "replace")))
+        found.append(Port(head[2], _kind(attributes)))
     return found
+
+
+def links() -> list[Link]:
+    """Return all devices of this network namespace."""
+    return [
+        Link(
+            head[2],
+            _kind(attributes),
+            _number(attributes.get(IFLA_MASTER, b"")),
+            _word(attributes.get(IFLA_QDISC, b"")),
+            IFLA_LINK_NETNSID in attributes,
+        )
+        for head, attributes in _dump(RTM_GETLINK, _LINK, 0)
+    ]
+
+
+def filters(ifindex: int, parent: int) -> set[int]:
+    """Return the preferences of the tc filters on one side of a device.
+
+    `parent` is that of a clsact qdisc; an ingress qdisc has the same. Raises OSError.
+    """
+    head = _FILTER.pack(0, ifindex, 0, parent, 0)
+    answers = ask(socket.NETLINK_ROUTE, RTM_GETTFILTER, NLM_F_DUMP, head)
+    return {_FILTER.unpack_from(body)[4] >> 16 for body in answers}
 
 
 def bridges() -> list[int]:
     """Return the kernel's bridges, by their ifindex."""
-    wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, BRIDGE + b"\0"))
+    wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, BRIDGE.encode() + b"\0"))
     found = _dump(RTM_GETLINK, _LINK, 0, wanted)
     return [head[2] for head, attributes in found if _kind(attributes) == BRIDGE]
 
@@ -170,10 +212,14 @@ def local_prefixes(family: Family, without: Container[int] = ()) -> set[Prefix]:
     return found
 
 
-def _kind(attributes: Mapping[int, bytes]) -> bytes:
-    """Return the kernel's word for a link's kind, b"" for one of hardware."""
+def _kind(attributes: Mapping[int, bytes]) -> str:
+    """Return the kernel's word for a link's kind, "" for one of hardware."""
     info = dict(attributes_of(attributes.get(IFLA_LINKINFO, b"")))
-    return info.get(IFLA_INFO_KIND, b"").rstrip(b"\0")
+    return _word(info.get(IFLA_INFO_KIND, b""))
+
+
+def _word(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode("ascii", "replace")
 
 
 def attribute(kind: int, value: bytes) -> bytes:

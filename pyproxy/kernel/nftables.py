@@ -18,10 +18,11 @@ NFNL_SUBSYS_NFTABLES = 10  # include/uapi/linux/netfilter/nfnetlink.h
 # include/uapi/linux/netfilter/nf_tables.h
 NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 4, 7
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 3, 4, 5
-NFTA_HOOK_HOOKNUM = 1
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 3, 4
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
 # include/uapi/linux/netfilter.h
-NF_INET_FORWARD, NF_DROP = 2, 0
+NF_INET_FORWARD, NF_INET_INGRESS, NF_DROP = 2, 5, 0
+NFPROTO_INET, NFPROTO_NETDEV = 1, 5
 
 INET = "inet"
 WORDS = {1: INET, 2: "ip", 10: "ip6"}
@@ -51,6 +52,22 @@ def chains() -> list[Chain]:
     return _chains(NLM_F_DUMP, _HEAD.pack(0, 0, 0))
 
 
+def chained_devices() -> set[str]:
+    """Return the devices, by name, that have chains of their own; raises OSError.
+
+    Those see packets before IP does, or after it.
+    """
+    found = set()
+    for number, attributes in _chain_answers(NLM_F_DUMP, _HEAD.pack(0, 0, 0)):
+        hook = dict(attributes_of(attributes.get(NFTA_CHAIN_HOOK, b"")))
+        is_ingress = _number(hook.get(NFTA_HOOK_HOOKNUM, b"")) == NF_INET_INGRESS
+        if number != NFPROTO_NETDEV and not (number == NFPROTO_INET and is_ingress):
+            continue
+        names = [name for _, name in attributes_of(hook.get(NFTA_HOOK_DEVS, b""))]
+        found |= {_text(name) for name in (*names, hook.get(NFTA_HOOK_DEV, b"")) if name}
+    return found
+
+
 def chain(family: str, table: str, name: str) -> Chain | None:
     """Return one of them, None where there is none; raises OSError. A node may have thousands."""
     wanted = _attribute(NFTA_CHAIN_TABLE, table) + _attribute(NFTA_CHAIN_NAME, name)
@@ -72,13 +89,17 @@ def rules(of: Chain) -> list[bytes]:
 
 
 def _chains(flags: int, body: bytes) -> list[Chain]:
+    answers = _chain_answers(flags, body)
+    return [_read(WORDS[number], found) for number, found in answers if number in WORDS]
+
+
+def _chain_answers(flags: int, body: bytes) -> list[tuple[int, dict[int, bytes]]]:
     try:
-        answers = _ask(NFT_MSG_GETCHAIN, flags, body)
+        return _ask(NFT_MSG_GETCHAIN, flags, body)
     except OSError as error:
         if error.errno in _ABSENT:
             return []
         raise
-    return [_read(WORDS[number], found) for number, found in answers if number in WORDS]
 
 
 def _read(family: str, attributes: dict[int, bytes]) -> Chain:

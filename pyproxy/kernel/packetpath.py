@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyproxy.kernel.addresses import NODE, DeviceFacts, NodeAddressFlag
+from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.hops import Way
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.pins import Pins
@@ -33,6 +34,10 @@ FRONTEND_EPOCH = "frontend_epoch"
 BRIDGED_UNTIL = "bridged_until"
 # what is or-ed to the marks of requests for netfilter's FORWARD to accept, 0: nothing
 FORWARD_MARK = "forward_mark"
+# what may skip the stack
+FAST_PATH = "fast_path"
+# another one whenever where packets go has changed
+WAY_EPOCH = "way_epoch"
 
 # enum setting of bpf/numbers.h, in order; the timeouts are named as in tables.ConnectionTimeouts
 SETTINGS = (
@@ -52,6 +57,8 @@ SETTINGS = (
     STRICT_PREFIXES,
     BRIDGED_UNTIL,
     FORWARD_MARK,
+    FAST_PATH,
+    WAY_EPOCH,
 )
 
 TICK_NS = 1 << 24  # TICK_SHIFT of bpf/types.h
@@ -179,6 +186,14 @@ class PacketPath:
         """
         until = (now_ticks() + ticks(seconds)) & 0xFFFFFFFF
         self._settings.store(SETTINGS.index(BRIDGED_UNTIL), (until or 1) if seconds else 0)
+
+    def write_fast_path(self, protocols: FastPath) -> None:
+        """Say what may skip the stack; as write_bridged()."""
+        self._settings.store(SETTINGS.index(FAST_PATH), int(protocols))
+
+    def forget_ways(self) -> None:
+        """Have the stack asked anew where connections' packets go."""
+        advance(self._settings, WAY_EPOCH)
 
     def mend(self) -> list[str]:
         """Write settings and CIDRs that are not as they were written; return which those were."""

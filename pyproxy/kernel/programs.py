@@ -76,6 +76,8 @@ STAGES = (
     Program("icmp", "tail call", "icmp.c", SCHED_CLS),
     Program("headers", "tail call", "headers.c", SCHED_CLS),
     Program("stale", "tail call", "stale.c", SCHED_CLS),
+    Program("fast", "tail call", "fast.c", SCHED_CLS),
+    Program("way", "tail call", "way.c", SCHED_CLS),
 )
 
 # an object for each former connection table, there while connections come from it: the stages

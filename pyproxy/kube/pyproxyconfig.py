@@ -35,6 +35,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "kind": STRING,
         "socketTranslation": one_of(*(choice.value for choice in SocketTranslation)),
         "devices": DEVICE_PATTERNS,
+        "fastPath": BOOL,
         "forwardAccept": BOOL,
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
@@ -76,6 +77,7 @@ class PyproxyConfig(NamedTuple):
     max_entries: int = _DEFAULT.max_entries
     tcp_opening_s: int = _DEFAULT.timeouts.tcp_opening
     tcp_closed_s: int = _DEFAULT.timeouts.tcp_closed
+    fast_path: bool = False
     forward_accept: bool = False
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
@@ -122,6 +124,7 @@ def _config(found: Walk) -> PyproxyConfig:
             table + "tcpOpeningTimeout", whole_seconds, default.tcp_opening_s
         ),
         tcp_closed_s=found.parsed(table + "tcpClosedTimeout", whole_seconds, default.tcp_closed_s),
+        fast_path=found.values.get("fastPath") is True,
         forward_accept=found.values.get("forwardAccept") is True,
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,

@@ -50,7 +50,8 @@ class Options(NamedTuple):
     backends of this node see no more of clients than with kube-proxy; `protect_node_ports`: no
     process of the node can bind a NodePort that is served; and `same_uplink`: a client that came
     by an uplink is answered by it, whichever one routes choose. `forward_accept`: netfilter's
-    FORWARD is to let through what is translated, which bears `forward_mark`.
+    FORWARD is to let through what is translated, which bears `forward_mark`. `fast_path`: packets
+    whose way is known skip the stack.
     """
 
     node_name: str
@@ -70,6 +71,7 @@ class Options(NamedTuple):
     protect_node_ports: bool = True
     same_uplink: bool = True
     forward_accept: bool = False
+    fast_path: bool = False
     masquerade_bit: int = 14
     service_cidrs: tuple[Prefix, ...] = ()
     allow_service_external_ips: bool = True

@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures what pyproxy costs and how fast it follows.",
-        epilog=f"Measures: {', '.join(NAMES)}. --quick takes four minutes, all else sixteen.",
+        epilog=f"Measures: {', '.join(NAMES)}. --quick takes five minutes, all else nineteen.",
     )
     parser.add_argument("group", nargs="?", default="all", choices=[*GROUPS, "all"])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter windows")

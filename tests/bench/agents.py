@@ -11,6 +11,7 @@ from tests.bench import objects
 from tests.bench.attachment import Switch, switch_of
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
+from tests.lab.firewalls import LIBERAL, set_sysctl
 from tests.lab.hosts import Node
 
 # Thousands of sockets a second that send once and end without a word would fill the table: two
@@ -22,10 +23,13 @@ conntrack: {udpTimeout: 5s, udpStreamTimeout: 5s}
 """
 
 
-def started_agent(cluster: Cluster, node: Node, served: Sequence[objects.Object]) -> Agent:
+def started_agent(
+    cluster: Cluster, node: Node, served: Sequence[objects.Object], *, fast: bool = False
+) -> Agent:
     """Start an agent on these objects; it shares nothing with others that this node has had.
 
-    They are in one file: how long it takes to read many is none of these measures'.
+    They are in one file: how long it takes to read many is none of these measures'. `fast`: with
+    the fast path, of TCP as well.
     """
     name = f"{node.name}-{len(cluster.agents)}"
     manifests = cluster.directory / f"manifests-{name}"
@@ -37,6 +41,9 @@ def started_agent(cluster: Cluster, node: Node, served: Sequence[objects.Object]
     agent.source = f"--manifests={manifests}"
     agent.bpffs = cluster.bpffs / name
     agent.run_dir = cluster.directory / f"run-{name}"
+    if fast:
+        agent.use_fast_path()
+        set_sysctl(node, LIBERAL, "1")
     agent.start()
     return agent
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NodePorts: a rate through one by the same without a proxy, and by kube-proxy's two forms.
 
+The measures named "fast" are of an agent with the fast path, in its place.
+
 The client is a host outside of the cluster, on the nodes' network and in no node's cgroup. It
 dials the first node, where the proxy is, for a backend that is there ("local") or on the other
 node ("remote": that needs a source of the node's own). Four states take turns on the first node:
@@ -44,10 +46,12 @@ from tests.lab.hosts import Host, Node
 
 LOCAL, REMOTE = "nodeport-rate-local", "nodeport-rate-remote"
 PACKETS = "nodeport-packets"
+FAST_REMOTE, FAST_PACKETS = "nodeport-fast-remote", "nodeport-fast-packets"
+FAST = (FAST_REMOTE, FAST_PACKETS)
 
 # The second target: by the nftables rules, in the same rounds.
 NEVER_BELOW = at_least(1.0)
-BEATS = at_least(1.15)
+BEATS = {PACKETS: at_least(1.15), FAST_PACKETS: at_least(1.5)}
 
 CASES = (
     Case(LOCAL, "tcp4", "tcp-connect", 4, at_least(0.95), sizes=(FEW,)),
@@ -56,6 +60,14 @@ CASES = (
     Case(PACKETS, "udp6", "udp-burst", 6, sizes=(FEW,)),
     Case(REMOTE, "tcp4", "tcp-connect", 4, at_least(0.85), sizes=(FEW,)),
     Case(REMOTE, "tcp6", "tcp-connect", 6, at_least(0.85), sizes=(FEW,)),
+    Case(FAST_PACKETS, "udp4", "udp-burst", 4, sizes=(FEW,)),
+    Case(FAST_PACKETS, "udp6", "udp-burst", 6, sizes=(FEW,)),
+    Case(FAST_REMOTE, "tcp4", "tcp-connect", 4, at_least(1.0), sizes=(FEW,)),
+    Case(FAST_REMOTE, "tcp6", "tcp-connect", 6, at_least(1.0), sizes=(FEW,)),
+    Case(FAST_REMOTE, "kept-tcp4", "tcp-request", 4, at_least(1.0), sizes=(FEW,)),
+    Case(FAST_REMOTE, "kept-tcp6", "tcp-request", 6, at_least(1.0), sizes=(FEW,)),
+    Case(FAST_REMOTE, "udp4", "udp-burst", 4, at_least(1.0), sizes=(FEW,)),
+    Case(FAST_REMOTE, "udp6", "udp-burst", 6, at_least(1.0), sizes=(FEW,)),
 )
 MEASURES = tuple(dict.fromkeys(case.measure for case in CASES))
 
@@ -69,21 +81,26 @@ NO_REDIRECTS = (
 
 def targets(case: Case) -> dict[str, Target | None]:
     """Return what a case is to reach, by the state that it is divided by."""
-    by_nftables = BEATS if case.measure == PACKETS else NEVER_BELOW
+    by_nftables = BEATS.get(case.measure, NEVER_BELOW)
     return {"none": case.target, "nftables": by_nftables, "iptables": None}
 
 
 def node_port_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]:
     """Yield the figures of the named measures: those of a backend on the node, then others."""
     chosen = [case for case in CASES if case.measure in measures]
-    yield from _figures_at(bench, [case for case in chosen if case.measure != REMOTE], remote=False)
-    yield from _figures_at(bench, [case for case in chosen if case.measure == REMOTE], remote=True)
+    for fast in (False, True):
+        for remote in (False, True):
+            cases = [case for case in chosen if (case.measure in FAST) is fast]
+            cases = [case for case in cases if (case.measure in {REMOTE, FAST_REMOTE}) is remote]
+            yield from _figures_at(bench, cases, remote=remote, fast=fast)
 
 
-def _figures_at(bench: Bench, cases: Sequence[Case], *, remote: bool) -> Iterator[Figure]:
+def _figures_at(
+    bench: Bench, cases: Sequence[Case], *, remote: bool, fast: bool
+) -> Iterator[Figure]:
     if not cases:
         return
-    where = "elsewhere" if remote else "on the node"
+    where = ("elsewhere" if remote else "on the node") + (", the fast path" if fast else "")
     bench.progress(f"datapath: an agent with {FEW} services, NodePorts, the backend {where}")
     with Cluster(nodes=2, pods_per_node=1) as cluster, ExitStack() as undo:
         node = cluster.nodes[0]
@@ -92,7 +109,7 @@ def _figures_at(bench: Bench, cases: Sequence[Case], *, remote: bool) -> Iterato
             lead_through(node, cluster.client, cluster.nodes[1], answering)
         crowd = list(chain(*map(objects.crowd_member, range(FEW - 1))))
         dialled = dialled_objects(answering, NODE_PORT)
-        agent = started_agent(cluster, node, [*crowd, *dialled])
+        agent = started_agent(cluster, node, [*crowd, *dialled], fast=fast)
         switch = undo.enter_context(packet_switch_of(agent))
         tables = undo.enter_context(nftables_on(node, crowd, dialled))
         chains = undo.enter_context(iptables_on(node, [*crowd, *dialled]))

@@ -13,7 +13,7 @@ import pytest
 
 from pyproxy.kernel import libbpf, links
 from pyproxy.kernel.devices import Device, devices
-from pyproxy.kernel.entries import device_pins
+from pyproxy.kernel.entries import Entries, device_pins
 from pyproxy.kernel.programs import TCX_INGRESS
 from pyproxy.model import Family
 from tests.datapath.foreign import Counting
@@ -52,6 +52,11 @@ class Covering:
     def detach(self, present: list[Device]) -> None:
         """Take everything off: filters off these devices, links off all."""
         self.wire.inside(lambda: self._entries.detach(present))
+
+    @property
+    def entries(self) -> Entries:
+        """What attaches it."""
+        return self._entries
 
     @property
     def pins(self) -> list[Path]:

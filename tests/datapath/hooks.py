@@ -95,6 +95,7 @@ class Hooks:
         self._bare: Bare | None = None
         self._programs: dict[str, int] = {}
         self.flags = 0
+        self._plain = PLAIN
 
     def __enter__(self) -> Self:
         try:
@@ -213,10 +214,19 @@ class Hooks:
             return self.tcp(src, dst, flags)
         return self.udp(src, dst) if protocol is Protocol.UDP else self.sctp(src, dst, chunk)
 
+    @contextmanager
+    def heads(self, head: packets.Head) -> Iterator[None]:
+        """Give packets that are made in the block this header."""
+        before, self._plain = self._plain, head
+        try:
+            yield
+        finally:
+            self._plain = before
+
     @property
     def _head(self) -> packets.Head:
         options = NOPS if self.wire is not Wire.ETHERNET else b""
-        return PLAIN._replace(options=options)
+        return self._plain._replace(options=options)
 
     def ingress(self, packet: bytes) -> Ran:
         """Let an IP packet come in by the device; return the verdict and the IP packet then."""

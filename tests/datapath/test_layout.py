@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyproxy.kernel import inspect, libbpf, links, programs
-from pyproxy.kernel.addresses import PODS, UPLINK, NodeAddressFlag
+from pyproxy.kernel.addresses import FAST, PEER, PODS, UPLINK, NodeAddressFlag
 from pyproxy.kernel.btf import Types
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.datapath import FrontendFlag
+from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.packetpath import REFRESH_TICKS, SETTINGS, TICK_NS, Detector, Policy
 from pyproxy.kernel.pins import CONNECTIONS_VERSION, LAYOUT_VERSION
 from pyproxy.kernel.source import bpf_directory
@@ -78,6 +79,7 @@ def test_enums_are_read() -> None:
         ("detector", "DETECTOR", Detector),
         ("policy", "POLICY", Policy),
         ("strictness", "STRICT", Strictness),
+        ("fast_path", "FAST_PATH", FastPath),
     ],
 )
 def test_enums_are_the_same_in_c_and_python(
@@ -118,7 +120,15 @@ def stage_of(program: programs.Program) -> str:
         ("setting", in_order("SETTING", SETTINGS, "SETTING_MAX")),
         ("entry_point", in_order("ENTRY", (each.name for each in programs.ENTRIES), "ENTRIES")),
         ("stage", in_order("STAGE", stages(), "STAGES")),
-        ("device_flag", {"DEVICE_UPLINK": UPLINK, "DEVICE_PODS": PODS}),
+        (
+            "device_flag",
+            {
+                "DEVICE_UPLINK": UPLINK,
+                "DEVICE_PODS": PODS,
+                "DEVICE_FAST": FAST,
+                "DEVICE_PEER": PEER,
+            },
+        ),
     ],
 )
 def test_names_in_order_are_the_numbers_of_the_enum(
@@ -133,7 +143,7 @@ def test_no_enum_is_forgotten(types: dict[str, dict[str, int]]) -> None:
     compared = {
         "frontend_kind", "service_flag", "backend_flag", "life", "counter", "moment", "setting",
         "entry_point", "stage", "device_flag", "node_address_flag", "frontend_flag",
-        "detector", "policy", "strictness",
+        "detector", "policy", "strictness", "fast_path",
     }  # fmt: skip
     assert types.keys() == compared | C_ALONE
 
@@ -253,4 +263,4 @@ def test_a_record_of_a_connection_has_spare_bytes(node: Node) -> None:
     for family in node.loaded:
         value = layout[family.label]["connections"]["value"]
         assert value["size"] == 128
-        assert value[".spare"][1] >= 12
+        assert value[".spare"][1] >= 4

@@ -115,8 +115,8 @@ def test_every_setting_is_written(configured: Node, family: Family) -> None:
         **{name: timeout(n) for n, name in enumerate(ConnectionTimeouts._fields, start=1)},
     }
     found = settings_of(configured.loaded[family])
-    # random, and what changes of addresses and frontends count
-    epochs = {"address_epoch", "frontend_epoch"}
+    # random, what changes of addresses, frontends and routes count, and what the Cover says
+    epochs = {"address_epoch", "frontend_epoch", "way_epoch", "fast_path"}
     assert found.keys() - expected.keys() == {"source_seed", *epochs}
     assert expected.items() <= found.items()
     assert expected["host_netns"] not in {0, netns_cookie()}

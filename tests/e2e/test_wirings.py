@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import pytest
 
 from tests.e2e.conftest import MakeCluster
-from tests.e2e.scene import FAMILIES, App, Scene, dangling, running
+from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling, running
 from tests.lab import firewalls
 from tests.lab.cluster import Cluster
 from tests.lab.hosts import Host, Pod, await_ready
@@ -34,6 +34,7 @@ BULK = 2_000_000
 SIZES = "1400,4000,60000"
 NODE_PORT, ECHO_PORT, DATAGRAM_PORT = 31_200, 7778, 7779
 STRICT = (("net/ipv4/conf/all/rp_filter", "1"),)
+LIBERAL = ((firewalls.LIBERAL, "1"),)
 NO_BRIDGE_RULES = (
     ("net/bridge/bridge-nf-call-iptables", "0"),
     ("net/bridge/bridge-nf-call-ip6tables", "0"),
@@ -41,12 +42,16 @@ NO_BRIDGE_RULES = (
 
 
 class Kind(NamedTuple):
-    """A wiring, and what is set on every node besides; `hairpin` is its bridge's mode."""
+    """A wiring, and what is set on every node besides.
+
+    `hairpin` is its bridge's mode; `fast`: what is translated may skip the stack.
+    """
 
     wiring: Callable[[], Wiring]
     rules: tuple[firewalls.Rules, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     hairpin: bool = False
+    fast: bool = False
 
 
 KINDS = {
@@ -54,9 +59,18 @@ KINDS = {
         PointToPoint, (firewalls.no_invalid,), STRICT
     ),
     "point-to-point, kindnet": Kind(PointToPoint, (firewalls.kindnet, firewalls.no_invalid)),
+    "point-to-point, fast path": Kind(
+        PointToPoint, (firewalls.kindnet, firewalls.no_invalid), (*STRICT, *LIBERAL), fast=True
+    ),
+    "bridge, fast path": Kind(
+        Bridge, (firewalls.flannel, firewalls.no_invalid), LIBERAL, hairpin=True, fast=True
+    ),
     "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.flannel, firewalls.no_invalid)),
     "bridge, bridge-nf-call 0": Kind(Bridge, (firewalls.flannel,), NO_BRIDGE_RULES),
     "hairpin bridge, rp_filter": Kind(Bridge, (firewalls.flannel,), STRICT, hairpin=True),
+    "vxlan, fast path": Kind(
+        Vxlan, (firewalls.flannel, firewalls.no_invalid), (*STRICT, *LIBERAL), fast=True
+    ),
     "vxlan, flannel": Kind(Vxlan, (firewalls.flannel, firewalls.no_invalid)),
     "tun": Kind(Tun, (firewalls.flannel, firewalls.no_invalid), STRICT),
 }
@@ -124,10 +138,25 @@ def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
             undo.callback(firewalls.clear_rules, node)
             for rules in kind.rules:
                 firewalls.set_rules(node, net, rules)
+        if kind.fast:
+            undo.enter_context(_fast(found))
         yield found
     for agent in found.agents:
         assert dangling(agent) == []
     found.clear()
+
+
+@contextmanager
+def _fast(scene: Scene) -> Iterator[None]:
+    """Have all agents run with the fast path."""
+    before = [agent.options for agent in scene.agents]
+    for agent in scene.agents:
+        agent.use_fast_path()
+        agent.restart()
+    yield
+    for agent, options in zip(scene.agents, before, strict=True):
+        agent.options = options
+        agent.restart()
 
 
 def _set_hairpin(node: Host, pod: Pod, mode: str) -> None:
@@ -230,10 +259,24 @@ def test_every_way(wired: Scene, backend: Backend, name: str, family: int) -> No
     """Connections, datagrams of each kind, much data, and datagrams that are cut to pieces."""
     way = way_of(wired, backend, name, family)
     wait_for(partial(_answers, way, backend.pod), 5, "the backend's answer")
+    before = [counters(agent, family)["packet_fast"] for agent in wired.agents]
     for target in way.targets():
         assert answered(way.client.prober.draw(target, DRAWS)) == {backend.pod.name: DRAWS}, target
     assert way.run("echo.py", "echo", str(BULK)) == ""
     assert way.run("datagrams.py", "large", SIZES, "4") == ""
+    after = [counters(agent, family)["packet_fast"] for agent in wired.agents]
+    assert (after != before) is is_fast(wired, name)
+
+
+def is_fast(wired: Scene, name: str) -> bool:
+    """Return whether packets of a way skip the stack where that is wanted.
+
+    Not those of a node's own sockets, nor what a plugin masquerades, which is no connection's.
+    """
+    if not any("--pyproxy-config" in option for option in wired.agents[0].options):
+        return False
+    masquerades = type(wired.cluster.wiring) is not PointToPoint  # flannel's rules
+    return name != "node" and not (masquerades and name in {"outside-elsewhere", "stranger"})
 
 
 def test_the_wiring_is_what_it_says(wired: Scene, backend: Backend) -> None:

@@ -32,6 +32,9 @@ class Reply(NamedTuple):
     stderr: str
 
 
+FAST_PATH = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\nfastPath: true\n"
+
+
 class Agent:
     """`pyproxy run` in a node's network namespace, with roots that are this node's alone.
 
@@ -68,6 +71,12 @@ class Agent:
         own = [self.source, f"--hostname-override={self.node.name}"]
         kept = f"--cache-dir={self.cache_dir}"
         return [*self.program, "run", *own, *self.roots, kept, *self.options]
+
+    def use_fast_path(self) -> None:
+        """Have it run with the fast path from its next start on."""
+        given = self.run_dir.with_name(f"{self.run_dir.name}-fast.yaml")
+        given.write_text(FAST_PATH, encoding="utf-8")
+        self.options = (*self.options, f"--pyproxy-config={given}")
 
     @property
     def pid(self) -> int:

@@ -13,6 +13,8 @@ from tests.lab.hosts import Host, Node
 from tests.lab.topology import NodeNet
 
 PODS = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
+# conntrack minds no packet of TCP that it has not seen
+LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
 GROUPS = {4: "224.0.0.0/4", 6: "ff00::/8"}
 # of the node's own pods' network, all pods', and multicast groups
 Rules: TypeAlias = Callable[[str, str, str], str]

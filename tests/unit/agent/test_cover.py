@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import errno
+from collections.abc import Collection, Iterable, Mapping
 
 import pytest
 
@@ -11,9 +12,10 @@ from pyproxy.agent import cover
 from pyproxy.agent.cover import Cover
 from pyproxy.errors import MapFullError
 from pyproxy.kernel import hops, netlink
-from pyproxy.kernel.addresses import DeviceFacts
+from pyproxy.kernel.addresses import FAST, DeviceFacts
 from pyproxy.kernel.devices import Device
 from pyproxy.kernel.entries import Attached
+from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.hops import Way
 from pyproxy.model import Family
 from pyproxy.plan.options import DetectLocalMode, Options
@@ -45,6 +47,9 @@ class Node:
         self.sources: list[set[bytes]] = []
         self.bridging: set[Device] = set()
         self.bridged: list[Collection[Family]] = []
+        self.unasked = False
+        self.fast_path = FastPath(0)
+        self.fast: set[int] = set()
 
     def find(self, patterns: Iterable[str] = ()) -> list[Device]:
         """Return the devices, or those whose names begin as a pattern does."""
@@ -52,10 +57,25 @@ class Node:
         return [each for each in self.devices if not wanted or each.name.startswith(wanted)]
 
     def facts(
-        self, family: Family, devices: Iterable[Device], _: Options
+        self, family: Family, devices: Iterable[Device], _: Options, skipping: Mapping[int, int]
     ) -> dict[int, DeviceFacts]:
-        """Return nothing but which devices there are."""
-        return {each.ifindex: DeviceFacts(bytes(family.address_bytes), 0) for each in devices}
+        """Return nothing but which devices there are, and by which packets may skip the stack."""
+        none = bytes(family.address_bytes)
+        return {d.ifindex: DeviceFacts(none, skipping.get(d.ifindex, 0)) for d in devices}
+
+    def skipping_devices(self, _: object, devices: Iterable[Device]) -> dict[int, int]:
+        """Stand for kernel.fastpath: FAST are those with programs of ours."""
+        if self.unasked:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return {d.ifindex: FAST for d in devices if f"attach {d.name}" in self.log}
+
+    def write_fast_path(self, protocols: FastPath) -> None:
+        """Note what may skip the stack."""
+        self.fast_path = protocols
+
+    def forget_ways(self) -> None:
+        """Note that the stack is to be asked where packets go."""
+        self.log.append("ask the stack")
 
     def bridged_families(
         self, covered: Collection[int], families: Collection[Family]
@@ -88,6 +108,7 @@ class Node:
     def write_devices(self, facts: dict[int, DeviceFacts]) -> None:
         """Note which devices are described."""
         self.log.append(f"facts {sorted(facts)}")
+        self.fast = {index for index, fact in facts.items() if fact.flags & FAST}
 
     def attach(self, devices: list[Device]) -> Attached:
         """Note to which devices is attached; some fail, some vanish just then."""
@@ -110,6 +131,8 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(cover, "devices", made.find)
     monkeypatch.setattr(cover, "device_facts", made.facts)
     monkeypatch.setattr(cover, "bridged_families", made.bridged_families)
+    monkeypatch.setattr(cover, "skipping_devices", made.skipping_devices)
+    monkeypatch.setattr(cover, "allowed", lambda: FastPath.UDP)
     monkeypatch.setattr(netlink, "hops", lambda _: [])
     monkeypatch.setattr(netlink, "primary_addresses", lambda _: [])
     monkeypatch.setattr(hops, "source_towards", lambda _: ROUTED)
@@ -317,3 +340,34 @@ def test_bridges_that_cannot_be_asked_for_count_as_none(
     covering(node).refresh()
     assert node.bridged[-1] == ()
     assert "No buffer space available" in caplog.text
+
+
+FAST_HERE = HERE._replace(fast_path=True)
+
+
+def test_packets_skip_the_stack_where_programs_are(node: Node) -> None:
+    """The stack is asked anew before all else; a device counts once there are programs on it."""
+    covering(node, options=FAST_HERE).refresh()
+    assert node.log == ["ask the stack", "facts [2]", "attach eth0", "keep [2]", "facts [2]"]
+    assert (node.fast, node.fast_path) == ({ETH.ifindex}, FastPath.UDP)
+
+
+def test_no_packet_skips_the_stack_by_default(node: Node) -> None:
+    """Nothing is asked for it either."""
+    node.fast_path = FastPath.UDP
+    covering(node).refresh()
+    assert (node.fast, node.fast_path) == (set(), FastPath(0))
+
+
+def test_who_else_is_on_a_device_cannot_be_asked(node: Node) -> None:
+    """Then no packet skips the stack, and what else is known of devices is written."""
+    node.unasked = True
+    made = covering(node, options=FAST_HERE)
+    assert made.refresh() == cover.RETRY_S
+    assert "fastPath" in made.facts_failure
+    assert "facts [2]" in node.log
+    assert node.fast == set()
+    node.unasked = False
+    made.refresh()
+    assert made.facts_failure == ""
+    assert node.fast == {ETH.ifindex}

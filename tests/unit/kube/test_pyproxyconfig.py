@@ -32,6 +32,7 @@ cgroupRoot: /sys/fs/cgroup/unified
 bpffsRoot: /sys/fs/bpf/other
 runDir: /run/other
 cacheDir: /var/other
+fastPath: true
 forwardAccept: true
 hideClients: true
 ipv6LocalhostNodePorts: true
@@ -54,6 +55,7 @@ EXPECTED = PyproxyConfig(
     max_entries=100_000,
     tcp_opening_s=90,
     tcp_closed_s=1,
+    fast_path=True,
     forward_accept=True,
     hide_clients=True,
     ipv6_localhost_node_ports=True,
