@@ -15,7 +15,7 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 	struct connection *copy = &found->copy;
 
 	/* a source's port is this connection's alone: an ACK is the backend's of an older one */
-	if (!(copy->life & LIFE_SOURCE_READY) && is_clash(found, packet)) {
+	if (!(copy->life & LIFE_SOURCE_READY) && is_clash(skb, found, packet)) {
 		life_set(found, LIFE_CLASH, 0, now);
 		return TC_NEXT;
 	}

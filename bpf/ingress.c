@@ -43,6 +43,7 @@ static __always_inline int ingress_request(struct __sk_buff *skb, const struct p
 
 	if (!is_usable(found, packet, now))
 		return ingress_reopen(skb, packet);
+	syn_note(skb, found, packet);
 	life_note(found, life_after_request((__u32)found->copy.life, packet), now);
 	count(COUNTER_PACKET_IN);
 	forward_mark(skb, found->copy.life);

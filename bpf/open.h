@@ -165,6 +165,7 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 		return TC_DROP;
 	record_write(record, packet, picked);
 	record->uplink = uplink_of(skb);
+	record->syn_seq = upper_half(skb, packet, TCP_SEQ);
 	failed = reply_insert(record, number, packet, picked, clash, now);
 	/* with the backend that it got in the end */
 	if (wants_source(skb, packet, picked))

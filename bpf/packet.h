@@ -306,6 +306,20 @@ static __always_inline void looked_back(struct __sk_buff *skb, __u32 side)
 	skb->cb[3] = LOOKED_BACK + side;
 }
 
+/* Return the upper half of a number of a TCP segment that was read, as host16() has it. */
+static __always_inline __u16 upper_half(struct __sk_buff *skb, const struct packet *packet,
+					__u32 field)
+{
+	__be16 half = 0;
+
+	bpf_skb_load_bytes(skb, packet->transport + field, &half, sizeof(half));
+	return host16(half);
+}
+
+/* Offsets of the numbers. */
+#define TCP_SEQ __builtin_offsetof(struct tcp_header, seq)
+#define TCP_ACK_SEQ __builtin_offsetof(struct tcp_header, ack)
+
 /* Return whether the packet begins a connection of TCP or SCTP (rule 3). */
 static __always_inline bool is_first(const struct packet *packet)
 {

@@ -30,8 +30,11 @@ static __always_inline __u32 life_after_reply(__u32 flags, const struct packet *
 		return flags | LIFE_RESET;
 	flags &= ~LIFE_RESET;
 	/* it accepts a connection: whoever had this port before has left for good */
-	if ((packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
-		flags = (flags | LIFE_REPLIED) & ~LIFE_FIN;
+	if ((packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
+		/* but an answer to data of the SYN may overtake this, up to its end (RFC 7413) */
+		flags &= ~(flags & LIFE_REPLIED ? LIFE_FIN : LIFE_FIN_CLIENT);
+		flags |= LIFE_REPLIED;
+	}
 	if (packet->flags & TCP_FIN)
 		flags |= LIFE_FIN_BACKEND;
 	return flags;
@@ -39,12 +42,31 @@ static __always_inline __u32 life_after_reply(__u32 flags, const struct packet *
 
 /*
  * Return whether a backend's packet is no answer to this connection's SYN but belongs to a
- * direct one between the same ends, which nobody tracks (rule 4).
+ * direct one between the same ends, which nobody tracks (rule 4). Data that answers data of the SYN
+ * may overtake the SYN that acknowledges both (RFC 7413): what it acknowledges tells it.
  */
-static __always_inline bool is_clash(const struct found *found, const struct packet *packet)
+static __always_inline bool is_clash(struct __sk_buff *skb, const struct found *found,
+				     const struct packet *packet)
 {
-	return packet->proto == IPPROTO_TCP && !((__u32)found->copy.life & LIFE_REPLIED) &&
-	       !(packet->flags & (TCP_SYN | TCP_RST));
+	if (packet->proto != IPPROTO_TCP || (__u32)found->copy.life & LIFE_REPLIED ||
+	    packet->flags & (TCP_SYN | TCP_RST))
+		return false;
+	/* no packet has more bytes than the lower half counts */
+	return !(packet->flags & TCP_ACK) ||
+	       (__u16)(upper_half(skb, packet, TCP_ACK_SEQ) - found->copy.syn_seq) > 1;
+}
+
+/* Note the number of a SYN that was not answered yet: another one may have begun with this port. */
+static __always_inline void syn_note(struct __sk_buff *skb, const struct found *found,
+				     const struct packet *packet)
+{
+	struct connection *record;
+
+	if (!is_first(packet) || (__u32)found->copy.life & LIFE_REPLIED)
+		return;
+	record = connections.lookup(&found->number);
+	if (record && record->check == found->copy.check)
+		record->syn_seq = upper_half(skb, packet, TCP_SEQ);
 }
 
 /*

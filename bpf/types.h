@@ -262,7 +262,7 @@ struct connection {
 	__u16 request_way; /* as LIFE_WAY_REQUEST says: where in ways */
 	__u16 reply_way;
 	__u16 way_epoch; /* SETTING_WAY_EPOCH when they were known */
-	__u16 pad2;
+	__u16 syn_seq; /* TCP: of the number of its client's last SYN the upper half */
 	__u32 spare[17 - 4 * ADDR_WORDS];
 };
 

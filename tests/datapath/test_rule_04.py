@@ -14,7 +14,7 @@ import pytest
 from pyproxy.kernel.connections import Life
 from pyproxy.model import Family, Protocol
 from tests.datapath.ends import backend, client, frontend, plan
-from tests.datapath.flowtable import ESTABLISHED, OPENED, Key, Role, Side, begin_tick
+from tests.datapath.flowtable import ANSWERED, ESTABLISHED, OPENED, Key, Role, Side, begin_tick
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, FIN, RST, SYN, End
@@ -77,6 +77,46 @@ def test_rule_04_only_what_answers_a_syn_is_no_clash(hooks: Hooks, flags: int) -
     assert hooks.table.only().flags == OPENED | Life.CLASH
     reset = hooks.tcp(b, c, RST | ACK)
     assert hooks.egress(reset) == passed(hooks.tcp(f, c, RST | ACK))
+
+
+@pytest.mark.parametrize("seq", [0x1122FFF0, 0x11220000, 0xFFFFFFFF])
+@pytest.mark.parametrize("data", [b"", b"what goes with a SYN", bytes(1400)])
+def test_rule_04_what_acknowledges_the_syn_is_no_clash(hooks: Hooks, seq: int, data: bytes) -> None:
+    """Data that answers data of the SYN overtakes the SYN that accepts both (RFC 7413)."""
+    family = hooks.family
+    c, f, b = client(family), frontend(family), backend(family)
+    hooks.ingress(hooks.tcp(c, f, SYN, data, seq=seq))
+    ack = (seq + 1 + len(data)) % 2**32
+    for flags in (ACK, FIN | ACK):
+        answer = hooks.tcp(b, c, flags, ack=ack)
+        assert hooks.egress(answer) == passed(hooks.tcp(f, c, flags, ack=ack))
+    assert hooks.table.only().flags == OPENED | Life.FIN_BACKEND
+    accepted = hooks.egress(hooks.tcp(b, c, SYN | ACK, ack=ack))
+    assert accepted == passed(hooks.tcp(f, c, SYN | ACK, ack=ack))
+    assert hooks.table.only().flags == ANSWERED | Life.FIN_BACKEND
+
+
+@pytest.mark.parametrize("ahead", [-0x10001, -0x20001, 0x20000, 0x7FFF0000])
+def test_rule_04_what_acknowledges_something_else_is_a_clash(hooks: Hooks, ahead: int) -> None:
+    """Of a SYN and its data no more than a packet has can be acknowledged."""
+    family, seq = hooks.family, 0x11220000
+    c, f, b = client(family), frontend(family), backend(family)
+    hooks.ingress(hooks.tcp(c, f, SYN, seq=seq))
+    stray = hooks.tcp(b, c, ACK, ack=(seq + 1 + ahead) % 2**32)
+    assert hooks.egress(stray) == passed(stray)
+    assert hooks.table.only().flags == OPENED | Life.CLASH
+
+
+def test_rule_04_the_last_syn_is_the_one_that_is_answered(hooks: Hooks) -> None:
+    """A client that gave up may begin again with its port, by another number."""
+    family = hooks.family
+    c, f, b = client(family), frontend(family), backend(family)
+    for seq in (0x11220000, 0x55660000):
+        hooks.ingress(hooks.tcp(c, f, SYN, seq=seq))
+    answer = hooks.tcp(b, c, ACK, ack=0x55660001)
+    assert hooks.egress(answer) == passed(hooks.tcp(f, c, ACK, ack=0x55660001))
+    former = hooks.tcp(b, c, ACK, ack=0x11220001)
+    assert hooks.egress(former) == passed(former)
 
 
 @pytest.mark.kernel

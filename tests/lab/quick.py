@@ -4,8 +4,8 @@
     quick.py serve NAME ADDRESS PORT       answers each connection with NAME and what it was sent
     quick.py ask ADDRESS PORT TIMES        asks so often, one connection after the other
 
-`serve` prints "ready" when it listens. `ask` prints a JSON list: of each connection the answer, and
-whether the data went with the SYN and was taken.
+`serve` prints "ready" when it listens. `ask` prints a JSON list: of each connection the answer,
+whether the data went with the SYN and was taken, and if not what the kernel says of that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import socket
 import struct
 import sys
 
-OPTIONS_AT = 5  # tcpi_options in struct tcp_info
+OPTIONS_AT, FAIL_AT = 5, 7  # tcpi_options and tcpi_fastopen_client_fail in struct tcp_info
+FAILURES = ("", "no cookie", "data not acknowledged", "SYN sent again")  # by its two bits
 TCPI_OPT_SYN_DATA = 32  # include/uapi/linux/tcp.h
 QUEUE = 16
 LIMIT = struct.pack("@ll", 5, 0)  # struct timeval
@@ -51,8 +52,9 @@ def ask(address: str, port: int) -> dict[str, object]:
             client.setsockopt(socket.SOL_SOCKET, option, LIMIT)
         client.sendto(b"data", socket.MSG_FASTOPEN, (address, port))
         answer = client.recv(4096).decode()
-        options = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)[OPTIONS_AT]
-    return {"answer": answer, "in_syn": bool(options & TCPI_OPT_SYN_DATA)}
+        found = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+    in_syn = bool(found[OPTIONS_AT] & TCPI_OPT_SYN_DATA)
+    return {"answer": answer, "in_syn": in_syn, "why": FAILURES[found[FAIL_AT] >> 1 & 3]}
 
 
 def main(what: str, *arguments: str) -> None:
