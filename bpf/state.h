@@ -57,7 +57,7 @@ static __always_inline bool is_clash(struct __sk_buff *skb, const struct found *
 }
 
 /* Note the number of a SYN that was not answered yet: another one may have begun with this port. */
-static __always_inline void syn_note(struct __sk_buff *skb, const struct found *found,
+static __always_inline void syn_note(struct __sk_buff *skb, struct found *found,
 				     const struct packet *packet)
 {
 	struct connection *record;
