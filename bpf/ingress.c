@@ -114,11 +114,12 @@ static __always_inline int ingress_look(struct __sk_buff *skb, __u32 at)
 {
 	struct packet packet;
 	enum reading reading;
+	bool is_ours = is_for_us(skb);
 
-	if (!is_for_us(skb) && !is_for_another(skb))
+	if (!is_ours && !is_for_another(skb))
 		return TC_NEXT;
 	reading = packet_read(skb, at, &packet);
-	if (is_for_us(skb)) {
+	if (is_ours) {
 		if (reading == READ_DONE && may_be_fast(&packet))
 			stage_fast(skb, &packet, true);
 		return ingress_by(skb, &packet, reading);

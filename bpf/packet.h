@@ -6,6 +6,7 @@
 #include "family.h"
 
 #define ETH_HLEN 14
+#define ETH_ALEN 6
 #define PACKET_HOST 0 /* include/uapi/linux/if_packet.h: for this node, or from it */
 #define PACKET_OTHERHOST 3 /* for somebody else, whom it may be bridged to */
 

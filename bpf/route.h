@@ -5,8 +5,6 @@
 
 #include "packet.h"
 
-#define ETH_ALEN 6
-
 /* What a packet's headers say to who forwards it. */
 struct hop {
 	__u32 length; /* in bytes, from the IP header on, of each piece that goes over a wire */

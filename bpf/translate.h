@@ -151,15 +151,34 @@ static __always_inline bool was_translated(const struct __sk_buff *skb)
 }
 
 /*
+ * Return whether a frame that comes by a port is for the bridge itself, which only the bridge would
+ * say: too late, where netfilter's PREROUTING sees frames of bridges before (br_netfilter), and
+ * conntrack keeps the address of a service for a connection that it sees answered by a pod.
+ */
+static __always_inline bool is_for_bridge(const struct __sk_buff *skb)
+{
+	const struct device *device = device_of(skb->ifindex);
+	const __u8 *to = (void *)(long)skb->data;
+
+	return device && device->flags & DEVICE_PORT &&
+	       (const void *)(to + ETH_ALEN) <= (const void *)(long)skb->data_end &&
+	       *(const __u32 *)to == *(const __u32 *)device->bridge &&
+	       *(const __u16 *)(to + 4) == *(const __u16 *)(device->bridge + 4);
+}
+
+/*
  * Return whether a frame is for this node, and nobody else's on a shared wire (rule 14), and comes
  * for the first time.
  */
 static __always_inline bool is_for_us(const struct __sk_buff *skb)
 {
-	return skb->pkt_type == PACKET_HOST && !is_tagged(skb) && !was_translated(skb);
+	if (is_tagged(skb) || was_translated(skb))
+		return false;
+	return skb->pkt_type == PACKET_HOST ||
+	       (skb->pkt_type == PACKET_OTHERHOST && is_for_bridge(skb));
 }
 
-/* Return whether a frame comes for the first time, and is for somebody else. */
+/* Return whether a frame that is not for this node comes for the first time, to be bridged. */
 static __always_inline bool is_for_another(const struct __sk_buff *skb)
 {
 	return skb->pkt_type == PACKET_OTHERHOST && !is_tagged(skb) && !was_translated(skb);

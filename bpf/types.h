@@ -296,6 +296,8 @@ struct device {
 	__u32 flags; /* enum device_flag */
 	__u32 route; /* by which device routes lead there: the bond or bridge that it is a port of */
 	struct addr gateway; /* of the default route by it, or 0 */
+	__u8 bridge[6]; /* DEVICE_PORT: the link-layer address of the bridge that it is a port of */
+	__u8 pad[2];
 };
 
 enum device_flag {
@@ -303,6 +305,7 @@ enum device_flag {
 	DEVICE_PODS = 2, /* what comes by it comes from pods (parity A9.14, the interface modes) */
 	DEVICE_FAST = 4, /* what comes by it may skip the stack: no program of others is left out */
 	DEVICE_PEER = 8, /* nor by what leaves straight to its other end, in another namespace */
+	DEVICE_PORT = 16, /* it is a port, and what is for its bridge is for this node */
 };
 
 /*

@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -29,13 +29,14 @@ from pyproxy.plan.options import (
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK, PODS, FAST, PEER = 1, 2, 4, 8  # enum device_flag of bpf/types.h
+UPLINK, PODS, FAST, PEER, PORT = 1, 2, 4, 8, 16  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
 LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
 IPVS_DEVICE = "kube-ipvs0"
 LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX of include/net/flow.h
+NO_BRIDGE = bytes(6)
 NODE = 0  # the key of what counts for devices without an address
 
 # /proc/net/if_inet6: flags of addresses that must not be used (include/uapi/linux/if_addr.h)
@@ -55,13 +56,21 @@ class DeviceFacts(NamedTuple):
 
     `source` is its first address of one family. For an uplink, `route` is the device that routes
     lead by: itself, or the bond or bridge that it is a port of; `gateway` is that of the best
-    default route by it.
+    default route by it. `bridge` is the link-layer address of the bridge that a PORT belongs to.
     """
 
     source: Address
     flags: int
     route: int = 0
     gateway: Address = b""
+    bridge: bytes = NO_BRIDGE
+
+
+class _Bridge(NamedTuple):
+    """A bridge, and its link-layer address."""
+
+    ifindex: int
+    address: bytes
 
 
 def device_facts(
@@ -82,19 +91,22 @@ def device_facts(
     # default routes first, the best of them before all
     leading = sorted(hops, key=lambda hop: (not hop.is_default, hop.metric, hop.ifindex))
     gateways = {hop.ifindex: hop.gateway for hop in reversed(leading) if hop.is_default}
+    names = {device.ifindex: device.name for device in present}
+    bridged = _bridged(uplinks)
     facts = {
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
             (UPLINK if device.ifindex in uplinks else 0)
-            | (PODS if is_pod_interface(device.name, options) else 0)
+            | (PORT if device.ifindex in bridged else 0)
+            | (PODS if is_pod_interface(_name(device, names, bridged), options) else 0)
             # what leaves the node leaves by its uplink
             | skipping.get(device.ifindex, 0) & (~PEER if device.ifindex in uplinks else ~0),
             uplinks.get(device.ifindex, 0),
             gateways.get(device.ifindex, b""),
+            bridged[device.ifindex].address if device.ifindex in bridged else NO_BRIDGE,
         )
         for device in present
     }
-    names = {device.ifindex: device.name for device in present}
     ways = (sources.get(names.get(hop.ifindex, "")) or hop.source for hop in leading)
     own = next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
@@ -174,6 +186,22 @@ def _uplinks(hops: Iterable[netlink.Hop]) -> dict[int, int]:
         }
         found |= below
     return found
+
+
+def _bridged(uplinks: Container[int]) -> dict[int, _Bridge]:
+    """Return the bridges of the ports by which pods, or hosts outside, send to this node."""
+    return {
+        port.ifindex: _Bridge(bridge, address)
+        for bridge, address in netlink.bridges().items()
+        for port in netlink.ports(bridge)
+        if port.kind in OF_PODS or port.ifindex in uplinks
+    }
+
+
+def _name(device: Device, names: Mapping[int, str], bridged: Mapping[int, _Bridge]) -> str:
+    """Return by which device netfilter says that packets come: a bridge, not its port."""
+    bridge = bridged.get(device.ifindex)
+    return names.get(bridge.ifindex, device.name) if bridge else device.name
 
 
 def _sources(family: Family, devices: Iterable[Device]) -> Mapping[str, Address]:

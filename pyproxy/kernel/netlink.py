@@ -20,7 +20,7 @@ RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETTFILTER = 18, 22, 26, 46
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # include/uapi/linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 # include/uapi/linux/if_link.h
-IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 6, 10, 18, 37
+IFLA_ADDRESS, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 1, 6, 10, 18, 37
 IFLA_INFO_KIND = 1
 BRIDGE = "bridge"  # br_link_ops of net/bridge/br_netlink.c
 # include/uapi/linux/if_addr.h
@@ -130,11 +130,15 @@ def filters(ifindex: int, parent: int) -> set[int]:
     return {_FILTER.unpack_from(body)[4] >> 16 for body in answers}
 
 
-def bridges() -> list[int]:
-    """Return the kernel's bridges, by their ifindex."""
+def bridges() -> dict[int, bytes]:
+    """Return the link-layer addresses of the kernel's bridges, by their ifindex."""
     wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, BRIDGE.encode() + b"\0"))
     found = _dump(RTM_GETLINK, _LINK, 0, wanted)
-    return [head[2] for head, attributes in found if _kind(attributes) == BRIDGE]
+    return {
+        head[2]: attributes.get(IFLA_ADDRESS, b"")
+        for head, attributes in found
+        if _kind(attributes) == BRIDGE
+    }
 
 
 def hops(family: Family) -> list[Hop]:

@@ -114,9 +114,7 @@ class PacketPath:
     def __init__(self, pins: Pins) -> None:
         self._family = pins.family
         self._settings = ArrayMap(str(pins.maps / "settings"), write=True)
-        self._devices = HashMap(
-            str(pins.maps / "devices"), ("",), ("source", "flags", "route", "gateway")
-        )
+        self._devices = HashMap(str(pins.maps / "devices"), ("",), DeviceFacts._fields)
         self._cidrs = HashMap(str(pins.maps / "local_cidrs"), ("length", "addr"), ("",))
         self._addresses = HashMap(str(pins.maps / "node_addresses"), ("",), ("",))
         self._networks = HashMap(str(pins.maps / "node_networks"), ("length", "addr"), ("",))
@@ -256,7 +254,10 @@ class PacketPath:
     def write_devices(self, facts: Mapping[int, DeviceFacts]) -> bool:
         """Say what the devices are; as write_addresses()."""
         none = bytes(self._family.address_bytes)
-        elements = {(index,): (*fact[:-1], fact.gateway or none) for index, fact in facts.items()}
+        elements = {
+            (index,): tuple(each._replace(gateway=each.gateway or none))
+            for index, each in facts.items()
+        }
         return self._write_facts(self._devices, elements)
 
     def _write_facts(self, into: HashMap, wanted: dict[Any, Any]) -> bool:

@@ -15,6 +15,8 @@ from pyproxy.kernel import netlink
 from pyproxy.kernel.addresses import (
     IPVS_DEVICE,
     NODE,
+    PODS,
+    PORT,
     UPLINK,
     DeviceFacts,
     device_facts,
@@ -26,13 +28,14 @@ from pyproxy.kernel.bridges import bridged_families
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.hops import hop_sources
 from pyproxy.model import Family
-from pyproxy.plan.options import Options
+from pyproxy.plan.options import DetectLocalMode, Options
 from tests.datapath.node import run_ip
 from tests.datapath.test_rule_15 import tentative
 from tests.lab import netns
 from tests.lab.waiting import wait_for
 
 IPV4, IPV6 = Family
+HERE = Options("here")
 
 
 @pytest.fixture
@@ -59,12 +62,12 @@ def unsettled(device: str) -> list[str]:
     return [line for line in tentative() if line.split()[-1] == device]
 
 
-def facts(namespace: Path, family: Family) -> dict[str, DeviceFacts]:
+def facts(namespace: Path, family: Family, options: Options = HERE) -> dict[str, DeviceFacts]:
     """Return what is known of devices by name, and of the node by "node"."""
 
     def work() -> dict[str, DeviceFacts]:
         present = devices()
-        found = device_facts(family, present, Options("here"))
+        found = device_facts(family, present, options)
         names = {device.ifindex: device.name for device in present} | {NODE: "node"}
         return {names[index]: each for index, each in found.items()}
 
@@ -369,3 +372,28 @@ def test_what_the_kernel_sends_from(namespace: Path, family: Family) -> None:
 
     found = netns.inside(namespace, work)
     assert found == [f"{one}1", f"{two}1", f"{two}1", f"{two}1", f"{one}1", "", ""]
+
+
+def test_ports_know_their_bridge(namespace: Path, family: Family) -> None:
+    """A pod's has the bridge's address as long as it belongs there; others do not ask for it."""
+    run_ip(
+        namespace,
+        "link add shared address 02:00:00:00:00:07 type bridge",
+        "link set one master shared",
+    )
+    found = facts(namespace, family)
+    assert {name for name, each in found.items() if each.flags & PORT} == {"one"}
+    assert found["one"].bridge == bytes.fromhex("020000000007")
+    run_ip(namespace, "link set shared address 02:00:00:00:00:08")
+    assert facts(namespace, family)["one"].bridge == bytes.fromhex("020000000008")
+    run_ip(namespace, "link set one nomaster")
+    assert facts(namespace, family)["one"] == DeviceFacts(bytes(family.address_bytes), 0)
+
+
+def test_netfilter_names_the_bridge(namespace: Path, family: Family) -> None:
+    """Whose clients are pods by their interface is said of the bridge, not of its ports."""
+    run_ip(namespace, "link add shared type bridge", "link set one master shared")
+    options = HERE._replace(detect_local_mode=DetectLocalMode.INTERFACE_NAME_PREFIX)
+    for prefix, pods in (("sha", {"shared", "one"}), ("on", set())):
+        found = facts(namespace, family, options._replace(local_interface=prefix))
+        assert {name for name, each in found.items() if each.flags & PODS} == pods

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyproxy.kernel.addresses import NODE, UPLINK, DeviceFacts
+from pyproxy.kernel.addresses import NODE, PORT, UPLINK, DeviceFacts
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import endpoint_hash
 from pyproxy.kernel.packetpath import (
@@ -83,7 +83,7 @@ def cidrs_of(loaded: Loaded) -> set[tuple[int, bytes]]:
 
 def devices_of(loaded: Loaded) -> dict[int, DeviceFacts]:
     """Return what the kernel knows of devices."""
-    found = HashMap(str(loaded.pins.maps / "devices"), ("",), ("source", "flags"))
+    found = HashMap(str(loaded.pins.maps / "devices"), ("",), DeviceFacts._fields)
     facts = {key[0]: DeviceFacts(*value) for key, value in found.items()}
     found.close()
     return facts
@@ -148,9 +148,11 @@ def test_what_is_known_of_devices_is_replaced(configured: Node, family: Family) 
     """New devices come, changed ones change, those that are not named go."""
     loaded = configured.loaded[family]
     one, two = (bytes([n]) * family.address_bytes for n in (1, 2))
+    up, port = DeviceFacts(two, UPLINK, 9, one), DeviceFacts(one, PORT, 0, two, b"bridge")
+    node = DeviceFacts(one, 0, 0, two)
     for wanted in (
-        {2: DeviceFacts(one, UPLINK), 7: DeviceFacts(two, 0), NODE: DeviceFacts(one, 0)},
-        {2: DeviceFacts(two, 0), 9: DeviceFacts(two, UPLINK), NODE: DeviceFacts(one, 0)},
+        {2: port._replace(flags=0), 7: up, NODE: node},
+        {2: port, 9: up, NODE: node},
         {},
     ):
         loaded.path.write_devices(wanted)

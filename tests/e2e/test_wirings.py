@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
 import pytest
 
 from tests.e2e.conftest import MakeCluster
-from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling, running
+from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling
+from tests.e2e.wires import Wires, fast, set_hairpin
 from tests.lab import firewalls
-from tests.lab.cluster import Cluster
-from tests.lab.hosts import Host, Pod, await_ready
+from tests.lab.hosts import Host, await_ready
 from tests.lab.manifests import endpoint, endpoint_slice, service, slice_port
 from tests.lab.prober import Target, answered, tcp, udp
 from tests.lab.topology import Bridge, PointToPoint, Wiring
 from tests.lab.waiting import wait_for
-from tests.lab.wirings import TUN, Tun, Vxlan
+from tests.lab.wirings import BridgeOfPorts, Tun, Vxlan
 
 pytestmark = pytest.mark.once
 
@@ -67,7 +67,7 @@ KINDS = {
     ),
     "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.flannel, firewalls.no_invalid)),
     "bridge, bridge-nf-call 0": Kind(Bridge, (firewalls.flannel,), NO_BRIDGE_RULES),
-    "hairpin bridge, rp_filter": Kind(Bridge, (firewalls.flannel,), STRICT, hairpin=True),
+    "hairpin bridge, rp_filter": Kind(BridgeOfPorts, (firewalls.flannel,), STRICT, hairpin=True),
     "vxlan, fast path": Kind(
         Vxlan, (firewalls.flannel, firewalls.no_invalid), (*STRICT, *LIBERAL), fast=True
     ),
@@ -78,39 +78,6 @@ WAYS = (
     "pod-here", "pod-elsewhere", "itself", "pod-node-port", "outside-here", "outside-elsewhere",
     "stranger", "node",
 )  # fmt: skip
-
-
-class Wires:
-    """The cluster of the wiring that is tried: kinds of one wiring follow each other."""
-
-    def __init__(self, make_cluster: MakeCluster, shared: Scene) -> None:
-        self._make = make_cluster
-        self._shared = shared
-        self._wiring: Callable[[], Wiring] | None = None
-        self._undo = ExitStack()
-
-    def of(self, wiring: Callable[[], Wiring]) -> Scene:
-        """Return two nodes with two pods each, or more."""
-        if wiring is PointToPoint:
-            return self._shared
-        if wiring is not self._wiring:
-            self.close()
-            cluster = self._make(nodes=2, pods_per_node=2, wiring=wiring())
-            self._scene = self._undo.enter_context(running(cluster))
-            self._wiring = wiring
-            if wiring is Tun:
-                self._carry(cluster)
-        return self._scene
-
-    def _carry(self, cluster: Cluster) -> None:
-        namespaces = [str(node.netns) for node in cluster.nodes]
-        pump = cluster.client.python("pump.py", TUN, *namespaces)
-        self._undo.callback(pump.kill)
-        await_ready(pump, "the tunnel")
-
-    def close(self) -> None:
-        """Take the cluster away."""
-        self._undo.close()
 
 
 @pytest.fixture(scope="module")
@@ -133,36 +100,17 @@ def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
                 undo.callback(firewalls.set_sysctl, node, name, str(1 - int(value)))
                 firewalls.set_sysctl(node, name, value)
             for pod in node.pods if kind.hairpin else ():
-                undo.callback(_set_hairpin, node, pod, "off")
-                _set_hairpin(node, pod, "on")
+                undo.callback(set_hairpin, node, pod, "off")
+                set_hairpin(node, pod, "on")
             undo.callback(firewalls.clear_rules, node)
             for rules in kind.rules:
                 firewalls.set_rules(node, net, rules)
         if kind.fast:
-            undo.enter_context(_fast(found))
+            undo.enter_context(fast(found))
         yield found
     for agent in found.agents:
         assert dangling(agent) == []
     found.clear()
-
-
-@contextmanager
-def _fast(scene: Scene) -> Iterator[None]:
-    """Have all agents run with the fast path."""
-    before = [agent.options for agent in scene.agents]
-    for agent in scene.agents:
-        agent.use_fast_path()
-        agent.restart()
-    yield
-    for agent, options in zip(scene.agents, before, strict=True):
-        agent.options = options
-        agent.restart()
-
-
-def _set_hairpin(node: Host, pod: Pod, mode: str) -> None:
-    """Say whether the bridge sends back to a port what comes from it."""
-    words = ("type", "bridge_slave", "hairpin", mode)
-    node.run("ip", "link", "set", pod.net.device, *words, check=True)
 
 
 class Backend(NamedTuple):

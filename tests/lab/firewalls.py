@@ -115,3 +115,8 @@ class Drop(enum.Enum):
 def set_sysctl(host: Host, name: str, value: str) -> None:
     """Write a sysctl of a host's network namespace; `name` is a path below /proc/sys."""
     host.run("tee", Path("/proc/sys", name), input=value, check=True)
+
+
+def get_sysctl(host: Host, name: str) -> str:
+    """Read a sysctl of a host's network namespace; `name` is a path below /proc/sys."""
+    return str(host.run("cat", Path("/proc/sys", name), check=True).stdout).strip()

@@ -190,14 +190,17 @@ class Bridge(PointToPoint):
     """As PointToPoint, but a node's pods are ports of its bridge `cni0`, on one subnet.
 
     What pods of a node send each other never passes its IP layer; a pod that is told to send to
-    a service by way of the node could do so directly, which is what redirects are about.
+    a service by way of the node could do so directly, which is what redirects are about. The
+    bridge has an address of its own, as systemd gives one to every bridge.
     """
+
+    address = "address 02:00:00:00:00:01"
 
     def node(self, plan: Plan, node: NodeNet) -> str:
         """Return what PointToPoint has, and a bridge with the gateway's addresses."""
         return super().node(plan, node) + text_of(
             [
-                "link add cni0 type bridge",
+                f"link add cni0 {self.address} type bridge",
                 f"address add {node.gateway4}/24 dev cni0",
                 f"address add {node.gateway6}/64 dev cni0 nodad",
                 "link set cni0 up",

@@ -5,10 +5,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from tests.lab.topology import NodeNet, Plan, PointToPoint, text_of
+from tests.lab.topology import Bridge, NodeNet, Plan, PointToPoint, text_of
 
 OVERLAY_MTU = 1430
 TUN = "tun0"
+
+
+class BridgeOfPorts(Bridge):
+    """A bridge that has the address of one of its ports, as the kernel has it."""
+
+    address = ""
 
 
 class _Overlay(PointToPoint, ABC):
