@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.e2e.conftest import MakeCluster
+from tests.e2e.others import Other, beside
 from tests.e2e.scene import FAMILIES, App, Scene, counters, dangling
 from tests.e2e.wires import Wires, fast, set_hairpin
 from tests.lab import firewalls
@@ -44,7 +45,8 @@ NO_BRIDGE_RULES = (
 class Kind(NamedTuple):
     """A wiring, and what is set on every node besides.
 
-    `hairpin` is its bridge's mode; `fast`: what is translated may skip the stack.
+    `hairpin` is its bridge's mode; `fast`: what is translated may skip the stack; `others`: there
+    are programs and filters of others on all devices. Of rules the first ones decide.
     """
 
     wiring: Callable[[], Wiring]
@@ -52,27 +54,29 @@ class Kind(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
     hairpin: bool = False
     fast: bool = False
+    others: bool = False
 
 
 KINDS = {
-    "point-to-point, INVALID dropped, rp_filter": Kind(
-        PointToPoint, (firewalls.no_invalid,), STRICT
+    "point-to-point, flannel, rp_filter": Kind(
+        PointToPoint, (firewalls.no_invalid, firewalls.flannel), STRICT
     ),
-    "point-to-point, kindnet": Kind(PointToPoint, (firewalls.kindnet, firewalls.no_invalid)),
+    "point-to-point, kindnet": Kind(PointToPoint, (firewalls.no_invalid, firewalls.kindnet)),
+    "point-to-point, programs of others": Kind(PointToPoint, others=True),
     "point-to-point, fast path": Kind(
-        PointToPoint, (firewalls.kindnet, firewalls.no_invalid), (*STRICT, *LIBERAL), fast=True
+        PointToPoint, (firewalls.no_invalid, firewalls.kindnet), (*STRICT, *LIBERAL), fast=True
     ),
     "bridge, fast path": Kind(
-        Bridge, (firewalls.flannel, firewalls.no_invalid), LIBERAL, hairpin=True, fast=True
+        Bridge, (firewalls.no_invalid, firewalls.flannel), LIBERAL, hairpin=True, fast=True
     ),
-    "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.flannel, firewalls.no_invalid)),
+    "bridge, bridge-nf-call 1": Kind(Bridge, (firewalls.no_invalid, firewalls.flannel)),
     "bridge, bridge-nf-call 0": Kind(Bridge, (firewalls.flannel,), NO_BRIDGE_RULES),
     "hairpin bridge, rp_filter": Kind(BridgeOfPorts, (firewalls.flannel,), STRICT, hairpin=True),
     "vxlan, fast path": Kind(
-        Vxlan, (firewalls.flannel, firewalls.no_invalid), (*STRICT, *LIBERAL), fast=True
+        Vxlan, (firewalls.no_invalid, firewalls.flannel), (*STRICT, *LIBERAL), fast=True
     ),
-    "vxlan, flannel": Kind(Vxlan, (firewalls.flannel, firewalls.no_invalid)),
-    "tun": Kind(Tun, (firewalls.flannel, firewalls.no_invalid), STRICT),
+    "vxlan, flannel": Kind(Vxlan, (firewalls.no_invalid, firewalls.flannel)),
+    "tun": Kind(Tun, (firewalls.no_invalid, firewalls.flannel), STRICT),
 }
 WAYS = (
     "pod-here", "pod-elsewhere", "itself", "pod-node-port", "outside-here", "outside-elsewhere",
@@ -89,15 +93,20 @@ def wires(make_cluster: MakeCluster, shared: Scene) -> Iterator[Wires]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each kind, one after the other."""
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def wired(kind: Kind, wires: Wires) -> Iterator[Scene]:
     """A cluster with the rules and sysctls of a kind."""
-    kind = KINDS[request.param]
     found = wires.of(kind.wiring)
     pairs = list(zip(found.cluster.nodes, found.cluster.plan.nodes, strict=True))
     with ExitStack() as undo:
         for node, net in pairs:
             for name, value in kind.sysctls:
-                undo.callback(firewalls.set_sysctl, node, name, str(1 - int(value)))
+                undo.callback(firewalls.set_sysctl, node, name, firewalls.get_sysctl(node, name))
                 firewalls.set_sysctl(node, name, value)
             for pod in node.pods if kind.hairpin else ():
                 undo.callback(set_hairpin, node, pod, "off")
@@ -113,6 +122,16 @@ def wired(request: pytest.FixtureRequest, wires: Wires) -> Iterator[Scene]:
     found.clear()
 
 
+@pytest.fixture(scope="module")
+def others(kind: Kind, wired: Scene) -> Iterator[list[Other]]:
+    """Programs that others have on the nodes' devices."""
+    if not kind.others:
+        yield []
+        return
+    with beside(wired) as found:
+        yield found
+
+
 class Backend(NamedTuple):
     """A pod of the second node, and the service in front of it."""
 
@@ -121,7 +140,7 @@ class Backend(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def backend(wired: Scene) -> Iterator[Backend]:
+def backend(wired: Scene, others: list[Other]) -> Iterator[Backend]:  # noqa: ARG001 - see others
     """An application that answers, gives back what it gets, and datagrams of any size."""
     pod = wired.cluster.nodes[1].pods[1]
     made = wired.app("wired")
@@ -227,17 +246,19 @@ def is_fast(wired: Scene, name: str) -> bool:
     return name != "node" and not (masquerades and name in {"outside-elsewhere", "stranger"})
 
 
-def test_the_wiring_is_what_it_says(wired: Scene, backend: Backend) -> None:
-    """Its overlay and its rules see the packets, so that they are what the other tests pass."""
-    one = wired.cluster.nodes[0]
+def test_the_wiring_is_what_it_says(
+    kind: Kind, wired: Scene, backend: Backend, others: list[Other]
+) -> None:
+    """All that it has sees the packets, so that it is what the other tests pass."""
+    one, net = wired.cluster.nodes[0], wired.cluster.plan.nodes[0]
     way = way_of(wired, backend, "pod-elsewhere", 4)
     device = getattr(wired.cluster.wiring, "device", "eth0")
     before = _sent(one, device)
     assert _answers(way, backend.pod)
     assert _sent(one, device) > before
-    saved = one.run("iptables-save", "-c", check=True).stdout
-    counts = [line for line in saved.splitlines() if line.startswith("[")]
-    assert any(not line.startswith("[0:0]") for line in counts), saved
+    counted = firewalls.counted(one, net)
+    assert [rules for rules in kind.rules if not counted(rules)] == []
+    assert [each.where for each in others if not each.program.seen] == []
 
 
 def _sent(host: Host, device: str) -> int:

@@ -75,6 +75,14 @@ def set_rules(node: Node, net: NodeNet, rules: Rules) -> None:
         node.run(command, "--noflush", input=text, check=True)
 
 
+def counted(node: Node, net: NodeNet) -> Callable[[Rules], bool]:
+    """Return what tells whether some of the rules of a kind have seen packets of IPv4 by now."""
+    saved = node.run("iptables-save", "-c", check=True).stdout.splitlines()
+    seen = {line.partition("] ")[2] for line in saved if line[:1] == "[" and line[:5] != "[0:0]"}
+    network = str(ipaddress.ip_network(net.cidr4))
+    return lambda rules: not seen.isdisjoint(rules(network, PODS[4], GROUPS[4]).splitlines())
+
+
 def clear_rules(node: Node) -> None:
     """Take all rules out of a node's tables again."""
     empty = "*nat\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
