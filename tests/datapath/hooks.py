@@ -236,9 +236,10 @@ class Hooks:
         """Let an IP packet leave by the device."""
         return self._run("egress", packet)
 
-    def frame(self, side: str, frame: bytes) -> Ran:
-        """Let a whole frame come in or leave; return it whole."""
-        return prog_run.run(self._programs[side], frame, flags=self.flags)
+    def frame(self, side: str, frame: bytes, gso_size: int = 0) -> Ran:
+        """Let a whole frame come in or leave; return it whole. A device cuts it by `gso_size`."""
+        program = self._programs[side]
+        return prog_run.run(program, frame, flags=self.flags, gso_size=gso_size)
 
     def mark_after(self, side: str, packet: bytes, mark: int) -> int:
         """Return the mark that a packet with a mark has after a hook."""

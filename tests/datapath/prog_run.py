@@ -10,7 +10,7 @@ namespace of the thread that asks: loopback, unless the context names another on
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pyproxy.errors import KernelError
@@ -27,7 +27,7 @@ CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE of include/uapi/linux/
 
 GROWTH = 2048  # an answer may be longer than what it answers
 SKB_BYTES = 192  # struct __sk_buff; the kernel takes shorter ones and fills up with zeros
-MARK_AT, IFINDEX_AT = 8, 40  # offsets of its mark and ifindex
+MARK_AT, IFINDEX_AT, GSO_SIZE_AT = 8, 40, 176  # offsets of its fields
 
 
 class Ran(NamedTuple):
@@ -37,26 +37,29 @@ class Ran(NamedTuple):
     data: bytes
 
 
-def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0) -> Ran:
+def run(fd: int, data: bytes, *, ifindex: int = 0, flags: int = 0, gso_size: int = 0) -> Ran:
     """Run a tc program, by its descriptor, on a frame; raises KernelError.
 
-    `ifindex` is the device's that the frame comes by or leaves by, 0 for loopback.
+    `ifindex` is the device's that the frame comes by or leaves by, 0 for loopback. `gso_size`: a
+    device is to cut it into pieces with so many bytes of payload, 0 for none.
     """
-    context = _context(IFINDEX_AT, ifindex) if ifindex else None
+    given = {at: value for at, value in ((IFINDEX_AT, ifindex), (GSO_SIZE_AT, gso_size)) if value}
+    context = _context(given) if given else None
     return _run(fd, data, context, flags)
 
 
 def mark_after(fd: int, data: bytes, mark: int) -> int:
     """Run a tc program as run() does; return the mark of a frame that had `mark` before."""
-    context = _context(MARK_AT, mark)
+    context = _context({MARK_AT: mark})
     _run(fd, data, context)
     return int.from_bytes(context[MARK_AT : MARK_AT + 4], "little")
 
 
-def _context(at: int, value: int) -> bytearray:
-    """Return a struct __sk_buff with one of its fields."""
+def _context(fields: Mapping[int, int]) -> bytearray:
+    """Return a struct __sk_buff with some of its fields, by their offsets."""
     context = bytearray(SKB_BYTES)
-    context[at : at + 4] = value.to_bytes(4, "little")
+    for at, value in fields.items():
+        context[at : at + 4] = value.to_bytes(4, "little")
     return context
 
 

@@ -120,10 +120,14 @@ class Skipping:
         reply = (self.backend, self.source), (self.frontend, self.client)
         return request if whose == "request" else reply
 
+    def come(self, whose: str, head: Head = PLAIN, flags: int = ACK) -> bytes:
+        """Return a frame as it comes in."""
+        packet = self.packet(*self.ends(whose)[0], head, flags)
+        return ether(packet, ETH_P[self.hooks.family])
+
     def run(self, whose: str, head: Head = PLAIN, flags: int = ACK) -> Ran:
         """Let a packet come in; return the verdict and the frame."""
-        packet = self.packet(*self.ends(whose)[0], head, flags)
-        return self.hooks.frame("ingress", ether(packet, ETH_P[self.hooks.family]))
+        return self.hooks.frame("ingress", self.come(whose, head, flags))
 
     def sent(self, whose: str, way: Way, head: Head = PLAIN) -> bytes:
         """Return the frame that such a packet is to leave as."""

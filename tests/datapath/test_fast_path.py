@@ -26,6 +26,7 @@ ELSEWHERE, HERE = 1, 2
 OF = {"request": REQUESTS, "reply": REPLIES}
 WHOSE = pytest.mark.parametrize("whose", OF)
 SERVICES = pytest.mark.parametrize("number", [ELSEWHERE, HERE], ids=["hidden", "seen"])
+CHECKSUM = slice(24, 26)  # of an IPv4 header in a frame
 REFRESH_TICKS = 60  # bpf/connection.h
 
 
@@ -88,6 +89,20 @@ def test_every_checksum_of_a_header(hooks: Hooks, whose: str, ttl: int) -> None:
 
 
 @WHOSE
+@pytest.mark.parametrize("check", [0xFEFE, 0xFEFF, 0xFF00])
+def test_where_a_checksum_carries_over(hooks: Hooks, whose: str, check: int) -> None:
+    """As Linux writes it (ip_decrease_ttl): ones' complement has two noughts."""
+    if hooks.family is Family.IPV6:
+        return  # its header has none
+    skipping = Skipping(hooks, UDP, ELSEWHERE)
+    heads = (PLAIN._replace(ttl=64, number=number) for number in range(65_536))
+    wanted = check.to_bytes(2, "big")
+    head = next(head for head in heads if skipping.come(whose, head)[CHECKSUM] == wanted)
+    ran = skipping.run(whose, head).data[CHECKSUM]
+    assert ran == skipping.sent(whose, OF[whose], head)[CHECKSUM]
+
+
+@WHOSE
 @pytest.mark.parametrize("ttl", [1, 2])
 def test_the_last_hop_is_the_stacks(hooks: Hooks, protocol: Protocol, whose: str, ttl: int) -> None:
     """Who sent a packet whose time is over has to be told."""
@@ -106,6 +121,20 @@ def test_what_is_too_long_is_the_stacks(
     mtu = length(hooks, protocol) - missing
     skipping.write_way(whose, OF[whose]._replace(mtu=mtu))
     assert (skipping.run(whose).verdict == TC_REDIRECT) is (missing == 0)
+
+
+@WHOSE
+@pytest.mark.parametrize("missing", [0, 1])
+def test_each_piece_of_what_a_device_cuts(
+    hooks: Hooks, protocol: Protocol, whose: str, missing: int
+) -> None:
+    """All have all headers; how long the whole is does not matter."""
+    skipping = Skipping(hooks, protocol, HERE)
+    piece = 7
+    mtu = length(hooks, protocol) - len(TEXT) + piece - missing
+    skipping.write_way(whose, OF[whose]._replace(mtu=mtu))
+    ran = hooks.frame("ingress", skipping.come(whose), piece)
+    assert (ran.verdict == TC_REDIRECT) is (missing == 0)
 
 
 @WHOSE
