@@ -34,6 +34,16 @@ UDP = Protocol.UDP
 # each packet has its way asked for with a chance of one in eight: (7/8)^200 is none
 PATIENCE = 200
 SERVICES = pytest.mark.parametrize("number", [ELSEWHERE, HERE], ids=["hidden", "seen"])
+# one of each family in the guest, where each takes ten seconds
+CONVERSATIONS = pytest.mark.parametrize(
+    ("protocol", "number"),
+    [
+        pytest.param(UDP, ELSEWHERE, marks=pytest.mark.kernel, id="UDP-hidden"),
+        pytest.param(UDP, HERE, id="UDP-seen"),
+        pytest.param(Protocol.TCP, ELSEWHERE, id="TCP-hidden"),
+        pytest.param(Protocol.TCP, HERE, id="TCP-seen"),
+    ],
+)
 TRIES, KEPT_TICKS = 4, 3577  # WAY_TRIES, WAY_TICKS of bpf/way.c
 WORDS = 24  # bytes of a way before `seen`
 
@@ -75,8 +85,7 @@ def sent_by(routing: Routing, name: str) -> int:
     return int(json.loads(shown)[0]["stats64"]["tx"]["packets"])
 
 
-@pytest.mark.kernel
-@SERVICES
+@CONVERSATIONS
 def test_both_ways_are_written_down(routing: Routing, protocol: Protocol, number: int) -> None:
     """Device, link-layer addresses, MTU, as the stack has sent; then packets go by them."""
     talk = Conversation(routing, protocol, number)

@@ -32,7 +32,7 @@ NODE_PORTS = {"web": 31_500, "dns": 31_501}
 PORTS = {"web": 80, "dns": 53}
 BACKEND_PORT = 8080
 # a policy that drops is noticed by waiting in vain
-IMPATIENT_S = 0.3
+IMPATIENT_S = 0.15
 # the fast path takes TCP with the first; a node tells of each refusal with the others
 SYSCTLS = {LIBERAL: "1", "net/ipv4/icmp_ratelimit": "0", "net/ipv6/icmp/ratelimit": "0"}
 
@@ -46,7 +46,6 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "point-to-point, iptables": Kind(PointToPoint, Form.IPTABLES),
     "point-to-point, nftables": Kind(PointToPoint, Form.NFTABLES),
     "point-to-point, iptables, fast path": Kind(PointToPoint, Form.IPTABLES, fast=True),
     "bridge, iptables": Kind(Bridge, Form.IPTABLES),
