@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import NamedTuple
 
@@ -87,9 +87,8 @@ WAYS = (
 @pytest.fixture(scope="module")
 def wires(make_cluster: MakeCluster, shared: Scene) -> Iterator[Wires]:
     """The clusters, one after the other."""
-    made = Wires(make_cluster, shared)
-    yield made
-    made.close()
+    with closing(Wires(make_cluster, shared)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=KINDS)
