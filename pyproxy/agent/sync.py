@@ -198,6 +198,12 @@ class Syncers:
         backends = sum(len(p.state.backends) for each in entries for p in each.values())
         return len(services), backends
 
+    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
+        """Return the ids of a family's service ports; for other threads, too."""
+        # one step that no other thread comes into, as the books are changed meanwhile
+        entries = list(self.syncers[family].books.programmed.items())
+        return {name: entry.service for name, entry in entries}
+
     def node_ports(self) -> set[int]:
         """Return the ports by which addresses that may be the node's are served."""
         frontends = (syncer.books.frontends for syncer in self.syncers.values())

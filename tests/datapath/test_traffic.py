@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.kernel import source
 from pyproxy.kernel.traffic import Traffic
-from pyproxy.model import Family, Protocol
+from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.tables import ServiceCounters
 from tests.datapath.asking import ask_connected
 from tests.datapath.ends import backend, client, frontend, plan
@@ -26,10 +27,14 @@ TCP, UDP = Protocol.TCP, Protocol.UDP
 
 def counted(node: Node, family: Family) -> dict[str, ServiceCounters]:
     """Return the counters of all services of a family, by their names."""
-    loaded = node.loaded[family]
-    names = {n: named.name.name for n, named in loaded.datapath.read_names().items()}
-    with closing(Traffic(loaded.pins)) as traffic:
-        return {names[n]: each for n, each in traffic.read(names.keys()).items()}
+
+    def ids(of: Family) -> dict[ServicePortName, int]:
+        programmed = node.syncers[of].books.programmed
+        return {name: entry.service for name, entry in programmed.items()}
+
+    pins = {each: loaded.pins for each, loaded in node.loaded.items()}
+    with closing(ServiceTraffic(pins, ids)) as traffic:
+        return {name.name: each for (of, name), each in traffic().items() if of is family}
 
 
 @pytest.fixture
