@@ -37,17 +37,17 @@ def _flags() -> tuple[click.Option, ...]:
     from pyproxy.kube.proxyflags import BOOLEANS, FLAGS  # noqa: PLC0415 - as the class says
 
     return tuple(
-        click.Option(
-            ("-v", "--v") if name == "v" else (f"--{name}",),
-            type=Text(),
-            is_flag=False,
-            # a boolean one is true without a value
-            flag_value="true" if name in BOOLEANS else None,
-            help=flag.help or None,
-            hidden=not flag.help,
-        )
-        for name, flag in FLAGS.items()
+        _option(name, flag.help, needs_value=name not in BOOLEANS) for name, flag in FLAGS.items()
     )
+
+
+def _option(name: str, words: str, *, needs_value: bool) -> click.Option:
+    names = ("-v", "--v") if name == "v" else (f"--{name}",)
+    shown: dict[str, Any] = {"help": words or None, "hidden": not words}
+    if needs_value:
+        return click.Option(names, type=Text(), **shown)
+    # true without one
+    return click.Option(names, type=Text(), is_flag=False, flag_value="true", **shown)
 
 
 @functools.cache

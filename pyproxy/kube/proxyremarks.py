@@ -20,7 +20,7 @@ _BY_JSON = "objects are read as JSON"
 _FEW = "the agent sends few requests, and slows down when the API server asks for it"
 _LOGGED = "a line is written at once, to stderr"
 
-_IN_VAIN = {
+IN_VAIN = {
     "clientConnection.acceptContentTypes": _BY_JSON,
     "clientConnection.burst": _FEW,
     "clientConnection.contentType": _BY_JSON,
@@ -76,11 +76,13 @@ def _in_vain(found: Walk) -> Iterator[str]:
     """Name the fields that are not at their default, together where the reason is one."""
     by_reason: dict[str, list[str]] = {}
     for path in found.values:
-        reason = _IN_VAIN.get(path) or _of_other_mode(path, found)
+        reason = IN_VAIN.get(path) or _of_other_mode(path, found)
         if reason and effective(path, found) != default_of(path, found):
             by_reason.setdefault(reason, []).append(found.names.get(path, path))
     for reason, paths in by_reason.items():
-        yield f"{', '.join(dict.fromkeys(paths))} has no meaning here: {reason}"
+        named = tuple(dict.fromkeys(paths))
+        has = "have" if len(named) > 1 else "has"
+        yield f"{', '.join(named)} {has} no meaning here: {reason}"
     if block_of(found) == "ipvs":
         yield f"mode ipvs is served as iptables: {_NO_IPVS.partition(': ')[0]}"
 
