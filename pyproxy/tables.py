@@ -159,3 +159,16 @@ class PortPlan(NamedTuple):
     def cluster(self) -> tuple[Backend, ...]:
         """The backends that a Cluster traffic policy may use."""
         return self.backends[self.cluster_offset : self.cluster_offset + self.cluster_count]
+
+
+class ServiceCounters(NamedTuple):
+    """What there was of a service port since its maps were made.
+
+    Sockets that were translated when they connected or first sent; connections that began by
+    packets, and the packets and bytes of those, both ways.
+    """
+
+    socket_connections: int
+    packet_connections: int
+    packets: int
+    bytes: int

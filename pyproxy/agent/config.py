@@ -15,7 +15,9 @@ class RunConfig(NamedTuple):
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
     the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
-    at, for what others have changed there.
+    at, for what others have changed there. `proxy_mode` is the mode in the file's word;
+    `proxy_mode_answer` is what /proxyMode says instead, "" for nothing else. `service_metrics`: a
+    scrape gets counters of every service.
     """
 
     manifests: Path | None
@@ -31,3 +33,6 @@ class RunConfig(NamedTuple):
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
     sync_period_s: float = 30.0
+    proxy_mode: str = "iptables"
+    proxy_mode_answer: str = ""
+    service_metrics: bool = True

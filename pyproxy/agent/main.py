@@ -16,9 +16,11 @@ from pyproxy.agent import report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
-from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
+from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.scrape import Scrape
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
@@ -27,6 +29,7 @@ from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.kube.notices import Tell, tell_nobody
@@ -86,10 +89,13 @@ def _run(
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        source = _source(config, messages.put)
+        meters = Meters(families(), config.proxy_mode)
+        scrape = _scrape(config, meters, running)
+        source = _source(config, messages.put, meters.api)
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -104,7 +110,8 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, moves, messages, tell=_teller(config, running))
+        tell = _teller(config, running, meters.api)
+        agent = Agent(config, loaded, cover, moves, messages, tell=tell, meters=meters)
         if config.healthz_bind_address:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
@@ -144,7 +151,17 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
-def _source(config: RunConfig, put: Put) -> Source:
+def _scrape(config: RunConfig, meters: Meters, running: contextlib.ExitStack) -> Scrape:
+    """Serve metrics from the start on: an API server that is away shows there, too."""
+    scrape = Scrape(config, meters)
+    server = scrape.server()
+    if server:
+        server.start()
+        running.callback(server.stop)
+    return scrape
+
+
+def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     if config.manifests:
         return ManifestSource(config.manifests, put)
     # 0.25 s and 30 MB that manifests do not need
@@ -157,17 +174,19 @@ def _source(config: RunConfig, put: Put) -> Source:
         put,
         # nobody else uses them: ten thousand nodes need not watch them
         service_cidrs=config.options.mode is Mode.NFTABLES,
+        meters=meters,
     )
 
 
-def _teller(config: RunConfig, running: contextlib.ExitStack) -> Tell:
+def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters) -> Tell:
     """Return who posts Events to the API server; where there is none, nobody does."""
     if config.manifests:
         return tell_nobody
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    announcer = Announcer(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name)
+    settings = ApiSettings(kubeconfig=config.kubeconfig)
+    announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
     return announcer.tell
 

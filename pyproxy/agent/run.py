@@ -22,6 +22,7 @@ from pyproxy.agent.filtered import Filtered
 from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
 from pyproxy.agent.problems import not_attached, not_known
@@ -30,7 +31,7 @@ from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kernel.pins import other_layouts
-from pyproxy.kube.events import Event, Report, Trouble
+from pyproxy.kube.events import Change, Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.model import Family, address_text
 from pyproxy.plan.options import DetectLocalMode, Options
@@ -81,6 +82,7 @@ class Agent:
         inbox: queue.SimpleQueue[Message],
         *,
         tell: Tell = tell_nobody,
+        meters: Meters | None = None,
     ) -> None:
         self._config = config
         self._cover = cover
@@ -89,7 +91,8 @@ class Agent:
         self._tell = tell
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
-        self._syncers = Syncers(loaded)
+        self._meters = meters or Meters(tuple(loaded))
+        self._syncers = Syncers(loaded, self._meters)
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._filtered = Filtered(cover)
@@ -159,6 +162,8 @@ class Agent:
                 self._changed = True
             if isinstance(each, CoverChanged) and self._synced:
                 self._end_moves()
+            if isinstance(each, Change):
+                self._meters.changed(each)
             if not isinstance(each, CoverChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
@@ -168,6 +173,7 @@ class Agent:
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
+        self._meters.planned(changes)
         self._cover.use(self._inbox.world.options)
         self._filtered.take(changes)
         retry_at = self._syncers.retry_at
@@ -183,6 +189,7 @@ class Agent:
             self._changed = True
         else:
             self._syncers.idle()
+        self._meters.settled(self._syncers.failed)
         self._syncers.restrict(self._inbox.world.options)
         self._own_ips.look()
         if not self._synced and not self._syncers.failed:
@@ -249,6 +256,7 @@ class Agent:
             problems=problems,
             pod_networks=_pod_networks(self._config.options),
         )
+        self._meters.state = state
         self._changed = not self._reporter.write(state)
         pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S
         self._report_due = time.monotonic() + pause

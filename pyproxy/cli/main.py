@@ -34,7 +34,7 @@ def cli() -> None:
 @click.option("--cluster-cidr", help="CIDR of the pods, two with a comma for dual stack.")
 @click.option("--nodeport-addresses", help="CIDRs of NodePorts' addresses, or primary.")
 @click.option("--healthz-bind-address", help="Where /healthz answers; empty for nowhere.")
-@click.option("--metrics-bind-address", help="Where metrics will answer; empty for nowhere.")
+@click.option("--metrics-bind-address", help="Where /metrics answers; empty for nowhere.")
 @click.option("--devices", help="Only devices whose names match, shell patterns with commas.")
 @click.option(
     "--socket-translation",

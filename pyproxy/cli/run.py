@@ -75,6 +75,9 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
         sync_period_s=config.sync_period_s,
+        proxy_mode=config.proxy_mode,
+        proxy_mode_answer=own.proxy_mode_answer,
+        service_metrics=own.service_metrics,
     )
 
 

@@ -23,6 +23,7 @@ from pyproxy.tables import ConnectionTimeouts
 SCHEMA = Schema("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", FIELDS)
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
+DEFAULT_MODE = "iptables"  # what kube-proxy makes of none (A13.3)
 SYNC_PERIOD_S = 30.0  # parity A19.6
 SHORTEST_PERIOD_S = 1.0
 
@@ -43,8 +44,8 @@ class ProxyConfig(NamedTuple):
     prefix a family. `kubeconfig` is where the API server is found if no flag says so, None for
     in-cluster. `options` has what the file says of traffic, but for name and CIDRs. Of `timeouts` a
     file gives those that kube-proxy sets in the kernel (A17.2). `sync_period_s` is how often the
-    kernel is looked at: what others have changed there is restored (A15.8). `warnings`
-    name the fields that were passed over, for the log.
+    kernel is looked at: what others have changed there is restored (A15.8). `proxy_mode` is the
+    mode as the file has it. `warnings` name the fields that were passed over, for the log.
     """
 
     node_name: str = ""
@@ -56,6 +57,7 @@ class ProxyConfig(NamedTuple):
     options: Options = Options("")
     timeouts: ConnectionTimeouts = ConnectionTimeouts()
     sync_period_s: float = SYNC_PERIOD_S
+    proxy_mode: str = DEFAULT_MODE
     warnings: tuple[str, ...] = ()
 
 
@@ -140,6 +142,7 @@ def _validated(found: Walk) -> ProxyConfig:
         sync_period_s=found.parsed(
             f"{found.text('mode') or Mode.IPTABLES.value}.syncPeriod", _parse_period, SYNC_PERIOD_S
         ),
+        proxy_mode=found.text("mode") or DEFAULT_MODE,
         warnings=(*found.warnings, *_without_meaning(found)),
     )
 

@@ -106,6 +106,7 @@ EXPECTED = ProxyConfig(
     metrics_bind_address=BindAddress("::1", 10400),
     kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
     options=Options("", mode=Mode.NFTABLES, masquerade_bit=15, node_ports_on_primary=True),
+    proxy_mode="nftables",
     warnings=(SIZE_LINE,),
 )
 
