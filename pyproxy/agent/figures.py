@@ -11,16 +11,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 import pyproxy
 from pyproxy.agent import kubeproxymetrics as kp
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.report import State
 from pyproxy.kernel import inspect
-from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.inspect import MapStatus
 from pyproxy.kernel.pins import Pins
 from pyproxy.meters import Labels, Reading, Spec, Type
+
+_Found = TypeVar("_Found")
 
 SHARE = 0.01  # of a CPU: a look that takes 20 ms is made once in two seconds, at most
 
@@ -95,7 +97,7 @@ MALFORMED = _gauge("malformed_objects", "Objects and files that cannot be used a
 PROBLEMS = _gauge("problems", "What 'pyproxy status' calls a problem of the agent's.", "code")
 
 
-class Spared:
+class Spared(Generic[_Found]):
     """Calls `read`, and answers as before while a call would cost more than SHARE of a CPU.
 
     One caller at a time: the others wait and get the same.
@@ -103,18 +105,18 @@ class Spared:
 
     def __init__(
         self,
-        read: Callable[[], Iterable[Reading]],
+        read: Callable[[], Iterable[_Found]],
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._read = read
         self._clock, self._cpu_clock = clock, cpu_clock
         self._lock = threading.Lock()
-        self._answer: tuple[Reading, ...] = ()
+        self._answer: tuple[_Found, ...] = ()
         self._due = -1.0
 
-    def __call__(self) -> tuple[Reading, ...]:
-        """Return the readings."""
+    def __call__(self) -> tuple[_Found, ...]:
+        """Return what was read, now or a moment ago."""
         with self._lock:
             if self._clock() >= self._due:
                 started = self._cpu_clock()
@@ -124,11 +126,16 @@ class Spared:
 
 
 class Figures:
-    """Readings from the kernel, none before `pins` are known."""
+    """Readings from the kernel, none before `pins` are known; `books` are the agent's own.
 
-    def __init__(self) -> None:
+    What the agent writes is counted by its books: to read 100,000 endpoints back takes half a
+    second of a CPU, and whether they are still there is looked at once a syncPeriod.
+    """
+
+    def __init__(self, books: Callable[[], Iterable[MapStatus]]) -> None:
+        self._books = books
         self.pins: tuple[Pins, ...] = ()
-        self.maps = Spared(self._maps)
+        self._tables = Spared(self._read_tables)
 
     def counters(self) -> Iterator[Reading]:
         """Yield what the programs have counted."""
@@ -139,22 +146,19 @@ class Figures:
                 found.setdefault(spec, {})[(*labels, pins.family.label)] = value
         return (Reading(*each) for each in found.items())
 
-    def _maps(self) -> Iterator[Reading]:
+    def maps(self) -> Iterator[Reading]:
         """Yield how full the maps are, the connection table among them."""
-        found: list[MapStatus] = []
-        for pins in self.pins:
-            datapath = KernelDatapath(pins, write=False)
-            try:
-                found += inspect.maps(datapath)
-            finally:
-                datapath.close()
-            found += inspect.connections(pins)
-        for pins in self.pins[:1]:
-            found += inspect.shared_maps(pins)
-        labelled = [(_labels(each.name), each) for each in found]
+        labelled = [(_labels(each.name), each) for each in (*self._books(), *self._tables())]
         if labelled:
             yield Reading(ENTRIES, {labels: each.used for labels, each in labelled})
             yield Reading(MOST_ENTRIES, {labels: each.max for labels, each in labelled})
+
+    def _read_tables(self) -> Iterator[MapStatus]:
+        """Yield how full those are that the programs alone write."""
+        for pins in self.pins:
+            yield from inspect.connections(pins)
+        for pins in self.pins[:1]:
+            yield from inspect.shared_maps(pins)
 
 
 def _labels(name: str) -> Labels:

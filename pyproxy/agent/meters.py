@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pyproxy.agent import kubeproxymetrics as kp
 from pyproxy.agent.report import State
+from pyproxy.kernel.inspect import MapStatus
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Change, Kind
 from pyproxy.meters import Histogram, Meter, Reading, Spec, Type
@@ -44,7 +45,8 @@ class Meters:
     """Counts for the thread that owns the agent's state; read() is for any.
 
     `families` are the node's, `proxy_mode` is kube-proxy's word for the mode; `clock` gives seconds
-    since the epoch. `state` is the agent's last report, which is replaced and never changed.
+    since the epoch. `state` is the agent's last report, and `maps` is how full the maps were then:
+    both are replaced and never changed.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Meters:
         self._without: dict[str, set[PlanKey]] = {policy: set() for policy in _POLICIES}
         self._triggers: defaultdict[Family, dict[ObjectName, list[float]]] = defaultdict(dict)
         self.state: State | None = None
+        self.maps: list[MapStatus] = []
         self.api = ApiMeters()
         self._queue(self._families)
 

@@ -256,7 +256,7 @@ class Agent:
             problems=problems,
             pod_networks=_pod_networks(self._config.options),
         )
-        self._meters.state = state
+        self._meters.state, self._meters.maps = state, self._syncers.map_uses()
         self._changed = not self._reporter.write(state)
         pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S
         self._report_due = time.monotonic() + pause

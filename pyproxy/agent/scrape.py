@@ -30,7 +30,7 @@ class Scrape:
     def __init__(self, config: RunConfig, meters: Meters) -> None:
         self._config = config
         self._meters = meters
-        self.figures = Figures()
+        self.figures = Figures(lambda: meters.maps)
         self.answers: Callable[[], Mapping[tuple[str, int], int]] = dict
         self.services: Callable[[], Mapping[tuple[Family, ServicePortName], ServiceCounters]] = dict
 

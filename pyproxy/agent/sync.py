@@ -12,9 +12,11 @@ from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
 from pyproxy.errors import KernelError
+from pyproxy.kernel.inspect import MapStatus
 from pyproxy.model import Family, Prefix, Protocol, ServicePortName, family_of
 from pyproxy.plan.claims import PlanKey
 from pyproxy.plan.options import Mode, Options
+from pyproxy.sync.api import Room
 from pyproxy.sync.syncer import Syncer, nothing
 from pyproxy.tables import Frontend, Kind, PortPlan
 
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 30.0  # kube-proxy's syncPeriod, after which it tries again (parity A15.2)
+
+
+MAP_NAMES = {"nodes": "node_names"}  # fields of Room that the kernel's maps are not called by
 
 
 def serves(plan: PortPlan, frontend: Frontend) -> bool:
@@ -210,6 +215,18 @@ class Syncers:
         services = {(n.namespace, n.name) for programmed in entries for n in programmed}
         backends = sum(len(p.state.backends) for each in entries for p in each.values())
         return len(services), backends
+
+    def map_uses(self) -> list[MapStatus]:
+        """Return how full the maps are, by the names and limits that status has."""
+        return [
+            MapStatus(
+                f"{family.label} {MAP_NAMES.get(name, name)}", used, most - (name == "services")
+            )
+            for family, syncer in self.syncers.items()
+            for name, used, most in zip(
+                Room._fields, syncer.books.counts(), syncer.books.room, strict=True
+            )
+        ]
 
     def node_ports(self) -> set[int]:
         """Return the ports by which addresses that may be the node's are served."""

@@ -29,6 +29,7 @@ class BoundedServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # with more waiting, clients lose seconds
 
     def __init__(
         self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], context: Any
