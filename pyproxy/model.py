@@ -245,18 +245,13 @@ class Endpoint(NamedTuple):
 
 
 class EndpointSlice(NamedTuple):
-    """An EndpointSlice of an IP family that belongs to a service (A1.6, A1.9).
-
-    `trigger_time` is the annotation endpoints.kubernetes.io/last-change-trigger-time in
-    seconds since the epoch, 0.0 where there is none.
-    """
+    """An EndpointSlice of an IP family that belongs to a service (A1.6, A1.9)."""
 
     name: ObjectName
     service: ObjectName
     family: Family
     ports: tuple[SlicePort, ...]
     endpoints: Records[Endpoint]
-    trigger_time: float = 0.0
 
 
 class Node(NamedTuple):

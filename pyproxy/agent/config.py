@@ -22,10 +22,11 @@ class RunConfig(NamedTuple):
 
     `master` is the API server's URL, "" for the one that credentials name. `conntrack` and
     `oom_score_adj` are what the host is to be given at the start (parity A17). `proxy_mode` is
-    kube-proxy's own name of the mode. With `bind_address_hard_fail` the agent ends where a server
-    cannot bind (A11, A12.7); with `enable_profiling` the metrics server profiles (A13.7). `files`
-    are the configuration's own, to be watched; `configuration` is the effective
-    KubeProxyConfiguration (kube.proxydocument).
+    kube-proxy's own name of the mode; `proxy_mode_answer` is what /proxyMode says instead, "" for
+    nothing else. `service_metrics`: a scrape gets counters of every service. With
+    `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
+    `enable_profiling` the metrics server profiles (A13.7). `files` are the configuration's own, to
+    be watched; `configuration` is the effective KubeProxyConfiguration (kube.proxydocument).
     """
 
     manifests: Path | None
@@ -45,6 +46,8 @@ class RunConfig(NamedTuple):
     conntrack: Conntrack = Conntrack()
     oom_score_adj: int = -999
     proxy_mode: str = "iptables"
+    proxy_mode_answer: str = ""
+    service_metrics: bool = True
     bind_address_hard_fail: bool = False
     enable_profiling: bool = False
     logging: LogSettings = LogSettings()

@@ -17,11 +17,14 @@ from pyproxy.agent import report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
-from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
+from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.reconfigure import reread
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.scrape import Scrape
 from pyproxy.agent.sweeper import Sweeper
+from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, features
@@ -29,6 +32,7 @@ from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.filewatch import FileWatch
 from pyproxy.kube.manifests import ManifestSource
@@ -100,10 +104,13 @@ def _run(
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        source = _source(config, messages.put)
+        meters = Meters(families(), config.proxy_mode)
+        scrape = _scrape(config, meters, running)
+        source = _source(config, messages.put, meters.api)
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -118,7 +125,12 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, moves, messages, tell=_teller(config, running))
+        tell = _teller(config, running, meters.api)
+        agent = Agent(config, loaded, cover, moves, messages, tell=tell, meters=meters)
+        scrape.configuration = lambda: agent.config.configuration
+        scrape.services = ServiceTraffic(
+            {family: each.pins for family, each in loaded.items()}, agent.service_ids
+        )
         if config.healthz_bind_address:
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
@@ -169,7 +181,17 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
-def _source(config: RunConfig, put: Put) -> Source:
+def _scrape(config: RunConfig, meters: Meters, running: contextlib.ExitStack) -> Scrape:
+    """Serve metrics from the start on: an API server that is away shows there, too."""
+    scrape = Scrape(config, meters)
+    server = scrape.server()
+    if server:
+        server.start()
+        running.callback(server.stop)
+    return scrape
+
+
+def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     if config.manifests:
         return ManifestSource(config.manifests, put)
     # 0.25 s and 30 MB that manifests do not need
@@ -182,17 +204,19 @@ def _source(config: RunConfig, put: Put) -> Source:
         put,
         # nobody else uses them: ten thousand nodes need not watch them
         service_cidrs=config.options.mode is Mode.NFTABLES,
+        meters=meters,
     )
 
 
-def _teller(config: RunConfig, running: contextlib.ExitStack) -> Tell:
+def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters) -> Tell:
     """Return who posts Events to the API server; where there is none, nobody does."""
     if config.manifests:
         return tell_nobody
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    announcer = Announcer(ApiSettings(config.kubeconfig, config.master), config.options.node_name)
+    settings = ApiSettings(config.kubeconfig, config.master)
+    announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
     return announcer.tell
 

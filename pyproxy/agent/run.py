@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ from pyproxy.agent.filtered import Filtered
 from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
 from pyproxy.agent.problems import no_pod_cidrs, not_attached, not_known
@@ -31,9 +33,9 @@ from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kernel.pins import other_layouts
-from pyproxy.kube.events import Event, Report, Trouble
+from pyproxy.kube.events import Change, Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
-from pyproxy.model import Family, address_text
+from pyproxy.model import Family, ServicePortName, address_text
 from pyproxy.plan.options import DetectLocalMode, Options, lacks_pod_cidrs
 from pyproxy.serve.health import Health
 from pyproxy.tables import Kind, PortPlan
@@ -83,6 +85,7 @@ class Agent:
         inbox: queue.SimpleQueue[Message],
         *,
         tell: Tell = tell_nobody,
+        meters: Meters | None = None,
     ) -> None:
         self._config = config
         self._cover = cover
@@ -93,7 +96,8 @@ class Agent:
         self._loaded = tuple(loaded.values())
         paths = (each.path for each in self._loaded)
         self._reconfiguring = Reconfiguring(config, paths, self._inbox.world)
-        self._syncers = Syncers(loaded)
+        self._meters = meters or Meters(tuple(loaded))
+        self._syncers = Syncers(loaded, self._meters)
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._filtered = Filtered(cover)
@@ -121,6 +125,10 @@ class Agent:
     def config(self) -> RunConfig:
         """The configuration in force: servers' threads may read it."""
         return self._reconfiguring.config
+
+    def service_ids(self, family: Family) -> Mapping[ServicePortName, int]:
+        """Return the ids of a family's service ports: servers' threads may ask."""
+        return self._syncers.service_ids(family)
 
     def run(self) -> Stop:
         """Handle messages until Stop; return it.
@@ -168,6 +176,8 @@ class Agent:
                 self._changed = True
             if isinstance(each, CoverChanged) and self._synced:
                 self._end_moves()
+            if isinstance(each, Change):
+                self._meters.changed(each)
             if isinstance(each, Reread):
                 self._reconfigure(each)
             elif not isinstance(each, CoverChanged | Stop):
@@ -184,6 +194,7 @@ class Agent:
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
+        self._meters.planned(changes)
         self._cover.use(self._inbox.world.options)
         self._filtered.take(changes)
         retry_at = self._syncers.retry_at
@@ -199,6 +210,7 @@ class Agent:
             self._changed = True
         else:
             self._syncers.idle()
+        self._meters.settled(self._syncers.failed)
         self._syncers.restrict(self._inbox.world.options)
         self._own_ips.look()
         if not self._synced and not self._syncers.failed:
@@ -269,6 +281,7 @@ class Agent:
             problems=problems,
             pod_networks=_pod_networks(self.config.options),
         )
+        self._meters.state, self._meters.maps = state, self._syncers.map_uses()
         self._changed = not self._reporter.write(state)
         pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S
         self._report_due = time.monotonic() + pause

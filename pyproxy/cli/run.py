@@ -81,6 +81,8 @@ def choose(flags: dict[str, Any]) -> Chosen:
         conntrack=config.conntrack,
         oom_score_adj=config.oom_score_adj,
         proxy_mode=config.proxy_mode,
+        proxy_mode_answer=own.proxy_mode_answer,
+        service_metrics=own.service_metrics,
         bind_address_hard_fail=config.bind_address_hard_fail,
         enable_profiling=config.enable_profiling,
         logging=config.logging,

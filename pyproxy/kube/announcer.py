@@ -21,6 +21,7 @@ from itertools import islice
 
 from pyproxy.kube.api import SYSTEM_CLOCKS
 from pyproxy.kube.api_config import ApiSettings, Credentials
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_pace import Backoff, Pace
 from pyproxy.kube.client import ApiFailure, Cause, Line
 from pyproxy.kube.ending import end
@@ -56,11 +57,12 @@ class Announcer:
         *,
         pace: Pace | None = None,
         clocks: Clocks = SYSTEM_CLOCKS,
+        meters: ApiMeters | None = None,
     ) -> None:
         self._node = node
         self._pace = pace or Pace()
         self._clocks = clocks
-        self._line = Line(Credentials(settings, clocks.now), self._pace.connect_s)
+        self._line = Line(Credentials(settings, clocks.now), self._pace.connect_s, meters)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None

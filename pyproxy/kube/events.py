@@ -28,12 +28,16 @@ class Kind(enum.Enum):
 class Change(NamedTuple):
     """An object is now so; None where it is gone or is not to be proxied.
 
-    `name` has the namespace "" for a Node and a ServiceCIDR.
+    `name` has the namespace "" for a Node and a ServiceCIDR. `trigger_time` is when what made an
+    EndpointSlice so has happened, in seconds since the epoch, 0.0 where that is not known: its
+    annotation endpoints.kubernetes.io/last-change-trigger-time. It is no part of the object, since
+    nobody needs to remember it.
     """
 
     kind: Kind
     name: ObjectName
     object: Record | None
+    trigger_time: float = 0.0
 
 
 class Synced(NamedTuple):

@@ -40,7 +40,9 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
+        "proxyModeAnswer": STRING,
         "sameUplink": BOOL,
+        "serviceMetrics": BOOL,
         "snatPortRange": PORT_RANGE,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
@@ -64,8 +66,8 @@ class PyproxyConfig(NamedTuple):
 
     Directories are None where the file leaves them open. `devices` are shell patterns, none for all
     devices. Timeouts are in seconds, rounded up. `source_ports` stand for clients before all
-    others do; None: those that nobody gets by himself. `warnings` name the fields that were passed
-    over, for the log.
+    others do; None: those that nobody gets by himself. `proxy_mode_answer` is what /proxyMode says,
+    "" for the mode. `warnings` name the fields that were passed over, for the log.
     """
 
     socket_translation: SocketTranslation = SocketTranslation.ALL
@@ -82,7 +84,9 @@ class PyproxyConfig(NamedTuple):
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
+    proxy_mode_answer: str = ""
     same_uplink: bool = True
+    service_metrics: bool = True
     source_ports: PortRange | None = None
     warnings: tuple[str, ...] = ()
 
@@ -142,7 +146,9 @@ def _config(found: Walk) -> PyproxyConfig:
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
+        proxy_mode_answer=found.text("proxyModeAnswer"),
         same_uplink=found.values.get("sameUplink") is not False,
+        service_metrics=found.values.get("serviceMetrics") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),
         warnings=tuple(found.oddities),
     )

@@ -74,7 +74,6 @@ def endpoint_slice(name: ObjectName, found: wire.EndpointSlice) -> model.Endpoin
         family=family,
         ports=_slice_ports(found.ports or []),
         endpoints=_endpoints(family, found.endpoints or []),
-        trigger_time=_trigger_time(meta.annotations),
     )
 
 
@@ -239,8 +238,9 @@ def _hint_names(hints: list[wire.Hint] | None) -> frozenset[str]:
     return _shared_hints(tuple(hint.name for hint in hints or ()))
 
 
-def _trigger_time(annotations: wire.SliceAnnotations | None) -> float:
-    """Return seconds since the epoch; kube-proxy takes no notice of a time it cannot read."""
+def trigger_time(found: wire.EndpointSlice) -> float:
+    """Return Change.trigger_time; kube-proxy takes no notice of a time it cannot read."""
+    annotations = (found.metadata or wire.SliceMeta()).annotations
     if annotations is None or not annotations.trigger_time:
         return 0.0
     try:

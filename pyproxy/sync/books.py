@@ -39,6 +39,19 @@ class Books:
         self._former: dict[ServicePortName, int] = {}
         self._first_generation = 0
 
+    def counts(self) -> Room:
+        """Return how many entries each map has; slots that wait for their readers do not count."""
+        backends = sum(len(entry.run.backends) for entry in self.programmed.values())
+        services = len(self.programmed)
+        return Room(
+            frontends=len(self.frontends),
+            services=services,
+            slots=services + backends,
+            members=self.member_count,
+            nodes=len(self.nodes),
+            sources=self.source_count,
+        )
+
     def continue_from(self, former: Mapping[ServicePortName, int]) -> None:
         """Give services the ids by which older connections know them.
 

@@ -14,6 +14,7 @@ from types import FrameType
 
 from pyproxy.kube.api import SYSTEM_CLOCKS, ApiSource
 from pyproxy.kube.api_config import ApiSettings
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_pace import Pace
 from pyproxy.kube.events import Change, Event, Kind, Record, Report, Synced, Trouble
 from pyproxy.model import Service
@@ -47,6 +48,7 @@ class Followed:
         service_cidrs: bool = False,
     ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
+        self.meters = ApiMeters()
         self.source = ApiSource(
             settings,
             node,
@@ -54,6 +56,7 @@ class Followed:
             service_cidrs=service_cidrs,
             pace=pace,
             clocks=SYSTEM_CLOCKS,
+            meters=self.meters,
         )
         self.seen: list[Event] = []
         self.objects: dict[tuple[Kind, str], Record] = {}

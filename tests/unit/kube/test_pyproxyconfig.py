@@ -37,7 +37,9 @@ forwardAccept: true
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
+proxyModeAnswer: ebpf
 sameUplink: false
+serviceMetrics: false
 snatPortRange: 10000-19999
 connectionTable:
   maxEntries: 100000
@@ -60,7 +62,9 @@ EXPECTED = PyproxyConfig(
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
+    proxy_mode_answer="ebpf",
     same_uplink=False,
+    service_metrics=False,
     source_ports=PortRange(10_000, 10_000),
 )
 
