@@ -15,7 +15,8 @@ class RunConfig(NamedTuple):
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
     the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
-    at, for what others have changed there.
+    at, for what others have changed there. `bind_address_hard_fail`: an address that cannot be had
+    ends the agent.
     """
 
     manifests: Path | None
@@ -31,3 +32,4 @@ class RunConfig(NamedTuple):
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
     sync_period_s: float = 30.0
+    bind_address_hard_fail: bool = False

@@ -7,32 +7,37 @@ import contextlib
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 
+import pyproxy
 from pyproxy.agent import report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
+from pyproxy.agent.health import Healthiness
 from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
+from pyproxy.agent.messages import CoverChanged, Messages, Stop
 from pyproxy.agent.moves import Moves
-from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.run import Agent
+from pyproxy.agent.serving import Serving, bind_failed
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
-from pyproxy.kernel import cgroup, features
+from pyproxy.kernel import cgroup, features, sockets
+from pyproxy.kernel.addresses import interface_addresses
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.manifests import ManifestSource
-from pyproxy.kube.notices import Tell, tell_nobody
+from pyproxy.kube.notices import Teller, TellNobody
 from pyproxy.model import Family
 from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
+from pyproxy.serve.http import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ def run(config: RunConfig) -> None:
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
         report.remove(config.run_dir)
-    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    messages = Messages()
     stopping = _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
@@ -79,9 +84,7 @@ def _start_anew() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - it is ourselves
 
 
-def _run(
-    config: RunConfig, messages: queue.SimpleQueue[Message], stopping: threading.Event
-) -> None:
+def _run(config: RunConfig, messages: Messages, stopping: threading.Event) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
@@ -104,14 +107,57 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, moves, messages, tell=_teller(config, running))
-        if config.healthz_bind_address:
-            server = HealthServer(config.healthz_bind_address, agent.health)
-            server.start()
-            running.callback(server.stop)
-        reason = agent.run()
-    if reason:
-        raise PyproxyError(reason, "start it again, and report what the log says")
+        teller = _teller(config, running)
+        health = Healthiness(
+            loaded,
+            timeout_s=2 * config.sync_period_s,
+            queued_at=lambda: messages.queued_at,
+            are_attached=lambda family: sockets.are_attached(loaded[family].pins),
+        )
+        serving = _serving(config, messages, health, teller, running)
+        agent = Agent(
+            config,
+            loaded,
+            cover,
+            moves,
+            messages,
+            health=health,
+            serving=serving,
+            tell=teller.tell,
+        )
+        teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
+        end = agent.run()
+    if end.reason:
+        raise PyproxyError(end.reason, end.remedy)
+
+
+def _serving(
+    config: RunConfig,
+    messages: Messages,
+    health: Healthiness,
+    teller: Teller,
+    running: contextlib.ExitStack,
+) -> Serving:
+    """Return what answers over HTTP; nothing listens yet."""
+    http = HttpServer()
+    http.start()
+    running.callback(http.stop)
+    healthz = None
+    if config.healthz_bind_address:
+        hard = config.bind_address_hard_fail
+        failed = bind_failed("FailedToStartProxierHealthcheck", teller, messages, hard=hard)
+        healthz = HealthServer(
+            http, config.healthz_bind_address, health.health, failed=failed, hard=hard
+        )
+        running.callback(healthz.stop)
+    return Serving(
+        config,
+        http,
+        healthz,
+        is_healthy=health.is_healthy,
+        teller=teller,
+        own=interface_addresses,
+    )
 
 
 def _cover(
@@ -119,7 +165,7 @@ def _cover(
     loading: Loading,
     loaded: dict[Family, Loaded],
     bridged: Bridged,
-    messages: queue.SimpleQueue[Message],
+    messages: Messages,
 ) -> Cover:
     return Cover(
         loading.entries(loaded),
@@ -160,19 +206,19 @@ def _source(config: RunConfig, put: Put) -> Source:
     )
 
 
-def _teller(config: RunConfig, running: contextlib.ExitStack) -> Tell:
+def _teller(config: RunConfig, running: contextlib.ExitStack) -> Teller:
     """Return who posts Events to the API server; where there is none, nobody does."""
     if config.manifests:
-        return tell_nobody
+        return TellNobody()
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
     announcer = Announcer(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name)
     running.callback(announcer.stop)
-    return announcer.tell
+    return announcer
 
 
-def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:
+def _watch_signals(messages: Messages) -> threading.Event:
     """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
 
     Returns an event that is set then, for who is not at the queue yet.

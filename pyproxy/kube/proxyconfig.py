@@ -43,8 +43,9 @@ class ProxyConfig(NamedTuple):
     prefix a family. `kubeconfig` is where the API server is found if no flag says so, None for
     in-cluster. `options` has what the file says of traffic, but for name and CIDRs. Of `timeouts` a
     file gives those that kube-proxy sets in the kernel (A17.2). `sync_period_s` is how often the
-    kernel is looked at: what others have changed there is restored (A15.8). `warnings`
-    name the fields that were passed over, for the log.
+    kernel is looked at: what others have changed there is restored (A15.8).
+    `bind_address_hard_fail`: who cannot have an address that servers listen on ends (A12.7).
+    `warnings` name the fields that were passed over, for the log.
     """
 
     node_name: str = ""
@@ -56,6 +57,7 @@ class ProxyConfig(NamedTuple):
     options: Options = Options("")
     timeouts: ConnectionTimeouts = ConnectionTimeouts()
     sync_period_s: float = SYNC_PERIOD_S
+    bind_address_hard_fail: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -140,6 +142,7 @@ def _validated(found: Walk) -> ProxyConfig:
         sync_period_s=found.parsed(
             f"{found.text('mode') or Mode.IPTABLES.value}.syncPeriod", _parse_period, SYNC_PERIOD_S
         ),
+        bind_address_hard_fail=found.values.get("bindAddressHardFail") is True,
         warnings=(*found.warnings, *_without_meaning(found)),
     )
 

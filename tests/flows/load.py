@@ -198,3 +198,10 @@ def node_port_address_rows(path: Path) -> list[Json]:
     document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
     rows: list[Json] = document.get("nodeport_addresses", {}).get("rows", [])
     return rows
+
+
+def steps_of(path: Path, section: str) -> Json:
+    """Return a section of a file that is told in steps, {} if the file has none of that name."""
+    document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+    found: Json = document.get(section, {})
+    return found

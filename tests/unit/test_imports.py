@@ -42,6 +42,7 @@ LIBRARIES = {
     "inotify_simple": {"kube"},
     "kubernetes": {"kube"},
     "urllib3": {"kube"},
+    "h11": {"serve"},
     "click": {"cli", "__main__"},
     "rich": {"cli", "__main__"},
 }
