@@ -15,7 +15,6 @@ import h11
 
 _CHUNK_BYTES = 16 << 10
 _HEAD_BYTES = 16 << 10
-_BODILESS = (b"HEAD", b"CONNECT")
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
@@ -141,11 +140,11 @@ class Connection:
         ]
         reason = HTTPStatus(reply.status).phrase
         head = h11.Response(status_code=reply.status, headers=headers, reason=reason.encode())
-        events: list[h11.Event] = [head]
-        if reply.body and method not in _BODILESS:
-            events.append(h11.Data(data=reply.body))
-        events.append(h11.EndOfMessage())
-        self._out += b"".join(self._http.send(event) or b"" for event in events)
+        self._out += self._http.send(head) or b""
+        if self._http.our_state is not h11.SWITCHED_PROTOCOL:  # as CONNECT has it
+            body = b"" if method == b"HEAD" else reply.body
+            self._out += self._http.send(h11.Data(data=body)) or b""
+            self._out += self._http.send(h11.EndOfMessage()) or b""
         self.has_asked = True
 
     def _refuse(self) -> None:

@@ -117,12 +117,15 @@ def do(one: Node, step: str) -> None:
     elif tainted:
         one.work()
         one.describe(taints=(tainted[1],))
+    elif step in {"both families Updated", "both Updated"}:
+        one.queue()
+        one.work()
+    elif step == "queue again while pending":
+        one.queue()
+        one.work(*Family)
     else:
         known = {
-            "start, nothing synced": lambda: None,
-            "both families Updated": lambda: (one.queue(), one.work()),
-            "both Updated": one.work,
-            "queue again while pending": lambda: (one.queue(), one.work(*Family)),
+            "start, nothing synced": one.describe,
             "taint removed": one.describe,
             "node has deletionTimestamp": lambda: one.describe(deleted=builders.CREATED),
             "node object unknown": one.forget,
