@@ -107,28 +107,40 @@ def _run(config: RunConfig, messages: Messages, stopping: threading.Event) -> No
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        teller = _teller(config, running)
-        health = Healthiness(
-            loaded,
-            timeout_s=2 * config.sync_period_s,
-            queued_at=lambda: messages.queued_at,
-            are_attached=lambda family: sockets.are_attached(loaded[family].pins),
-        )
-        serving = _serving(config, messages, health, teller, running)
-        agent = Agent(
-            config,
-            loaded,
-            cover,
-            moves,
-            messages,
-            health=health,
-            serving=serving,
-            tell=teller.tell,
-        )
-        teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
-        end = agent.run()
+        end = _agent(config, loaded, cover, moves, messages, running=running).run()
     if end.reason:
         raise PyproxyError(end.reason, end.remedy)
+
+
+def _agent(
+    config: RunConfig,
+    loaded: dict[Family, Loaded],
+    cover: Cover,
+    moves: Moves,
+    messages: Messages,
+    *,
+    running: contextlib.ExitStack,
+) -> Agent:
+    """Return the agent, with all that tells others of it."""
+    teller = _teller(config, running)
+    health = Healthiness(
+        loaded,
+        timeout_s=2 * config.sync_period_s,
+        queued_at=lambda: messages.queued_at,
+        are_attached=lambda family: sockets.are_attached(loaded[family].pins),
+    )
+    serving = _serving(config, messages, health, teller, running)
+    teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
+    return Agent(
+        config,
+        loaded,
+        cover,
+        moves,
+        messages,
+        health=health,
+        serving=serving,
+        tell=teller.tell,
+    )
 
 
 def _serving(
