@@ -21,7 +21,7 @@ from pyproxy.serve.connection import Reply
 from pyproxy.serve.health import HealthServer
 from pyproxy.serve.http import HttpServer
 from tests import builders
-from tests.flows.load import KUBE_PROXY, FlowFile, read_flow_file, steps_of
+from tests.flows.load import FlowFile, steps_of
 from tests.flows.objects import Json
 
 START_NS = 1_767_225_600_000_000_000
@@ -160,11 +160,6 @@ def test_proxier_health(flow_file: FlowFile) -> None:
     counts = one.server.counts()
     assert sum(each for (path, _), each in counts.items() if path == "healthz") == asked
     one.http.stop()
-
-
-def test_kube_proxys_file_has_steps() -> None:
-    """Or the test above would say nothing."""
-    assert len(steps_of(read_flow_file(KUBE_PROXY).path, "proxier_health")["steps"]) >= 12
 
 
 def test_waiting_for_the_first_lists_is_healthy() -> None:
