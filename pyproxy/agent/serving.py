@@ -110,6 +110,10 @@ class Serving:
         failed = [family for family, found in self._failures.items() if found]
         return self._sync(failed, checks, options) if failed else False
 
+    def counts(self) -> Mapping[tuple[str, int], int]:
+        """Return how often /healthz and /livez were answered (HealthServer.counts)."""
+        return self._healthz.counts() if self._healthz else {}
+
     def problems(self) -> list[Problem]:
         """Return what cannot be served and why."""
         failure = self._healthz.failure if self._healthz else ""

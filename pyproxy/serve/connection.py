@@ -93,8 +93,8 @@ class Connection:
         self._taken += len(data)
         try:
             self._http.receive_data(data)
-        except h11.RemoteProtocolError:
-            self._refuse()
+        except h11.RemoteProtocolError as error:
+            self._refuse(error)
 
     def _go_on(self) -> None:
         """Answer and write in turns, so that nobody is answered who does not read."""
@@ -112,8 +112,8 @@ class Connection:
         """Take what comes next; return False where more has to come first."""
         try:
             event = self._http.next_event()
-        except h11.RemoteProtocolError:
-            self._refuse()
+        except h11.RemoteProtocolError as error:
+            self._refuse(error)
             return True
         if isinstance(event, h11.Request):
             self._reply(event.method, self._reply_to(event.target))
@@ -147,8 +147,10 @@ class Connection:
             self._out += self._http.send(h11.EndOfMessage()) or b""
         self.has_asked = True
 
-    def _refuse(self) -> None:
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
         """Answer what is no HTTP, unless an answer is under way."""
+        # h11 raises it from a frame that holds it: only the garbage collector would find both
+        error.__traceback__ = None
         if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._reply(b"GET", _BAD_REQUEST)
         # it is small: what the socket does not take at once is lost with the connection

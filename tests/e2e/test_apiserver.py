@@ -15,7 +15,7 @@ from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
 from tests.lab import manifests, netns
 from tests.lab.agent import Agent
-from tests.lab.http import get
+from tests.lab.asked import get
 from tests.lab.waiting import wait_for
 
 # where objects come from has nothing to do with what translates

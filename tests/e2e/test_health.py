@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e.scene import FAMILIES, App, Scene
 from tests.lab import manifests
+from tests.lab.asked import Got, get
 from tests.lab.hosts import Host
-from tests.lab.http import Got, get
 from tests.lab.manifests import NOT_READY, TERMINATING
 from tests.lab.waiting import wait_for
 
@@ -92,7 +92,7 @@ def test_a_health_check_port_in_use_is_a_problem(scene: Scene) -> None:
 
 
 def test_a_node_that_is_to_go_is_left_out(scene: Scene) -> None:
-    """/healthz says so by the taint of the autoscaler, /livez does not; both are reached by IPv6."""
+    """/healthz says so by the autoscaler's taint, /livez does not; IPv6 is answered, too."""
     node = scene.cluster.nodes[0]
     body = manifests.node(node)
 

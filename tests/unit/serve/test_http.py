@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import socket
 import time
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyproxy.serve.connection import Limits, Reply
+from pyproxy.serve.connection import Connection, Limits, Reply
 from pyproxy.serve.http import STOP_S, HttpServer, Listener, listening
 from tests.lab.waiting import wait_for
 
@@ -225,6 +226,20 @@ def test_of_too_many_the_oldest_goes(strict: Server) -> None:
         assert strict.works()
         assert time.monotonic() - started < 0.2
         assert read_all(silent[0]) == b""
+
+
+def test_connections_leave_no_garbage(server: Server) -> None:
+    """The agent runs without the garbage collector until it has all objects."""
+    gc.collect()
+    gc.disable()
+    try:
+        for data in (LAST, ASK + LAST, b"nonsense\r\n\r\n") * 3:
+            server.talk(data)
+        wait_for(lambda: not server.http._connections, 5, "all connections to end")
+        left = [one for one in gc.get_objects() if isinstance(one, Connection)]
+    finally:
+        gc.enable()
+    assert len(left) <= 1, "the server's loop may yet have the last one in hand"
 
 
 def test_stop_ends_open_connections(server: Server) -> None:
