@@ -50,13 +50,17 @@ class Scrape:
         )
         return Exposition(sources, self._of_services if self._config.service_metrics else None)
 
-    def server(self) -> Listener | None:
-        """Return the server, to be started; None where there shall be none."""
+    def server(self, failed: Callable[[str], None] = lambda _: None) -> Listener | None:
+        """Return the server, to be started; None where there shall be none.
+
+        `failed` is called with what went wrong where it cannot listen, once while it is the same.
+        """
         address = self._config.metrics_bind_address
         if address is None:
             return None
         mode = self._config.proxy_mode_answer or self._config.proxy_mode
-        return debug_server(address, Contents(self.exposition(), mode, self._configz))
+        contents = Contents(self.exposition(), mode, self._configz)
+        return debug_server(address, contents, _once(address, failed))
 
     def _configz(self) -> str:
         return configz(self.configuration())
@@ -76,3 +80,18 @@ class Scrape:
                 if asked.strip("/") == path:
                     values[(str(code),)] = number
             yield Reading(spec, values)
+
+
+def _once(address: tuple[str, int], failed: Callable[[str], None]) -> Callable[[OSError], None]:
+    """Return what calls `failed` with a sentence whenever that is another one than before."""
+    said = ""
+
+    def tell(error: OSError) -> None:
+        nonlocal said
+        host, port = address
+        why = f"failed to start metrics server on {host}:{port}: {error.strerror}"
+        if why != said:
+            said = why
+            failed(why)
+
+    return tell

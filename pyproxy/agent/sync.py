@@ -62,6 +62,16 @@ class Syncers:
         """The families whose maps are not what they should be."""
         return frozenset(self._failed)
 
+    @property
+    def unwritten(self) -> frozenset[Family]:
+        """The families whose maps are not what they should be, ServiceCIDRs included."""
+        return frozenset(self.syncers if self._strict_failure else self._failed)
+
+    @property
+    def written(self) -> frozenset[Family]:
+        """The others."""
+        return frozenset(self.syncers) - self.unwritten
+
     def apply(
         self,
         changes: dict[PlanKey, PortPlan | None],

@@ -207,3 +207,10 @@ def _rows(path: Path, section: str) -> list[Json]:
     document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
     rows: list[Json] = document.get(section, {}).get("rows", [])
     return rows
+
+
+def steps_of(path: Path, section: str) -> Json:
+    """Return a section of a file that is told in steps, {} if the file has none of that name."""
+    document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+    found: Json = document.get(section, {})
+    return found

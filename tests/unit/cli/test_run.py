@@ -84,6 +84,14 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
     assert config_from(flags | {"hostname_override": "flag"}).options.node_name == "flag"
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_an_address_that_cannot_be_had_may_end_the_agent(tmp_path: Path, *, hard: bool) -> None:
+    """It is the field bindAddressHardFail (parity A12.7)."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{FILE}bindAddressHardFail: {str(hard).lower()}\n", encoding="utf-8")
+    assert config_from(FLAGS | {"config": file}).bind_address_hard_fail is hard
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
