@@ -57,12 +57,15 @@ def prepare(config: RunConfig) -> None:
     check_node(config)
 
 
-def run(config: RunConfig, choose: Callable[[], Chosen] | None = None) -> None:
+def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
 
     `choose` reads the configuration's files again.
     """
+    config = chosen.config
     prepare(config)
+    for remark in chosen.remarks:
+        log.warning("%s", remark)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -92,7 +95,7 @@ def _start_anew() -> None:
 
 def _run(
     config: RunConfig,
-    choose: Callable[[], Chosen] | None,
+    choose: Callable[[], Chosen],
     messages: queue.SimpleQueue[Message],
     stopping: threading.Event,
 ) -> None:
@@ -123,7 +126,7 @@ def _run(
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
             running.callback(server.stop)
-        if choose and config.files:
+        if config.files:
             running.callback(_watch_files(config, choose, messages).stop)
         stop = agent.run()
     if stop.reason:
