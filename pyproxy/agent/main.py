@@ -67,12 +67,15 @@ def prepare(config: RunConfig) -> None:
     check_node(config)
 
 
-def run(config: RunConfig, choose: Callable[[], Chosen] | None = None) -> None:
+def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
 
     `choose` reads the configuration's files again.
     """
+    config = chosen.config
     prepare(config)
+    for remark in chosen.remarks:
+        log.warning("%s", remark)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -102,7 +105,7 @@ def _start_anew() -> None:
 
 def _run(
     config: RunConfig,
-    choose: Callable[[], Chosen] | None,
+    choose: Callable[[], Chosen],
     messages: Messages,
     stopping: threading.Event,
 ) -> None:
@@ -133,7 +136,7 @@ def _run(
         sweeper.start()
         running.callback(sweeper.stop)
         agent = _agent(parts, loaded, cover, moves, scrape)
-        if choose and config.files:
+        if config.files:
             running.callback(_watch_files(config, choose, messages).stop)
         end = agent.run()
     if end.reason:

@@ -34,7 +34,7 @@ def _logging_as_before() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """What agents are started with, instead of agents."""
     configs: list[RunConfig] = []
-    monkeypatch.setattr(run, "run", lambda config, _: configs.append(config))
+    monkeypatch.setattr(run, "run", lambda chosen, _: configs.append(chosen.config))
     monkeypatch.setattr(cgroup, "find_root", lambda: Path("/found/cgroup"))
     return configs
 
