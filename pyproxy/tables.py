@@ -72,6 +72,23 @@ class ConnectionTimeouts(NamedTuple):
     udp_stream: int = 120
 
 
+class Conntrack(NamedTuple):
+    """What the kernel's connection tracking is to be set to (parity A17.1, A17.2, A19.4).
+
+    0 leaves the kernel's own value alone, for sizes and for timeouts; where `max_per_core` is 0,
+    `min` is ignored too. `tcp_be_liberal` is only ever switched on. Timeouts are in seconds,
+    rounded up, and may be longer than those of our own table.
+    """
+
+    max_per_core: int = 32_768
+    min: int = 131_072
+    tcp_be_liberal: bool = False
+    tcp_established_timeout_s: int = 86_400
+    tcp_close_wait_timeout_s: int = 3_600
+    udp_timeout_s: int = 0
+    udp_stream_timeout_s: int = 0
+
+
 class PortRange(NamedTuple):
     """Ports from `first` on, `many` of them."""
 

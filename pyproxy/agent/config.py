@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.plan.options import Options
-from pyproxy.tables import ConnectionTable, SocketTranslation
+from pyproxy.tables import ConnectionTable, Conntrack, SocketTranslation
 
 
 class RunConfig(NamedTuple):
@@ -15,7 +15,9 @@ class RunConfig(NamedTuple):
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
     the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
-    at, for what others have changed there.
+    at, for what others have changed there. `conntrack` and `oom_score_adj` are what the host is to
+    be given at the start (parity A17). With `remove_kube_proxy_rules` the agent removes what
+    kube-proxy has left, once its own programs serve.
     """
 
     manifests: Path | None
@@ -31,3 +33,6 @@ class RunConfig(NamedTuple):
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
     sync_period_s: float = 30.0
+    conntrack: Conntrack = Conntrack()
+    oom_score_adj: int = -999
+    remove_kube_proxy_rules: bool = True

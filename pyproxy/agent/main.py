@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from pyproxy.agent import report
+from pyproxy.agent import hostsetup, report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
@@ -49,9 +49,16 @@ def check_node(config: RunConfig) -> None:
         )
 
 
+def prepare(config: RunConfig) -> None:
+    """Do what needs more rights than serving does, and no more (parity A17.5)."""
+    check_node(config)
+    hostsetup.set_conntrack(config.conntrack)
+
+
 def run(config: RunConfig) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
-    check_node(config)
+    prepare(config)
+    hostsetup.set_oom_score(config.oom_score_adj)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -109,6 +116,7 @@ def _run(
             server = HealthServer(config.healthz_bind_address, agent.health)
             server.start()
             running.callback(server.stop)
+        running.callback(agent.stop)
         reason = agent.run()
     if reason:
         raise PyproxyError(reason, "start it again, and report what the log says")

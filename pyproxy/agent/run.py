@@ -19,6 +19,7 @@ from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.filtered import Filtered
+from pyproxy.agent.former import FormerProxy
 from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
@@ -95,12 +96,18 @@ class Agent:
         self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
+        self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
         self._upkeep = Upkeep(
             config.cgroup_root,
             loaded,
             self._syncers,
             config.sync_period_s,
-            more=(self._reserve, self._own_ips.look, self._forwarding.keep),
+            more=(
+                self._reserve,
+                self._own_ips.look,
+                self._forwarding.keep,
+                self._former_proxy.look,
+            ),
         )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
@@ -112,6 +119,10 @@ class Agent:
         synced = self._synced and not self._syncers.failed
         healthy = synced and all(sockets.are_attached(each.pins) for each in self._loaded)
         return Health(healthy, self._syncers.last_success)
+
+    def stop(self) -> None:
+        """End what goes on besides run()."""
+        self._former_proxy.stop()
 
     def run(self) -> str:
         """Handle messages until Stop; return its reason.
@@ -191,6 +202,7 @@ class Agent:
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
             self._take_over()
+            self._former_proxy.look()
             # what is there now mostly stays: later collections leave it out
             gc.freeze()
             gc.enable()

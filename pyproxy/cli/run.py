@@ -75,6 +75,7 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
         sync_period_s=config.sync_period_s,
+        remove_kube_proxy_rules=own.remove_kube_proxy_rules,
     )
 
 

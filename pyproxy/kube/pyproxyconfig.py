@@ -40,6 +40,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
+        "removeKubeProxyRules": BOOL,
         "sameUplink": BOOL,
         "snatPortRange": PORT_RANGE,
         "cgroupRoot": ABSOLUTE_PATH,
@@ -82,6 +83,7 @@ class PyproxyConfig(NamedTuple):
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
+    remove_kube_proxy_rules: bool = True
     same_uplink: bool = True
     source_ports: PortRange | None = None
     warnings: tuple[str, ...] = ()
@@ -129,6 +131,7 @@ def _config(found: Walk) -> PyproxyConfig:
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
+        remove_kube_proxy_rules=found.values.get("removeKubeProxyRules") is not False,
         same_uplink=found.values.get("sameUplink") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),
         warnings=tuple(found.warnings),
