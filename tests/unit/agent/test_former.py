@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pyproxy.agent import former
 from pyproxy.agent.former import FormerProxy
 from pyproxy.kernel import kubeproxy, kubeproxy_ipvs, kubeproxy_running
 from tests.lab.waiting import wait_for
@@ -37,16 +38,17 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """A node with rules, on which kube-proxy does not run."""
-    made, popen = Host(), former.subprocess.Popen
+    made, popen = Host(), subprocess.Popen
 
-    def start(command: list[str], **options: object) -> object:
+    def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
         made.started.append(command)
-        return popen([sys.executable, "-S", "-c", made.says], **options)  # type: ignore[call-overload]  # as it is called
+        found: subprocess.Popen[str] = popen([sys.executable, "-S", "-c", made.says], **options)
+        return found
 
     monkeypatch.setattr(kubeproxy, "is_there", made.is_there)
     monkeypatch.setattr(kubeproxy_running, "running", lambda _: made.runs)
     monkeypatch.setattr(kubeproxy_ipvs, "connections", lambda: made.connections)
-    monkeypatch.setattr(former.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     return made
 
 
