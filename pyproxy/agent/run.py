@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -102,17 +103,17 @@ class Agent:
             loaded,
             self._syncers,
             config.sync_period_s,
-            more=(
-                self._reserve,
-                self._own_ips.look,
-                self._forwarding.keep,
-                self._former_proxy.look,
-            ),
+            more=self._looks(),
         )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
         self._synced = False
+
+    def _looks(self) -> tuple[Callable[[], None], ...]:
+        """Return what is looked at once a period, besides what the maps hold."""
+        former = self._former_proxy.look
+        return self._reserve, self._own_ips.look, self._forwarding.keep, former
 
     def health(self) -> Health:
         """Return whether the node is served; called from the server's threads."""

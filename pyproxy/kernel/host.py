@@ -8,6 +8,7 @@ kernel's table, whose size and timeouts a node has had from kube-proxy (parity A
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def set_conntrack(settings: Conntrack, root: Path = ROOT, cpus: int = 0) -> list
             done += _write(root / path, value)
         except OSError as error:
             failures.append(error)
-    # the table is the whole machine's: who may not size it has it to leave alone
-    if size and not failures:
+    # the table is the whole machine's: who is in a network namespace of his own leaves it alone
+    if size and not failures and (root / SYSCTLS / SIZE).stat().st_mode & stat.S_IWUSR:
         try:
             done += _widen(root / HASH_SIZE, size // ENTRIES_A_BUCKET)
         except OSError as error:

@@ -86,14 +86,20 @@ def run_as_kube_proxy(node: Node) -> subprocess.Popen[bytes]:
 
 def iptables(way: Way) -> str:
     """Return the tables of both kube-proxy and others as iptables-restore reads them."""
-    service, endpoint = "KUBE-SVC-ABCDEFGHIJ234567", "KUBE-SEP-ZYXWVUTSRQ765432"
-    loopback = "::1/128" if way.is_ipv6 else "127.0.0.0/8"
-    return f"""*mangle
+    return _MANGLE + _nat(way) + _filter("::1/128" if way.is_ipv6 else "127.0.0.0/8")
+
+
+_MANGLE = """*mangle
 :KUBE-KUBELET-CANARY - [0:0]
 :KUBE-IPTABLES-HINT - [0:0]
 :KUBE-PROXY-CANARY - [0:0]
 COMMIT
-*nat
+"""
+
+
+def _nat(way: Way) -> str:
+    service, endpoint = "KUBE-SVC-ABCDEFGHIJ234567", "KUBE-SEP-ZYXWVUTSRQ765432"
+    return f"""*nat
 :KUBE-KUBELET-CANARY - [0:0]
 :KUBE-PROXY-CANARY - [0:0]
 :KUBE-SERVICES - [0:0]
@@ -117,7 +123,11 @@ COMMIT
 -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
 -A KUBE-POSTROUTING -j MASQUERADE --random-fully
 COMMIT
-*filter
+"""
+
+
+def _filter(loopback: str) -> str:
+    return f"""*filter
 :KUBE-KUBELET-CANARY - [0:0]
 :KUBE-FIREWALL - [0:0]
 :KUBE-PROXY-CANARY - [0:0]

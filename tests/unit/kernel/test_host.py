@@ -84,6 +84,14 @@ def test_all_that_can_be_set(root: Path) -> None:
     }
 
 
+def test_a_table_of_another_namespace(root: Path) -> None:
+    """There the size is read-only, even where it is the wanted one: it is not ours to widen."""
+    (root / host.SYSCTLS / host.SIZE).write_text("1048576")
+    (root / host.SYSCTLS / host.SIZE).chmod(0o444)
+    host.set_conntrack(DEFAULT, root, 64)
+    assert (root / host.HASH_SIZE).read_text() == "65536\n"
+
+
 def test_zeros_leave_the_kernel_alone(root: Path) -> None:
     """So kind has it, whose nodes share a kernel; liberal is only ever switched on."""
     (root / host.SYSCTLS / "nf_conntrack_tcp_be_liberal").write_text("1")

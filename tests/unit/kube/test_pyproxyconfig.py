@@ -37,6 +37,7 @@ forwardAccept: true
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
+removeKubeProxyRules: false
 sameUplink: false
 snatPortRange: 10000-19999
 connectionTable:
@@ -60,6 +61,7 @@ EXPECTED = PyproxyConfig(
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
+    remove_kube_proxy_rules=False,
     same_uplink=False,
     source_ports=PortRange(10_000, 10_000),
 )
