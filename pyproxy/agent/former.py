@@ -38,7 +38,8 @@ class FormerProxy:
 
     def look(self) -> None:
         """Have its rules removed if there are any, and if it can be done; else a later look."""
-        if not self._is_due:
+        # a look at thousands of chains takes its time: not while it is known to be in vain
+        if not self._is_due or (self._waits_for and self._has_to_wait()):
             return
         try:
             self._is_due = kubeproxy.is_there()

@@ -104,7 +104,7 @@ def test_it_waits_and_says_so_once(
     made.look()
     made.look()
     assert caplog.messages == [f"kube-proxy's rules stay until {reason} has ended"]
-    assert host.started == []
+    assert (host.started, host.looks) == ([], 1)
     host.runs, host.connections = "", 0
     made.look()
     assert len(host.started) == 1
