@@ -9,16 +9,19 @@ import pytest
 
 from tests.e2e.conftest import MakeCluster
 from tests.e2e.scene import FAMILIES, App, Scene
-from tests.lab import kubeproxy
+from tests.lab import kubeproxy, manifests
 from tests.lab.agent import Agent
 from tests.lab.cluster import Cluster
-from tests.lab.hosts import Node
+from tests.lab.hosts import Host, Node
 from tests.lab.kubeproxy import Form, Way
+from tests.lab.manifests import port
+from tests.lab.prober import Target, tcp
 from tests.lab.waiting import wait_for
 
 # who asks by packets asks so whatever sockets are translated
 pytestmark = pytest.mark.once
 
+NODE_PORT = 31_550
 QUICK = """apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 iptables: {syncPeriod: 1s}
@@ -36,27 +39,39 @@ class TakeOver:
         self.scene = Scene(cluster, [cluster.agent(self.node)])
         self.agent: Agent = self.scene.agents[0]
         self.app: App = self.scene.app("web")
-        self.scene.put("web.json", self.app.service(), *self.app.slices([self.backend]))
+        ports = [port(80, name="web") | {"nodePort": NODE_PORT}]
+        service = manifests.service(self.app.name, self.app.addresses, ports, type="NodePort")
+        self.scene.put("web.json", service, *self.app.slices([self.backend]))
         config = cluster.directory / "kube-proxy.yaml"
         config.write_text(QUICK)
         self.agent.options = (*self.agent.options, f"--config={config}")
 
     def way(self, family: int) -> Way:
         """Return what the rules of a family translate."""
-        return Way(self.app.address(family), 80, self.backend.address(family), 8080)
+        to = self.backend.address(family)
+        return Way(self.app.address(family), 80, to, 8080, NODE_PORT)
+
+    def asked(self) -> list[tuple[str, Host, Target]]:
+        """Return who asks at which address, each with a name: a pod, and a host outside."""
+        outside = self.cluster.client
+        inner = [(f"pod{n}", self.client, self.app.tcp(n)) for n in FAMILIES]
+        return inner + [
+            (f"out{n}", outside, tcp(self.node.address(n), NODE_PORT)) for n in FAMILIES
+        ]
 
     def set(self, form: Form) -> None:
         """Write kube-proxy's rules, and have a connection of each family go by them."""
         for family in FAMILIES:
             form.set(self.node, self.way(family))
-            assert self.client.prober.open(f"held{family}", self.app.tcp(family)).error == ""
+        for name, host, to in self.asked():
+            assert host.prober.open(name, to).error == ""
         self.go_on()
 
     def go_on(self) -> None:
         """Assert that the connections that went by rules still have their backend."""
-        for family in FAMILIES:
-            (answer,) = self.client.prober.ask(f"held{family}", self.app.tcp(family))
-            assert (answer.who, answer.error) == (self.backend.name, "")
+        for name, host, to in self.asked():
+            (answer,) = host.prober.ask(name, to)
+            assert (answer.who, answer.error) == (self.backend.name, ""), name
 
     def is_rid(self, form: Form) -> bool:
         """Return whether none of kube-proxy's rules is left."""
@@ -75,8 +90,9 @@ class TakeOver:
         if self.agent.running:
             self.agent.stop()
         assert self.agent.cli("cleanup").status == 0
+        for name, host, _ in self.asked():
+            host.prober.close(name)
         for family in FAMILIES:
-            self.client.prober.close(f"held{family}")
             for form in Form:
                 assert "pyproxy" not in form.saved(self.node, self.way(family)).lower()
                 form.clear(self.node, self.way(family))
@@ -110,9 +126,8 @@ def test_an_agent_removes_rules_and_connections_go_on(take_over: TakeOver, form:
     take_over.agent.start()
     take_over.await_rid(form)
     take_over.go_on()
-    for family in FAMILIES:
-        new = take_over.client.prober.once(take_over.app.tcp(family))
-        assert new.who == take_over.backend.name
+    for _, host, to in take_over.asked():
+        assert host.prober.once(to).who == take_over.backend.name
     log = take_over.agent.log
     wait_for(lambda: "kube-proxy's rules: removed" in log.read_text(), 5, "the log to say so")
     take_over.agent.stop()

@@ -16,12 +16,13 @@ OTHERS = ("KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL", "CNI-HOS
 
 
 class Way(NamedTuple):
-    """A service's address and port, and its only endpoint's."""
+    """A service's address and port, its only endpoint's, and its NodePort."""
 
     address: str
     port: int
     to: str
     to_port: int
+    node_port: int
 
     @property
     def is_ipv6(self) -> bool:
@@ -99,6 +100,7 @@ COMMIT
 
 def _nat(way: Way) -> str:
     service, endpoint = "KUBE-SVC-ABCDEFGHIJ234567", "KUBE-SEP-ZYXWVUTSRQ765432"
+    external = "KUBE-EXT-ABCDEFGHIJ234567"
     return f"""*nat
 :KUBE-KUBELET-CANARY - [0:0]
 :KUBE-PROXY-CANARY - [0:0]
@@ -106,6 +108,7 @@ def _nat(way: Way) -> str:
 :KUBE-NODEPORTS - [0:0]
 :KUBE-POSTROUTING - [0:0]
 :KUBE-MARK-MASQ - [0:0]
+:{external} - [0:0]
 :{service} - [0:0]
 :{endpoint} - [0:0]
 :DOCKER - [0:0]
@@ -115,6 +118,9 @@ def _nat(way: Way) -> str:
 -A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
 -A KUBE-SERVICES -d {way.address} -p tcp -m tcp --dport {way.port} -j {service}
 -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-NODEPORTS -p tcp -m tcp --dport {way.node_port} -j {external}
+-A {external} -j KUBE-MARK-MASQ
+-A {external} -j {service}
 -A {service} -j {endpoint}
 -A {endpoint} -s {way.to} -j KUBE-MARK-MASQ
 -A {endpoint} -p tcp -m tcp -j DNAT --to-destination {way.destination}
@@ -157,9 +163,23 @@ table {ip} {NFT_TABLE} {{
         type {of} . inet_proto . inet_service : verdict
         elements = {{ {at} : goto service }}
     }}
+    map service-nodeports {{
+        type inet_proto . inet_service : verdict
+        elements = {{ tcp . {way.node_port} : goto external }}
+    }}
+    chain external {{ meta mark set mark or 0x4000; goto service; }}
     chain service {{ meta l4proto tcp dnat to {way.destination}; }}
     chain services {{ {ip} daddr . meta l4proto . th dport vmap @service-ips; }}
-    chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
+    chain nodeports {{ fib daddr type local meta l4proto . th dport vmap @service-nodeports; }}
+    chain nat-prerouting {{
+        type nat hook prerouting priority dstnat
+        jump services
+        jump nodeports
+    }}
+    chain nat-postrouting {{
+        type nat hook postrouting priority srcnat
+        mark and 0x4000 != 0 masquerade fully-random
+    }}
     chain nat-output {{ type nat hook output priority -100; jump services; }}
     chain filter-forward {{ type filter hook forward priority -110; ct state new jump services-2; }}
     chain services-2 {{ }}

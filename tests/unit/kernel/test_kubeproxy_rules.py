@@ -9,6 +9,7 @@ from pyproxy.kernel.kubeproxy_rules import Removal, is_kube_proxys, removal
 from tests.lab.kubeproxy import Way, iptables
 
 SVC, SEP = "KUBE-SVC-ABCDEFGHIJ234567", "KUBE-SEP-ZYXWVUTSRQ765432"
+EXT = "KUBE-EXT-ABCDEFGHIJ234567"
 HELD = [
     ":PYPROXY-CONNTRACK - [0:0]",
     "-A PYPROXY-CONNTRACK -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
@@ -18,7 +19,7 @@ HELD = [
 def saved(table: str, *more: str, policy: str = "ACCEPT") -> list[str]:
     """Return a table as kube-proxy and others have it, and further rules."""
     builtin = {"nat": "PREROUTING OUTPUT POSTROUTING", "filter": "INPUT FORWARD OUTPUT"}
-    text = iptables(Way("10.96.0.1", 80, "10.244.1.2", 8080))
+    text = iptables(Way("10.96.0.1", 80, "10.244.1.2", 8080, 30_080))
     lines = text.partition(f"*{table}\n")[2].partition("COMMIT")[0].splitlines()
     return [f":{each} {policy} [0:0]" for each in builtin.get(table, "").split()] + lines + [*more]
 
@@ -39,7 +40,7 @@ def test_a_table_loses_jumps_then_rules_then_chains() -> None:
     """In one step; what keeps connections tracked comes with it."""
     found = removal("nat", saved("nat"))
     names = [
-        "KUBE-MARK-MASQ", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-PROXY-CANARY", SEP,
+        EXT, "KUBE-MARK-MASQ", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-PROXY-CANARY", SEP,
         "KUBE-SERVICES", SVC,
     ]  # fmt: skip
     assert found.text.splitlines() == [
@@ -52,7 +53,7 @@ def test_a_table_loses_jumps_then_rules_then_chains() -> None:
         *HELD,
         "COMMIT",
     ]
-    assert (found.chains, found.kept) == (7, {})
+    assert (found.chains, found.kept) == (8, {})
 
 
 def test_what_kubelet_has_stays() -> None:
