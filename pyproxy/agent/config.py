@@ -25,8 +25,10 @@ class RunConfig(NamedTuple):
     kube-proxy's own name of the mode; `proxy_mode_answer` is what /proxyMode says instead, "" for
     nothing else. `service_metrics`: a scrape gets counters of every service. With
     `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
-    `enable_profiling` the metrics server profiles (A13.7). `files` are the configuration's own, to
-    be watched; `configuration` is the effective KubeProxyConfiguration (kube.proxydocument).
+    `enable_profiling` the metrics server profiles (A13.7); with `remove_kube_proxy_rules` the agent
+    removes what kube-proxy has left, once its own programs serve. `files` are the configuration's
+    own, to be watched; `configuration` is the effective KubeProxyConfiguration
+    (kube.proxydocument).
     """
 
     manifests: Path | None
@@ -45,6 +47,7 @@ class RunConfig(NamedTuple):
     master: str = ""
     conntrack: Conntrack = Conntrack()
     oom_score_adj: int = -999
+    remove_kube_proxy_rules: bool = True
     proxy_mode: str = "iptables"
     proxy_mode_answer: str = ""
     service_metrics: bool = True

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pyproxy
-from pyproxy.agent import report
+from pyproxy.agent import hostsetup, report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
@@ -65,6 +65,7 @@ def check_node(config: RunConfig) -> None:
 def prepare(config: RunConfig) -> None:
     """Do what needs more rights than serving does, and no more (parity A17.5)."""
     check_node(config)
+    hostsetup.set_conntrack(config.conntrack)
 
 
 def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
@@ -76,6 +77,7 @@ def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     prepare(config)
     for remark in chosen.remarks:
         log.warning("%s", remark)
+    hostsetup.set_oom_score(config.oom_score_adj)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -138,6 +140,7 @@ def _run(
         agent = _agent(parts, loaded, cover, moves, scrape)
         if config.files:
             running.callback(_watch_files(config, choose, messages).stop)
+        running.callback(agent.stop)
         end = agent.run()
     if end.reason:
         raise PyproxyError(end.reason, end.remedy)

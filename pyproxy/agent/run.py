@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyproxy
@@ -18,6 +18,7 @@ from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.filtered import Filtered
+from pyproxy.agent.former import FormerProxy
 from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.health import Healthiness
 from pyproxy.agent.inbox import Inbox
@@ -93,17 +94,29 @@ class Agent:
         self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
+        self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
         self._upkeep = Upkeep(
             config.cgroup_root,
             loaded,
             self._syncers,
             config.sync_period_s,
-            more=(self._reserve, self._own_ips.look, self._forwarding.keep, self._retry_checks),
+            more=self._looks(),
         )
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
         self._synced = False
+
+    def _looks(self) -> tuple[Callable[[], None], ...]:
+        """Return what is looked at once a period, besides what the maps hold."""
+        former = self._former_proxy.look
+        return (
+            self._reserve,
+            self._own_ips.look,
+            self._forwarding.keep,
+            self._retry_checks,
+            former,
+        )
 
     @property
     def config(self) -> RunConfig:
@@ -113,6 +126,10 @@ class Agent:
     def service_ids(self, family: Family) -> Mapping[ServicePortName, int]:
         """Return the ids of a family's service ports: servers' threads may ask."""
         return self._syncers.service_ids(family)
+
+    def stop(self) -> None:
+        """End what goes on besides run()."""
+        self._former_proxy.stop()
 
     def run(self) -> Stop:
         """Handle messages until Stop; return it.
@@ -214,6 +231,7 @@ class Agent:
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
             self._take_over()
+            self._former_proxy.look()
             # what is there now mostly stays: later collections leave it out
             gc.freeze()
             gc.enable()

@@ -72,6 +72,7 @@ def choose(flags: dict[str, Any]) -> Chosen:
         master=flags.get("master") or "",
         conntrack=config.conntrack,
         oom_score_adj=config.oom_score_adj,
+        remove_kube_proxy_rules=own.remove_kube_proxy_rules,
         proxy_mode=config.proxy_mode,
         proxy_mode_answer=own.proxy_mode_answer,
         service_metrics=own.service_metrics,
