@@ -86,6 +86,7 @@ def _options(
     options = config.options._replace(
         node_name=_node_name(flags["hostname_override"], config),
         local_cidrs=cidrs if detects is DetectLocalMode.CLUSTER_CIDR else (),
+        bind_address=config.bind_address if any(config.bind_address) else b"",
         fast_path=own.fast_path,
         forward_accept=own.forward_accept,
         hide_clients=own.hide_clients,

@@ -39,7 +39,8 @@ class DetectLocalMode(enum.Enum):
 class Options(NamedTuple):
     """The node and the settings, as planning and deciding need them.
 
-    `node_ips` are this node's own IPs, one a family at most (A16.2); `local_addresses` are all
+    `node_ips` are this node's own IPs, one a family at most (A16.2), as the Node has them, but for
+    `bind_address`, which stands for its family's where it is set; `local_addresses` are all
     addresses of its interfaces, loopback ones excepted. `node_port_addresses` holds CIDRs only:
     "primary", which stands for the node IPs, is `node_ports_on_primary` (A7.2). `local_cidrs` are
     those of ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface`
@@ -62,6 +63,7 @@ class Options(NamedTuple):
     local_cidrs: tuple[Prefix, ...] = ()
     local_interface: str = ""
     node_ips: tuple[Address, ...] = ()
+    bind_address: Address = b""
     local_addresses: frozenset[Address] = frozenset()
     node_port_addresses: tuple[Prefix, ...] = ()
     localhost_node_ports: bool = True
@@ -91,7 +93,8 @@ class Options(NamedTuple):
 
         Source: parity A16.2.
         """
-        own = (address for address in self.node_ips if family_of(address) is family)
+        known = _with_first(self.bind_address, self.node_ips)
+        own = (address for address in known if family_of(address) is family)
         return next(own, b"\x7f\x00\x00\x01" if family is Family.IPV4 else IPV6_LOOPBACK.address)
 
 
@@ -106,7 +109,16 @@ def with_node(options: Options, node: Node | None) -> Options:
         options = options._replace(local_cidrs=node.pod_cidrs)
     firsts = {family_of(address): address for address in reversed(node.addresses)}
     order = [address for address in node.addresses if firsts[family_of(address)] is address]
-    return options._replace(zone=node.zone, node_ips=tuple(order) or options.node_ips)
+    known = _with_first(options.bind_address, tuple(order)) or options.node_ips
+    return options._replace(zone=node.zone, node_ips=known)
+
+
+def _with_first(bind_address: Address, node_ips: tuple[Address, ...]) -> tuple[Address, ...]:
+    """Return the node's IPs with the bind address in the place of its family's (A16.2)."""
+    if not bind_address:
+        return node_ips
+    others = (each for each in node_ips if len(each) != len(bind_address))
+    return (bind_address, *others)
 
 
 def is_loopback(address: Address) -> bool:

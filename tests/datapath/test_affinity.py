@@ -111,10 +111,10 @@ def test_all_frontends_of_a_service_port_share_it(hooks: Hooks, protocol: Protoc
 
 
 @pytest.mark.parametrize(("seconds", "remembered"), [(HOUR - 2, True), (HOUR + 2, False)])
-def test_it_lasts_as_long_as_it_says(
+def test_sequence_affinity_timeout(
     hooks: Hooks, protocol: Protocol, seconds: int, remembered: bool
 ) -> None:
-    """From the last new connection on (A6.2)."""
+    """It lasts as long as it says, from the last new connection on (A6.2)."""
     family = hooks.family
     hooks.node.apply(planned(family, protocol))
     to = frontend(family)

@@ -229,8 +229,7 @@ def _options(body: Json, mode: Mode) -> Options:
     return with_node(options, Node(node["name"], addresses))
 
 
-def node_port_address_rows(path: Path) -> list[Json]:
-    """Return the rows about nodePortAddresses of a file, none if it has no such section."""
-    document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
-    rows: list[Json] = document.get("nodeport_addresses", {}).get("rows", [])
+def section_rows(path: Path, section: str) -> list[Json]:
+    """Return the rows of a section that is no packet cases, none if the file has none of it."""
+    rows: list[Json] = (_document(path).get(section) or {}).get("rows", [])
     return rows

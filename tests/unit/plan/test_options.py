@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyproxy.kube.addresses import parse_address
-from pyproxy.model import Family, Node, Prefix
+from pyproxy.model import Family, Node, Prefix, family_of
 from pyproxy.plan.cidr import contains
 from pyproxy.plan.options import (
+    DetectLocalMode,
     Mode,
     is_local,
     is_node_port_address,
     node_port_addresses,
     with_node,
 )
-from tests.flows.load import FlowFile, node_port_address_rows
+from tests.flows.load import FlowFile, section_rows
 from tests.unit.plan.records import addresses, cidrs, options
 
 OWN = frozenset(addresses("192.168.0.2", "192.168.1.2", "2001:db8::2"))
@@ -82,7 +83,7 @@ def test_loopback_is_local() -> None:
 
 def test_upstream_node_port_rows(flow_file: FlowFile) -> None:
     """A7.1: the addresses that upstream's own test expects for CIDRs and interfaces."""
-    for row in node_port_address_rows(flow_file.path):
+    for row in section_rows(flow_file.path, "nodeport_addresses"):
         own = frozenset(parse_address(text.split("/")[0]) for text in row["ifaces"])
         outer = frozenset(a for a in own if not is_local(a, options(local_addresses=frozenset())))
         chosen = options(local_addresses=outer, node_port_addresses=cidrs(*row["cidrs"]))
@@ -100,6 +101,36 @@ def test_node_gives_first_ip_of_each_family() -> None:
     assert known.node_ip(Family.IPV4) == parse_address("10.9.9.9")
     gone = with_node(known, None)
     assert (gone.zone, gone.node_ips) == ("", known.node_ips)
+
+
+def test_upstream_node_ip_rows(flow_file: FlowFile) -> None:
+    """A16.2: the node's IPs that upstream's own test expects of addresses and bindAddress."""
+    for row in section_rows(flow_file.path, "node_ips"):
+        bind = parse_address(row["bind"]) if row["bind"] else b""
+        lone = options(node_ips=(), bind_address=bind if any(bind) else b"")
+        found = with_node(lone, Node("node-1", addresses(*row["node"])))
+        assert found.node_ip(Family.IPV4) == parse_address(row["v4"]), row
+        assert found.node_ip(Family.IPV6) == parse_address(row["v6"]), row
+        if found.node_ips:
+            assert family_of(found.node_ips[0]).label == row["primary"], row
+
+
+def test_bind_address_counts_without_a_node() -> None:
+    """A16.2: before the Node is known, and when it goes."""
+    chosen = options(node_ips=(), bind_address=parse_address("10.0.0.1"))
+    assert chosen.node_ip(Family.IPV4) == parse_address("10.0.0.1")
+    known = with_node(chosen, Node("node-1", addresses("192.168.0.7", "fd00::7")))
+    assert known.node_ips == addresses("10.0.0.1", "fd00::7")
+    assert with_node(known, None).node_ips == addresses("10.0.0.1", "fd00::7")
+
+
+def test_pod_cidrs_are_those_of_the_node_in_node_cidr_mode() -> None:
+    """A9.14, A16.4: NodeCIDR mode follows the Node's podCIDRs; no other mode looks at them."""
+    mode = DetectLocalMode.NODE_CIDR
+    for pods in (cidrs("10.1.0.0/24", "fd00:1::/64"), cidrs("10.2.0.0/24"), ()):
+        node = Node("node-1", pod_cidrs=pods)
+        assert with_node(options(detect_local_mode=mode), node).local_cidrs == pods
+        assert with_node(options(), node).local_cidrs == options().local_cidrs
 
 
 def test_unknown_node_ip_is_loopback() -> None:
