@@ -127,6 +127,20 @@ def test_sequence_affinity_timeout(
     assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] == between
 
 
+def test_a_changed_timeout_counts_for_what_is_remembered(hooks: Hooks, protocol: Protocol) -> None:
+    """A memory's age is looked at when somebody comes again, by the timeout of then (A6.4)."""
+    family = hooks.family
+    to, made = frontend(family), planned(family, protocol)
+    hooks.node.apply(made)
+    before = [drawn(hooks, protocol, n, to) for n in range(1, 20)]
+    grow_old(hooks.node, family, 60)
+    hooks.node.apply(made._replace(affinity_timeout_s=62))
+    assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] == before
+    grow_old(hooks.node, family, 60)
+    hooks.node.apply(made._replace(affinity_timeout_s=58))
+    assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] != before
+
+
 def test_what_is_torn_is_not_believed(hooks: Hooks) -> None:
     """A value may be another key's by now (rule 7)."""
     family = hooks.family

@@ -103,6 +103,18 @@ def test_node_gives_first_ip_of_each_family() -> None:
     assert (gone.zone, gone.node_ips) == ("", known.node_ips)
 
 
+def test_primary_stands_for_the_node_ips() -> None:
+    """A7.2: NodePorts on the Node's own IPs; of a family without one, on all of its addresses."""
+    own = addresses("192.168.0.2", "192.168.1.2", "2001:db8::2", "2001:db8::3")
+    chosen = options(node_ports_on_primary=True, local_addresses=frozenset(own))
+    both = with_node(chosen, Node("node-1", addresses("192.168.1.2", "2001:db8::3")))
+    assert node_port_addresses(Family.IPV4, both) == addresses("192.168.1.2")
+    assert node_port_addresses(Family.IPV6, both) == addresses("2001:db8::3")
+    lone = with_node(chosen, Node("node-1", addresses("192.168.1.2")))
+    assert node_port_addresses(Family.IPV4, lone) == addresses("192.168.1.2")
+    assert node_port_addresses(Family.IPV6, lone) == addresses("2001:db8::2", "2001:db8::3")
+
+
 def test_upstream_node_ip_rows(flow_file: FlowFile) -> None:
     """A16.2: the node's IPs that upstream's own test expects of addresses and bindAddress."""
     for row in section_rows(flow_file.path, "node_ips"):
