@@ -202,6 +202,18 @@ def test_keys_that_mean_nothing_are_named(tmp_path: Path) -> None:
     assert [f for f in (KUBE_PROXY, CORNERS) if read_flow_file(f).unknown] == []
 
 
+def test_sets_of_several_ports_are_no_sets(tmp_path: Path) -> None:
+    """`categorize` is about the only port of a case; where there are two, that is the complaint."""
+    path = tmp_path / "flows.yaml"
+    sets = "{cluster: [], local: null, allReachable: [], hasAnyEndpoints: false}"
+    text = LABELLED.replace("- id: labelled", f"- id: labelled\n  categorize: {sets}")
+    path.write_text(text.replace("port: 80}]", "port: 80}, {name: q, port: 81}]"))
+    complaints = [c for case in read_flow_file(path).cases for c in judge(case).complaints]
+    assert {c.partition(": ")[2] for c in complaints} == {
+        "categorize: 2 service ports, where it is for one"
+    }
+
+
 def run_with_flows(tmp_path: Path, *files: Path) -> subprocess.CompletedProcess[str]:
     """Run pytest on this file's first tests with --flows; return what it says."""
     options = [option for file in files for option in ("--flows", str(file))]
