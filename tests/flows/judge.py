@@ -55,7 +55,11 @@ def categorize_complaints(case: Case, plans: Iterable[PortPlan]) -> Iterator[str
     expected = case.body.get("categorize")
     if expected is None or case.id.endswith(("-after", "-before")):
         return
-    (plan,) = plans
+    found = list(plans)
+    if len(found) != 1:
+        yield f"categorize: {len(found)} service ports, where it is for one"
+        return
+    (plan,) = found
     got = {
         "cluster": backend_texts(plan.cluster),
         "local": backend_texts(plan.local),

@@ -77,6 +77,16 @@ def test_node_ports_are_served_where_a_flag_says(
     assert options.node_ports_on_primary is primary
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("10.0.0.1", bytes((10, 0, 0, 1))), ("0.0.0.0", b""), ('"::"', b"")]
+)
+def test_bind_address_stands_for_the_node(tmp_path: Path, text: str, expected: bytes) -> None:
+    """It binds no socket, but is the node's IP; all zeros are no address (parity A16.2, A16.3)."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{FILE}bindAddress: {text}\n", encoding="utf-8")
+    assert choose(FLAGS | {"config": file}).config.options.bind_address == expected
+
+
 def test_the_file_rules_but_for_the_name(tmp_path: Path) -> None:
     """Flags that kube-proxy ignores beside --config are ignored aloud (parity A18.10)."""
     file = tmp_path / "config.yaml"

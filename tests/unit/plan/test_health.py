@@ -20,7 +20,7 @@ from pyproxy.plan.health import (
 )
 from pyproxy.plan.options import Mode, Options, health_check_addresses
 from pyproxy.plan.world import World
-from tests.flows.load import FlowFile, node_port_address_rows
+from tests.flows.load import FlowFile, section_rows
 from tests.unit.plan.records import (
     NODE,
     addresses,
@@ -164,7 +164,7 @@ def test_a_world_knows_its_node() -> None:
 
 def test_addresses_are_those_of_node_ports(flow_file: FlowFile) -> None:
     """kube-proxy's TestGetNodeIPs: all zeros where all count, else what interfaces have (A11.6)."""
-    for row in node_port_address_rows(flow_file.path):
+    for row in section_rows(flow_file.path, "nodeport_addresses"):
         own = addresses(*(each.partition("/")[0] for each in row["ifaces"]))
         chosen = options(node_port_addresses=cidrs(*row["cidrs"]))
         for family, key in ((Family.IPV4, "v4"), (Family.IPV6, "v6")):
