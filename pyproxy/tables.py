@@ -145,6 +145,20 @@ class Member(NamedTuple):
     flags: BackendFlag
 
 
+class ServiceCounters(NamedTuple):
+    """What a service port of one family has had on this node, since its id was given to it.
+
+    Connections are counted by who was given a backend: a socket, or packets. `packets` and `bytes`
+    (from the IP header on) are of those that were translated one by one, both ways; what the kernel
+    has put together (GRO) is one.
+    """
+
+    socket_connections: int
+    packet_connections: int
+    packets: int
+    bytes: int
+
+
 class PortPlan(NamedTuple):
     """Everything about one service port in one family.
 

@@ -218,7 +218,6 @@ def slice_record(
     endpoints: Iterable[Endpoint] | None = None,
     ports: Iterable[SlicePort] = (SlicePort("http", Protocol.TCP, 8080),),
     family: Family | None = None,
-    trigger_time: float = 0.0,
 ) -> EndpointSlice:
     """Return an EndpointSlice record; its family is that of the first endpoint unless given."""
     entries = (endpoint(),) if endpoints is None else tuple(endpoints)
@@ -229,7 +228,6 @@ def slice_record(
         family=family or first,
         ports=tuple(ports),
         endpoints=entries,
-        trigger_time=trigger_time,
     )
 
 

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from pyproxy.kube.proxylogging import LogSettings
 from pyproxy.plan.options import Options
 from pyproxy.tables import ConnectionTable, Conntrack, SocketTranslation
 
@@ -15,9 +18,16 @@ class RunConfig(NamedTuple):
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
     the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
-    at, for what others have changed there. `conntrack` and `oom_score_adj` are what the host is to
-    be given at the start (parity A17). With `remove_kube_proxy_rules` the agent removes what
-    kube-proxy has left, once its own programs serve.
+    at, for what others have changed there.
+
+    `master` is the API server's URL, "" for the one that credentials name. `conntrack` and
+    `oom_score_adj` are what the host is to be given at the start (parity A17). `proxy_mode` is
+    kube-proxy's own name of the mode; `proxy_mode_answer` is what /proxyMode says instead, "" for
+    nothing else. `service_metrics`: a scrape gets counters of every service. With
+    `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
+    `enable_profiling` the metrics server profiles (A13.7). `files` are the configuration's own, to
+    be watched; `configuration` is the effective KubeProxyConfiguration (kube.proxydocument). With
+    `remove_kube_proxy_rules` the agent removes what kube-proxy has left, once its own serve.
     """
 
     manifests: Path | None
@@ -33,6 +43,22 @@ class RunConfig(NamedTuple):
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
     sync_period_s: float = 30.0
+    master: str = ""
     conntrack: Conntrack = Conntrack()
     oom_score_adj: int = -999
+    proxy_mode: str = "iptables"
+    proxy_mode_answer: str = ""
+    service_metrics: bool = True
+    bind_address_hard_fail: bool = False
+    enable_profiling: bool = False
+    logging: LogSettings = LogSettings()
+    files: tuple[Path, ...] = ()
+    configuration: Mapping[str, Any] = MappingProxyType({})
     remove_kube_proxy_rules: bool = True
+
+
+class Chosen(NamedTuple):
+    """What flags and files come to; `remarks` are for the log, one line each."""
+
+    config: RunConfig
+    remarks: tuple[str, ...]

@@ -7,32 +7,45 @@ import contextlib
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import NamedTuple
 
+import pyproxy
 from pyproxy.agent import hostsetup, report
 from pyproxy.agent.bridged import Bridged
-from pyproxy.agent.config import RunConfig
+from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
-from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
+from pyproxy.agent.health import Healthiness
+from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
+from pyproxy.agent.messages import CoverChanged, Messages, Stop
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
-from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.reconfigure import reread
+from pyproxy.agent.run import Agent
+from pyproxy.agent.scrape import Scrape
+from pyproxy.agent.serving import Serving, bind_failed
 from pyproxy.agent.sweeper import Sweeper
+from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
-from pyproxy.kernel import cgroup, features
+from pyproxy.kernel import cgroup, features, sockets
+from pyproxy.kernel.addresses import interface_addresses
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
+from pyproxy.kube.filewatch import FileWatch
 from pyproxy.kube.manifests import ManifestSource
-from pyproxy.kube.notices import Tell, tell_nobody
+from pyproxy.kube.notices import Teller, TellNobody
 from pyproxy.model import Family
 from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
+from pyproxy.serve.http import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +68,27 @@ def prepare(config: RunConfig) -> None:
     hostsetup.set_conntrack(config.conntrack)
 
 
-def run(config: RunConfig) -> None:
-    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
+def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
+
+    `choose` reads the configuration's files again.
+    """
+    config = chosen.config
     prepare(config)
     hostsetup.set_oom_score(config.oom_score_adj)
+    for remark in chosen.remarks:
+        log.warning("%s", remark)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
         report.remove(config.run_dir)
-    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    messages = Messages()
     stopping = _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
-        _run(config, messages, stopping)
+        _run(config, choose, messages, stopping)
     except LoadingEndedError:
         log.info("stopped before the programs were loaded")
     except PinsGoneError as error:
@@ -87,16 +106,23 @@ def _start_anew() -> None:
 
 
 def _run(
-    config: RunConfig, messages: queue.SimpleQueue[Message], stopping: threading.Event
+    config: RunConfig,
+    choose: Callable[[], Chosen],
+    messages: Messages,
+    stopping: threading.Event,
 ) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        source = _source(config, messages.put)
+        meters = Meters(families(), config.proxy_mode)
+        parts = _Parts(config, messages, running, meters, _teller(config, running, meters.api))
+        scrape = _scrape(parts)
+        source = _source(config, messages.put, meters.api)
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -111,15 +137,101 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        agent = Agent(config, loaded, cover, moves, messages, tell=_teller(config, running))
-        if config.healthz_bind_address:
-            server = HealthServer(config.healthz_bind_address, agent.health)
-            server.start()
-            running.callback(server.stop)
+        agent = _agent(parts, loaded, cover, moves, scrape)
+        if config.files:
+            running.callback(_watch_files(config, choose, messages).stop)
         running.callback(agent.stop)
-        reason = agent.run()
-    if reason:
-        raise PyproxyError(reason, "start it again, and report what the log says")
+        end = agent.run()
+    if end.reason:
+        raise PyproxyError(end.reason, end.remedy)
+
+
+class _Parts(NamedTuple):
+    """What all parts are handed: `running` ends them with the agent."""
+
+    config: RunConfig
+    messages: Messages
+    running: contextlib.ExitStack
+    meters: Meters
+    teller: Teller
+
+    def bind_failed(self, reason: str) -> Callable[[str], None]:
+        """Return what is done where a server cannot listen: an Event of this reason, or the end."""
+        hard = self.config.bind_address_hard_fail
+        return bind_failed(reason, self.teller, self.messages, hard=hard)
+
+
+def _watch_files(config: RunConfig, choose: Callable[[], Chosen], messages: Messages) -> FileWatch:
+    """Have the configuration's files read again whenever they change; they may have by now."""
+    watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_node)))
+    watch.start()
+    return watch
+
+
+def _scrape(parts: _Parts) -> Scrape:
+    """Serve metrics from the start on: an API server that is away shows there, too."""
+    scrape = Scrape(parts.config, parts.meters)
+    server = scrape.server(parts.bind_failed("FailedToStartMetricServer"))
+    if server:
+        server.start()
+        parts.running.callback(server.stop)
+    return scrape
+
+
+def _agent(
+    parts: _Parts, loaded: dict[Family, Loaded], cover: Cover, moves: Moves, scrape: Scrape
+) -> Agent:
+    """Return the agent, with all that tells others of it."""
+    health = Healthiness(
+        loaded,
+        timeout_s=2 * parts.config.sync_period_s,
+        queued_at=lambda: parts.messages.queued_at,
+        are_attached=lambda family: sockets.are_attached(loaded[family].pins),
+    )
+    serving = _serving(parts, health)
+    parts.teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
+    agent = Agent(
+        parts.config,
+        loaded,
+        cover,
+        moves,
+        parts.messages,
+        health=health,
+        serving=serving,
+        tell=parts.teller.tell,
+        meters=parts.meters,
+    )
+    scrape.answers = serving.counts
+    scrape.configuration = lambda: agent.config.configuration
+    pins = {family: each.pins for family, each in loaded.items()}
+    scrape.services = ServiceTraffic(pins, agent.service_ids)
+    return agent
+
+
+def _serving(parts: _Parts, health: Healthiness) -> Serving:
+    """Return what answers over HTTP; nothing listens yet."""
+    config = parts.config
+    http = HttpServer()
+    http.start()
+    parts.running.callback(http.stop)
+    healthz = None
+    if config.healthz_bind_address:
+        healthz = HealthServer(
+            http,
+            config.healthz_bind_address,
+            health.health,
+            failed=parts.bind_failed("FailedToStartProxierHealthcheck"),
+            hard=config.bind_address_hard_fail,
+        )
+        parts.running.callback(healthz.stop)
+    return Serving(
+        config,
+        http,
+        healthz,
+        is_healthy=health.is_healthy,
+        teller=parts.teller,
+        own=interface_addresses,
+    )
 
 
 def _cover(
@@ -127,7 +239,7 @@ def _cover(
     loading: Loading,
     loaded: dict[Family, Loaded],
     bridged: Bridged,
-    messages: queue.SimpleQueue[Message],
+    messages: Messages,
 ) -> Cover:
     return Cover(
         loading.entries(loaded),
@@ -152,7 +264,7 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
-def _source(config: RunConfig, put: Put) -> Source:
+def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     if config.manifests:
         return ManifestSource(config.manifests, put)
     # 0.25 s and 30 MB that manifests do not need
@@ -160,27 +272,29 @@ def _source(config: RunConfig, put: Put) -> Source:
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
     return ApiSource(
-        ApiSettings(kubeconfig=config.kubeconfig),
+        ApiSettings(config.kubeconfig, config.master),
         config.options.node_name,
         put,
         # nobody else uses them: ten thousand nodes need not watch them
         service_cidrs=config.options.mode is Mode.NFTABLES,
+        meters=meters,
     )
 
 
-def _teller(config: RunConfig, running: contextlib.ExitStack) -> Tell:
+def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters) -> Teller:
     """Return who posts Events to the API server; where there is none, nobody does."""
     if config.manifests:
-        return tell_nobody
+        return TellNobody()
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    announcer = Announcer(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name)
+    settings = ApiSettings(config.kubeconfig, config.master)
+    announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
-    return announcer.tell
+    return announcer
 
 
-def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:
+def _watch_signals(messages: Messages) -> threading.Event:
     """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
 
     Returns an event that is set then, for who is not at the queue yet.

@@ -30,6 +30,26 @@ def unreadable(source: str, message: str, since: float) -> Problem:
     )
 
 
+def config_invalid(message: str) -> Problem:
+    """A changed configuration cannot be used; the one before stays in force."""
+    return Problem(
+        "config-invalid",
+        f"the configuration stays as it was, since its files cannot be used: {message}",
+        "correct what is named; 'pyproxy check --config FILE' tells whether it is right",
+    )
+
+
+def no_pod_cidrs(node: str) -> Problem:
+    """Pods are to be recognised by podCIDRs (NodeCIDR), and the Node has none."""
+    return Problem(
+        "no-pod-cidrs",
+        f"detectLocalMode is NodeCIDR, and the Node {node} has no podCIDRs: pods of this node are"
+        " not told from other clients",
+        "let the cluster give it podCIDRs (kube-controller-manager's --allocate-node-cidrs), or "
+        "choose another detectLocalMode; they are taken up when they come",
+    )
+
+
 def refused(name: str, reason: str) -> Problem:
     """A service port does not fit into the maps."""
     return Problem(
@@ -112,4 +132,20 @@ def not_attached(message: str) -> Problem:
         f"no programs on {message}",
         "mend what is named, or leave the device out with --devices: packets to services that "
         "come by it are not translated",
+    )
+
+
+def healthz_not_served(message: str) -> Problem:
+    """Nobody can ask for this node's health; all else is served."""
+    return Problem(
+        "healthz-not-served", message, "free the address or give another; it is tried every 5 s"
+    )
+
+
+def check_not_served(message: str) -> Problem:
+    """A load balancer that asks for a service's health is not answered: it leaves this node out."""
+    return Problem(
+        "health-check-not-served",
+        message,
+        "free the address; it is tried again once a syncPeriod",
     )

@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.problems import Problem, kept, not_served, refused, sync_failed
 from pyproxy.errors import KernelError
+from pyproxy.kernel.inspect import MapStatus
 from pyproxy.model import Family, Prefix, Protocol, ServicePortName, family_of
 from pyproxy.plan.claims import PlanKey
 from pyproxy.plan.options import Mode, Options
+from pyproxy.sync.api import Room
 from pyproxy.sync.syncer import Syncer, nothing
 from pyproxy.tables import Frontend, Kind, PortPlan
 
@@ -21,6 +24,9 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 30.0  # kube-proxy's syncPeriod, after which it tries again (parity A15.2)
+
+
+MAP_NAMES = {"nodes": "node_names"}  # fields of Room that the kernel's maps are not called by
 
 
 def serves(plan: PortPlan, frontend: Frontend) -> bool:
@@ -36,7 +42,8 @@ def serves(plan: PortPlan, frontend: Frontend) -> bool:
 class Syncers:
     """Writes plans to the maps of both families; a failure in one leaves the other alone."""
 
-    def __init__(self, loaded: dict[Family, Loaded]) -> None:
+    def __init__(self, loaded: dict[Family, Loaded], meters: Meters | None = None) -> None:
+        self._meters = meters or Meters(tuple(loaded))
         self.syncers = {f: Syncer(each.datapath, serves) for f, each in loaded.items()}
         self._not_served: dict[PlanKey, str] = {}
         self._failed: dict[Family, str] = {}
@@ -51,9 +58,19 @@ class Syncers:
         self.last_seconds = 0.0
 
     @property
-    def failed(self) -> bool:
-        """Whether the maps of some family are not what they should be."""
-        return bool(self._failed)
+    def failed(self) -> frozenset[Family]:
+        """The families whose maps are not what they should be."""
+        return frozenset(self._failed)
+
+    @property
+    def unwritten(self) -> frozenset[Family]:
+        """The families whose maps are not what they should be, ServiceCIDRs included."""
+        return frozenset(self.syncers if self._strict_failure else self._failed)
+
+    @property
+    def written(self) -> frozenset[Family]:
+        """The others."""
+        return frozenset(self.syncers) - self.unwritten
 
     def apply(
         self,
@@ -66,6 +83,7 @@ class Syncers:
         only be unreadable now.
         """
         started = time.perf_counter()
+        _tell(changes)
         self._note_unserved(changes)
         written = 0
         for family, syncer in self.syncers.items():
@@ -103,11 +121,18 @@ class Syncers:
         may_lack: Callable[[ServicePortName], bool],
     ) -> int:
         known = set(syncer.refused)
+        started, failed = time.perf_counter(), True
         try:
             written = syncer.apply(plans, may_lack)
+            failed = False
         except KernelError as error:
             self._fail(family, error)
             return 0
+        finally:
+            took = time.perf_counter() - started
+            # one that had nothing to do says nothing
+            if plans or syncer.was_full:
+                self._meters.wrote(family, took, full=syncer.was_full, failed=failed)
         self._failed.pop(family, None)
         for name in syncer.refused.keys() - known:
             log.error("%s is not programmed for %s: %s", name, family.label, syncer.refused[name])
@@ -116,11 +141,13 @@ class Syncers:
 
     def _end_left(self, family: Family) -> None:
         """Tell the node's own connected UDP sockets that their backend has left."""
+        started = time.perf_counter()
         try:
             ended = self._datapaths[family].end_left()
         except OSError as error:
             log.warning("connected UDP sockets keep a backend that left: %s", error)
         else:
+            self._meters.ended(family, time.perf_counter() - started, ended)
             if ended:
                 log.info("ended %d connected UDP sockets whose backend has left", ended)
 
@@ -140,6 +167,7 @@ class Syncers:
                     yield
             except KernelError as error:
                 self._fail(family, error)
+            self._meters.restored(family, harm)
             if harm:
                 told = ", ".join(f"{number} in {name}" for name, number in sorted(harm.items()))
                 log.warning(
@@ -147,6 +175,7 @@ class Syncers:
                     family.label,
                     told,
                 )
+        self._meters.settled(self.failed)
 
     def idle(self) -> None:
         """Use a quiet moment: free what was replaced, and place what did not fit."""
@@ -198,6 +227,24 @@ class Syncers:
         backends = sum(len(p.state.backends) for each in entries for p in each.values())
         return len(services), backends
 
+    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
+        """Return the ids of a family's service ports; for other threads, too."""
+        # one step that no other thread comes into, as the books are changed meanwhile
+        entries = list(self.syncers[family].books.programmed.items())
+        return {name: entry.service for name, entry in entries}
+
+    def map_uses(self) -> list[MapStatus]:
+        """Return how full the maps are, by the names and limits that status has."""
+        return [
+            MapStatus(
+                f"{family.label} {MAP_NAMES.get(name, name)}", used, most - (name == "services")
+            )
+            for family, syncer in self.syncers.items()
+            for name, used, most in zip(
+                Room._fields, syncer.books.counts(), syncer.books.room, strict=True
+            )
+        ]
+
     def node_ports(self) -> set[int]:
         """Return the ports by which addresses that may be the node's are served."""
         frontends = (syncer.books.frontends for syncer in self.syncers.values())
@@ -218,6 +265,13 @@ class Syncers:
             elif self._not_served.get(key) != ports:
                 self._not_served[key] = ports
                 log.warning("%s is not served by %s: SCTP with a changed port", key.name, ports)
+
+
+def _tell(changes: dict[PlanKey, PortPlan | None]) -> None:
+    """Log what was planned, for who looks for a fault."""
+    for key, plan in changes.items() if log.isEnabledFor(logging.DEBUG) else ():
+        many = (len(plan.frontends), len(plan.backends)) if plan else (0, 0)
+        log.debug("%s, %s: %d frontends, %d backends", key.name, key.family.label, *many)
 
 
 def _unserved(plan: PortPlan) -> str:

@@ -8,12 +8,13 @@ import threading
 import time
 
 from pyproxy.kube.api_config import ApiSettings, Credentials
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_pace import Pace
 from pyproxy.kube.api_resources import Resource, resources
 from pyproxy.kube.api_troubles import Troubles
 from pyproxy.kube.client import Line
 from pyproxy.kube.ending import end
-from pyproxy.kube.events import Event, Put, Synced
+from pyproxy.kube.events import Event, Kind, NodeListed, Put, Synced
 from pyproxy.kube.reflector import Clocks, Reflector
 
 SYSTEM_CLOCKS = Clocks(time.time, time.monotonic, random.random)
@@ -35,10 +36,12 @@ class ApiSource:
         service_cidrs: bool = False,
         pace: Pace | None = None,
         clocks: Clocks = SYSTEM_CLOCKS,
+        meters: ApiMeters | None = None,
     ) -> None:
         self._downstream = put
         self._pace = pace or Pace()
         self._clocks = clocks
+        self._meters = meters or ApiMeters()
         self._credentials = Credentials(settings, clocks.now)
         self._troubles = Troubles(self._put, clocks.now)
         self._resources = resources(node_name, service_cidrs=service_cidrs)
@@ -64,7 +67,7 @@ class ApiSource:
         end(self._threads, self._lines)
 
     def _follow(self, resource: Resource) -> None:
-        line = Line(self._credentials, self._pace.connect_s)
+        line = Line(self._credentials, self._pace.connect_s, self._meters)
         reflector = Reflector(
             resource,
             line=line,
@@ -74,6 +77,7 @@ class ApiSource:
             stopping=self._stopping,
             pace=self._pace,
             clocks=self._clocks,
+            meters=self._meters,
         )
         name = f"api-{resource.plural}"
         thread = threading.Thread(target=reflector.run, name=name, daemon=True)
@@ -94,5 +98,7 @@ class ApiSource:
                 return
             self._unlisted.discard(resource.kind)
             complete = not self._unlisted
+        if resource.kind is Kind.NODE:
+            self._put(NodeListed())
         if complete:
             self._put(Synced())

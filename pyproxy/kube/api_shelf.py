@@ -102,7 +102,7 @@ class Shelf:
         before = self._known.get(name, _Known("", None))
         source = reference(self._kind, name)
         try:
-            _, name, record = decode(self._kind, document)
+            _, name, record, trigger_time = decode(self._kind, document)
         except SourceError as error:
             self._known[name] = before._replace(version=version)
             is_missing = self._kind is Kind.SERVICE and before.record is None
@@ -113,7 +113,7 @@ class Shelf:
         self._known[name] = _Known(version, record if is_new else before.record)
         yield from self._report(source, "")
         if is_new:
-            yield Change(self._kind, name, record)
+            yield Change(self._kind, name, record, trigger_time)
 
     def _forget(self, name: ObjectName) -> Iterator[Event]:
         known = self._known.pop(name, None)

@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError, ProxyError, ReadTimeoutError
 
 from pyproxy.errors import SourceError
 from pyproxy.kube.api_config import Access, Credentials
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_wire import Status, StatusDetails, status_in
 
 # etcd holds no object of more than 1.5 MB, so no line of a watch is longer than this.
@@ -78,12 +79,16 @@ class ApiFailure(Exception):  # noqa: N818 - it is one; Error would say no more
 
 
 class _Question(NamedTuple):
-    """A request; `url` is without the server, `document` becomes a body in JSON."""
+    """A request; `url` is without the server, `document` becomes a body in JSON.
+
+    `is_short`: it is no watch, so that it says something how long it took.
+    """
 
     method: str
     url: str
     document: Mapping[str, Any] | None
     silence_s: float
+    is_short: bool = True
 
 
 _DONE = {"GET": http.HTTPStatus.OK, "POST": http.HTTPStatus.CREATED}
@@ -93,11 +98,12 @@ _HEADERS: dict[str, dict[str, str]] = {"GET": {}, "POST": {"Content-Type": "appl
 class Answer:
     """The body of an answer that is no failure.
 
-    A context manager: leaving it drops the connection if need be.
+    A context manager: leaving it drops the connection if need be, and calls `done`.
     """
 
-    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, response: urllib3.BaseHTTPResponse, done: Callable[[], None]) -> None:
         self._response = response
+        self._done = done
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -115,6 +121,7 @@ class Answer:
             self._response.release_conn()
         else:
             self._response.close()
+        self._done()
 
     def read(self) -> bytes:
         """Return the whole body; raises ApiFailure."""
@@ -142,12 +149,15 @@ class Answer:
 class Line:
     """One connection to the API server at a time, with the credentials of the moment.
 
-    `connect_s` bounds connecting, in seconds.
+    `connect_s` bounds connecting, in seconds. `meters` count what is asked.
     """
 
-    def __init__(self, credentials: Credentials, connect_s: float) -> None:
+    def __init__(
+        self, credentials: Credentials, connect_s: float, meters: ApiMeters | None = None
+    ) -> None:
         self._credentials = credentials
         self._connect_s = connect_s
+        self._meters = meters or ApiMeters()
         self._access: Access | None = None
         self._transport: Any = None  # a RESTClientObject, whose methods have no types
         self._connection: Any = None
@@ -163,7 +173,8 @@ class Line:
 
         Credentials that are refused are read anew, and the request is made once more.
         """
-        return self._ask(_Question("GET", f"{path}?{urlencode(query)}", None, silence_s))
+        url, is_short = f"{path}?{urlencode(query)}", "watch" not in query
+        return self._ask(_Question("GET", url, None, silence_s, is_short))
 
     def post(self, path: str, document: Mapping[str, Any], silence_s: float) -> None:
         """Create an object; otherwise as get(). Raises ApiFailure."""
@@ -199,6 +210,25 @@ class Line:
         return access
 
     def _ask(self, question: _Question) -> Answer:
+        done = self._timer(question)
+        try:
+            return Answer(self._answered(question), done)
+        except ApiFailure:
+            done()
+            raise
+
+    def _timer(self, question: _Question) -> Callable[[], None]:
+        """Return what is to be called when all of a request is done."""
+        started = time.monotonic()
+
+        def done() -> None:
+            if question.is_short and self._access:
+                self._meters.took(question.method, self.server, time.monotonic() - started)
+
+        return done
+
+    def _answered(self, question: _Question) -> urllib3.BaseHTTPResponse:
+        """Return an answer that is no failure."""
         access = self._access_now(self._credentials.current)
         response = self._request(access, question)
         if response.status == http.HTTPStatus.UNAUTHORIZED:
@@ -208,7 +238,7 @@ class Line:
         if response.status != _DONE[question.method]:
             with contextlib.closing(response):
                 raise _failure(response)
-        return Answer(response)
+        return response
 
     def _request(self, access: Access, question: _Question) -> urllib3.BaseHTTPResponse:
         def ask() -> urllib3.BaseHTTPResponse:
@@ -226,9 +256,11 @@ class Line:
         try:
             self._response = response = _try(ask)
         except ApiFailure as failure:
+            self._meters.asked(question.method, self.server, None)
             if failure.is_of_tls:
                 self._access_now(lambda: self._credentials.renew(access))
             raise
+        self._meters.asked(question.method, self.server, response.status)
         return response
 
     def _new_transport(self, access: Access) -> Any:

@@ -28,11 +28,14 @@ class _Decoder(NamedTuple):
     struct: type[Any]
     reduce: Callable[[ObjectName, Any], Record | None]
     namespaced: bool
+    trigger_time: Callable[[Any], float] = lambda _: 0.0
 
 
 _DECODERS = {
     Kind.SERVICE: _Decoder(wire.Service, reduce.service, namespaced=True),
-    Kind.ENDPOINT_SLICE: _Decoder(wire.EndpointSlice, reduce.endpoint_slice, namespaced=True),
+    Kind.ENDPOINT_SLICE: _Decoder(
+        wire.EndpointSlice, reduce.endpoint_slice, namespaced=True, trigger_time=reduce.trigger_time
+    ),
     Kind.NODE: _Decoder(wire.Node, reduce.node, namespaced=False),
     Kind.SERVICE_CIDR: _Decoder(wire.ServiceCIDR, reduce.service_cidr, namespaced=False),
 }
@@ -48,7 +51,8 @@ def decode(kind: Kind, document: Document) -> Change:
     name = ObjectName("", "")
     try:
         name = name_of(kind, document)
-        return Change(kind, name, decoder.reduce(name, typed(document, decoder.struct)))
+        found = typed(document, decoder.struct)
+        return Change(kind, name, decoder.reduce(name, found), decoder.trigger_time(found))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise SourceError(
             f"{reference(kind, name)} is malformed: {error}",

@@ -28,16 +28,27 @@ class Kind(enum.Enum):
 class Change(NamedTuple):
     """An object is now so; None where it is gone or is not to be proxied.
 
-    `name` has the namespace "" for a Node and a ServiceCIDR.
+    `name` has the namespace "" for a Node and a ServiceCIDR. `trigger_time` is when what made an
+    EndpointSlice so has happened, in seconds since the epoch, 0.0 where that is not known: its
+    annotation endpoints.kubernetes.io/last-change-trigger-time. It is no part of the object, since
+    nobody needs to remember it.
     """
 
     kind: Kind
     name: ObjectName
     object: Record | None
+    trigger_time: float = 0.0
 
 
 class Synced(NamedTuple):
     """Every initial list has been delivered: the state is complete for the first time."""
+
+
+class NodeListed(NamedTuple):
+    """Whether this node has a Node object is known: it has been delivered, or there is none.
+
+    Synced says so, too; a source need not have both.
+    """
 
 
 ANY_SERVICE = ObjectName("", "")
@@ -69,7 +80,7 @@ class Trouble(NamedTuple):
     since: float
 
 
-Event: TypeAlias = Change | Synced | Report | Trouble
+Event: TypeAlias = Change | Synced | NodeListed | Report | Trouble
 
 
 class Source(Protocol):

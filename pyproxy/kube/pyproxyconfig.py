@@ -25,7 +25,7 @@ from pyproxy.kube.configtypes import (
     one_of,
     ports_of,
 )
-from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
+from pyproxy.kube.configwalk import Found, Schema, Walk, read_config_file, walk
 from pyproxy.kube.durations import whole_seconds
 from pyproxy.tables import ConnectionTable, PortRange, SocketTranslation
 
@@ -40,8 +40,10 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "hideClients": BOOL,
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
+        "proxyModeAnswer": STRING,
         "removeKubeProxyRules": BOOL,
         "sameUplink": BOOL,
+        "serviceMetrics": BOOL,
         "snatPortRange": PORT_RANGE,
         "cgroupRoot": ABSOLUTE_PATH,
         "bpffsRoot": ABSOLUTE_PATH,
@@ -65,8 +67,8 @@ class PyproxyConfig(NamedTuple):
 
     Directories are None where the file leaves them open. `devices` are shell patterns, none for all
     devices. Timeouts are in seconds, rounded up. `source_ports` stand for clients before all
-    others do; None: those that nobody gets by himself. `warnings` name the fields that were passed
-    over, for the log.
+    others do; None: those that nobody gets by himself. `proxy_mode_answer` is what /proxyMode says,
+    "" for the mode. `warnings` name the fields that were passed over, for the log.
     """
 
     socket_translation: SocketTranslation = SocketTranslation.ALL
@@ -83,8 +85,10 @@ class PyproxyConfig(NamedTuple):
     hide_clients: bool = False
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
+    proxy_mode_answer: str = ""
     remove_kube_proxy_rules: bool = True
     same_uplink: bool = True
+    service_metrics: bool = True
     source_ports: PortRange | None = None
     warnings: tuple[str, ...] = ()
 
@@ -102,6 +106,19 @@ def parse_pyproxy_config(text: bytes) -> PyproxyConfig:
     found = walk(text, SCHEMA)
     found.refuse_errors()  # the table of fields has tested every value
     return _config(found)
+
+
+def examine_own(path: Path) -> Found:
+    """Return what is wrong with a file, unknown fields and duplicates included.
+
+    Raises ConfigError if it cannot be read or is no mapping.
+    """
+    return read_config_file(path, "--pyproxy-config", _examined)
+
+
+def _examined(text: bytes) -> Found:
+    found = walk(text, SCHEMA)
+    return Found([*found.errors, *found.oddities], [])
 
 
 def _port_range(text: str) -> PortRange:
@@ -131,8 +148,10 @@ def _config(found: Walk) -> PyproxyConfig:
         hide_clients=found.values.get("hideClients") is True,
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
+        proxy_mode_answer=found.text("proxyModeAnswer"),
         remove_kube_proxy_rules=found.values.get("removeKubeProxyRules") is not False,
         same_uplink=found.values.get("sameUplink") is not False,
+        service_metrics=found.values.get("serviceMetrics") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),
-        warnings=tuple(found.warnings),
+        warnings=tuple(found.oddities),
     )

@@ -42,6 +42,7 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
         return None
     external_local = _external_policy_local(spec)
     ports = _service_ports(spec.ports or [])
+    check_port = _health_check_node_port(spec) if external_local else 0
     return model.Service(
         name=name,
         created=meta.creation_timestamp or "",
@@ -54,8 +55,8 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
         internal_policy_local=spec.internal_traffic_policy == "Local",
         external_policy_local=external_local,
         affinity_timeout_s=_affinity_timeout_s(spec),
-        health_check_node_port=_health_check_node_port(spec) if external_local else 0,
-        uid=_uid(meta, ports),
+        health_check_node_port=check_port,
+        uid=_uid(meta, ports, check_port),
     )
 
 
@@ -74,7 +75,6 @@ def endpoint_slice(name: ObjectName, found: wire.EndpointSlice) -> model.Endpoin
         family=family,
         ports=_slice_ports(found.ports or []),
         endpoints=_endpoints(family, found.endpoints or []),
-        trigger_time=_trigger_time(meta.annotations),
     )
 
 
@@ -140,10 +140,10 @@ def _target_port(port: wire.ServicePort) -> int:
     return target if isinstance(target, int) and target != port.port else 0
 
 
-def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort]) -> str:
+def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort], check_port: int) -> str:
     """Return the uid of a Service that an Event may be about; others do not pay for it."""
     has_sctp = any(port.protocol is Protocol.SCTP for port in ports)
-    return (meta.uid or "") if has_sctp else ""
+    return (meta.uid or "") if has_sctp or check_port else ""
 
 
 def _load_balancer_ips(status: wire.ServiceStatus | None) -> tuple[Address, ...]:
@@ -239,8 +239,9 @@ def _hint_names(hints: list[wire.Hint] | None) -> frozenset[str]:
     return _shared_hints(tuple(hint.name for hint in hints or ()))
 
 
-def _trigger_time(annotations: wire.SliceAnnotations | None) -> float:
-    """Return seconds since the epoch; kube-proxy takes no notice of a time it cannot read."""
+def trigger_time(found: wire.EndpointSlice) -> float:
+    """Return Change.trigger_time; kube-proxy takes no notice of a time it cannot read."""
+    annotations = (found.metadata or wire.SliceMeta()).annotations
     if annotations is None or not annotations.trigger_time:
         return 0.0
     try:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pyproxy.kube.api_meters import CUT, ENDED, ApiMeters
 from pyproxy.kube.api_pace import Backoff, Pace
 from pyproxy.kube.api_pages import Pages
 from pyproxy.kube.api_resources import Resource, is_absent
@@ -50,6 +51,13 @@ class _End:
 
     heard = cut = silent = False
 
+    @property
+    def cause(self) -> str:
+        """Why, in a metric's word."""
+        if self.silent:
+            return Cause.SILENT.value
+        return CUT if self.cut else ENDED
+
 
 class Reflector:
     """Follows one resource. run() is the body of its thread.
@@ -68,6 +76,7 @@ class Reflector:
         stopping: threading.Event,
         pace: Pace,
         clocks: Clocks,
+        meters: ApiMeters,
     ) -> None:
         self._resource = resource
         self._source = f"{SERVER}: {resource.plural}"
@@ -79,6 +88,7 @@ class Reflector:
         self._stopping = stopping
         self._pace = pace
         self._clocks = clocks
+        self._meters = meters
         self._backoff = Backoff(pace, clocks.random)
         self._rarely = Backoff(pace.of_absent, clocks.random)
         self._pages = Pages(self._page, self._take, pace.page)
@@ -119,6 +129,8 @@ class Reflector:
                 self._listed()
             self._watch()
         except ApiFailure as failure:
+            if self._verb == "watch":
+                self._meters.restarted(self._resource.plural, failure.cause.value)
             if not self._stopping.is_set():
                 return self._do_without() if self._lacks(failure) else self._note(failure)
         return 0.0
@@ -132,6 +144,7 @@ class Reflector:
             self._shelf.begin_list()
         position = self._pages.read()
         self._put_all(self._shelf.end_list())
+        self._meters.listed(self._resource.plural)
         return position
 
     def _take(self, document: msgspec.Raw) -> None:
@@ -197,6 +210,7 @@ class Reflector:
                 self._end_watch(self._clocks.monotonic() - started, end)
         if self._short >= _MOST_SHORT:
             raise ApiFailure(Cause.FAILING, f"ended {self._short} watches in a row at once")
+        self._meters.restarted(self._resource.plural, end.cause)
 
     def _open_watch(self) -> Answer:
         pace = self._pace

@@ -39,6 +39,19 @@ class Books:
         self._former: dict[ServicePortName, int] = {}
         self._first_generation = 0
 
+    def counts(self) -> Room:
+        """Return how many entries each map has; slots that wait for their readers do not count."""
+        backends = sum(len(entry.run.backends) for entry in self.programmed.values())
+        services = len(self.programmed)
+        return Room(
+            frontends=len(self.frontends),
+            services=services,
+            slots=services + backends,
+            members=self.member_count,
+            nodes=len(self.nodes),
+            sources=self.source_count,
+        )
+
     def continue_from(self, former: Mapping[ServicePortName, int]) -> None:
         """Give services the ids by which older connections know them.
 
@@ -53,6 +66,10 @@ class Books:
         """Return a free id for a service port, the one that it had if that is known."""
         had = self._former.pop(name, 0)
         return had if self.ids.take_this(had) else self.ids.take()
+
+    def was_used(self, service: int) -> bool:
+        """Return whether a service id has been somebody's in these maps."""
+        return bool(self._generation_of(service))
 
     def next_generation(self, service: int) -> int:
         """Return the generation for the next run of a service id; never 0."""

@@ -108,6 +108,9 @@ class NodeNumbers:
         for number in numbers:
             self._ids.adopt(number)
 
+    def __len__(self) -> int:
+        return len(self._numbers)
+
     def numbers(self) -> Iterator[tuple[int, str]]:
         """Yield each number that is in use, and its name."""
         return ((number, name) for name, number in self._numbers.items())

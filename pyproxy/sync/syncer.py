@@ -31,6 +31,7 @@ class Syncer:
     `serves` says which frontends the datapath can serve; service ports without any are left
     out. `refused` has the service ports that do not fit, each with the reason; `kept` those
     that were adopted from the kernel and are not wanted, but may only be unreadable now.
+    `was_full`: the last apply() compared all there is.
     """
 
     def __init__(self, datapath: Datapath, serves: Callable[[PortPlan, Frontend], bool]) -> None:
@@ -40,6 +41,7 @@ class Syncer:
         self._gone: set[ServicePortName] = set()  # since the last round that was written
         self._stale = True  # the books may differ from the kernel
         self._room_was_made = False
+        self.was_full = False
         self.kept: set[ServicePortName] = set()
         self.books = Books(datapath.room, datapath.generation)
         self.refused: dict[ServicePortName, str] = {}
@@ -64,7 +66,8 @@ class Syncer:
                 self._wanted[name] = state
         # not by `kept - wanted.keys()`, here and below: that may look at every service there is
         self.kept = {name for name in self.kept if name not in self._wanted}
-        if self._stale or not all(map(may_lack, self.kept)):
+        self.was_full = self._stale or not all(map(may_lack, self.kept))
+        if self.was_full:
             return self._apply_all(may_lack)
         names = set(plans)
         if self.can_retry:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyproxy.model import endpoint_text
 from pyproxy.plan.connection import Connection, Decision, Verdict
 from pyproxy.plan.decide import decide, tables_of
-from pyproxy.tables import Backend, BackendFlag, PortPlan, ServiceFlag
+from pyproxy.tables import Backend, PortPlan, ServiceFlag
 from tests.flows.load import Case, Flow
 
 Decide = Callable[[Connection], Decision]
@@ -66,12 +66,6 @@ def categorize_complaints(case: Case, plans: Iterable[PortPlan]) -> Iterator[str
         wanted = expected[key] if isinstance(value, bool) else frozenset(expected[key] or ())
         if value != wanted:
             yield f"{key}: expected {_sorted(wanted)}, planned {_sorted(value)}"
-
-
-def local_ready_endpoints(plans: Iterable[PortPlan]) -> int:
-    """Count the local ready endpoints of plans, as a health check node port reports them."""
-    usable = BackendFlag.LOCAL | BackendFlag.READY
-    return len({m.address for p in plans for m in p.members if m.flags & usable == usable})
 
 
 def backend_texts(backends: Iterable[Backend]) -> frozenset[str]:

@@ -14,8 +14,9 @@ from types import FrameType
 
 from pyproxy.kube.api import SYSTEM_CLOCKS, ApiSource
 from pyproxy.kube.api_config import ApiSettings
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_pace import Pace
-from pyproxy.kube.events import Change, Event, Kind, Record, Report, Synced, Trouble
+from pyproxy.kube.events import Change, Event, Kind, NodeListed, Record, Report, Synced, Trouble
 from pyproxy.model import Service
 from tests.api.source.scripted import Json
 
@@ -47,6 +48,7 @@ class Followed:
         service_cidrs: bool = False,
     ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
+        self.meters = ApiMeters()
         self.source = ApiSource(
             settings,
             node,
@@ -54,18 +56,22 @@ class Followed:
             service_cidrs=service_cidrs,
             pace=pace,
             clocks=SYSTEM_CLOCKS,
+            meters=self.meters,
         )
         self.seen: list[Event] = []
         self.objects: dict[tuple[Kind, str], Record] = {}
         self.reports: dict[str, str] = {}
         self.troubles: dict[str, Trouble] = {}
         self.synced = 0
+        self.node_listed = 0
 
     def take(self, event: Event) -> None:
         """Take one event."""
         self.seen.append(event)
         if isinstance(event, Synced):
             self.synced += 1
+        elif isinstance(event, NodeListed):
+            self.node_listed += 1
         elif isinstance(event, Report):
             self.reports[event.source] = event.message
         elif isinstance(event, Trouble):

@@ -12,9 +12,10 @@ from pyproxy.agent.config import RunConfig
 from pyproxy.agent.main import _source, _teller
 from pyproxy.kube.announcer import Announcer
 from pyproxy.kube.api import ApiSource
+from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Kind
 from pyproxy.kube.manifests import ManifestSource
-from pyproxy.kube.notices import tell_nobody
+from pyproxy.kube.notices import TellNobody
 from pyproxy.plan.options import Mode, Options
 
 SOMEWHERE = Path("/nowhere")
@@ -39,7 +40,7 @@ def config(mode: Mode, manifests: Path | None = None) -> RunConfig:
 @pytest.mark.parametrize("mode", Mode)
 def test_service_cidrs_are_asked_for_in_nftables_mode_only(mode: Mode) -> None:
     """No other mode uses them (A8.7)."""
-    source = _source(config(mode), print)
+    source = _source(config(mode), print, ApiMeters())
     assert isinstance(source, ApiSource)
     kinds = {one.kind for one in source._resources}
     assert kinds - {Kind.SERVICE_CIDR} == {Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE}
@@ -48,16 +49,18 @@ def test_service_cidrs_are_asked_for_in_nftables_mode_only(mode: Mode) -> None:
 
 def test_manifests_come_first() -> None:
     """Whatever else is given."""
-    assert isinstance(_source(config(Mode.NFTABLES, SOMEWHERE), print), ManifestSource)
+    assert isinstance(_source(config(Mode.NFTABLES, SOMEWHERE), print, ApiMeters()), ManifestSource)
 
 
 def test_events_are_posted_where_there_is_an_api_server() -> None:
     """Manifests have none; what posts ends with the agent."""
     with contextlib.ExitStack() as running:
-        assert _teller(config(Mode.IPTABLES, SOMEWHERE), running) is tell_nobody
-        tell_nobody({}, str)
-        tell = _teller(config(Mode.IPTABLES), running)
-        announcer = getattr(tell, "__self__", None)
+        nobody = _teller(config(Mode.IPTABLES, SOMEWHERE), running, ApiMeters())
+        assert isinstance(nobody, TellNobody)
+        nobody.tell({}, str)
+        nobody.tell_checks(())
+        nobody.about_node("Starting", "pyproxy", wait_s=60)
+        announcer = _teller(config(Mode.IPTABLES), running, ApiMeters())
         assert isinstance(announcer, Announcer)
         assert not announcer._stopping.is_set()
     assert announcer._stopping.is_set()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import pytest
 
+from pyproxy.agent.meters import Meters
 from pyproxy.agent.sync import RETRY_FIRST_S, RETRY_MOST_S, Syncers, serves
 from pyproxy.errors import MapFullError
 from pyproxy.model import Family, Prefix, Protocol
@@ -273,3 +275,50 @@ def test_a_kernel_that_ends_no_sockets_is_named(
     assert "connected UDP sockets keep a backend that left" in caplog.text
     assert not both.failed
     assert len(datapaths[Family.IPV4].frontends) == 1
+
+
+def test_what_is_planned_is_told_to_who_looks_for_a_fault(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At -v=4 there is a line for each service port and family, for one that is gone too."""
+    caplog.set_level(logging.DEBUG)
+    both = syncers(datapaths)
+    both.apply(changes(plan("a")))
+    both.apply(dict.fromkeys(changes(plan("a"))))
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    name = next(iter(changes(plan("a")))).name
+    assert told[0] == f"{name}, IPv4: 1 frontends, 1 backends"
+    assert told[-1] == f"{name}, IPv6: 0 frontends, 0 backends"
+
+
+def test_what_is_written_is_measured_by_family(datapaths: dict[Family, FakeDatapath]) -> None:
+    """The first time and after a failure all there is, else what has changed (A20.1, A20.2)."""
+    meters = Meters(tuple(Family))
+    loaded = {family: Loaded(datapath) for family, datapath in datapaths.items()}
+    both = Syncers(loaded, meters)  # type: ignore[arg-type] # only the datapath is used
+    datapaths[Family.IPV4].fail_at = 1
+    both.apply(changes(plan("a")))
+    assert both.failed == {Family.IPV4}
+    both.apply({})
+    both.apply(changes(plan("b", vips=(2,))))
+    both.apply({})
+    counts = {
+        reading.spec.name: [sum(each.counts) for each in reading.values.values()]  # type: ignore[union-attr]
+        for reading in meters.read()
+        if reading.spec.name.endswith("proxy_rules_duration_seconds")
+    }
+    errors = next(r for r in meters.read() if r.spec.name == "pyproxy_sync_errors_total")
+    assert list(counts.values()) == [[3, 2], [2, 1], [1, 1]]
+    assert errors.values == {("IPv4",): 1, ("IPv6",): 0}
+
+
+def test_map_uses_are_what_the_maps_hold(datapaths: dict[Family, FakeDatapath]) -> None:
+    """By the names of status, with the limits of the maps."""
+    both = syncers(datapaths)
+    both.apply(changes(plan("a"), plan("b", vips=(2,))))
+    used = {each.name: each for each in both.map_uses()}
+    assert len(used) == 2 * len(ROOM)
+    assert used["IPv4 frontends"].used == len(datapaths[Family.IPV4].frontends)
+    assert used["IPv4 members"].used == len(datapaths[Family.IPV4].members)
+    assert used["IPv6 services"] == ("IPv6 services", 2, ROOM.services - 1)
+    assert "IPv4 node_names" in used

@@ -37,8 +37,10 @@ forwardAccept: true
 hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
+proxyModeAnswer: ebpf
 removeKubeProxyRules: false
 sameUplink: false
+serviceMetrics: false
 snatPortRange: 10000-19999
 connectionTable:
   maxEntries: 100000
@@ -61,8 +63,10 @@ EXPECTED = PyproxyConfig(
     hide_clients=True,
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
+    proxy_mode_answer="ebpf",
     remove_kube_proxy_rules=False,
     same_uplink=False,
+    service_metrics=False,
     source_ports=PortRange(10_000, 10_000),
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from pyproxy.plan import decide as rules
 from pyproxy.plan.connection import Verdict
-from tests.flows.judge import judge, local_ready_endpoints
+from tests.flows.judge import judge
 from tests.flows.load import KUBE_PROXY, Case, FlowFile, FlowFileError, read_flow_file
 
 
@@ -40,7 +40,9 @@ def test_health_check_counts_local_ready_endpoints(flow_file: FlowFile) -> None:
         world = case.world()
         world.replan()
         assert list(world.health_check_node_ports().values()) == [expected["port"]]
-        assert local_ready_endpoints(world.plans.values()) == expected["localEndpoints"]
+        (check,) = world.health_checks.values()
+        assert check.port == expected["port"]
+        assert list(check.endpoints.values()) == [expected["localEndpoints"]]
 
 
 def test_wrong_expectations_are_noticed() -> None:

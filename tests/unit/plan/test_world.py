@@ -50,7 +50,7 @@ def test_only_differences_are_returned() -> None:
     assert world.replan() == {}
     world.put_slice(piece(endpoint("10.0.0.1")))
     assert set(world.replan()) == {key()}
-    world.put_slice(piece(endpoint("10.0.0.1"), trigger_time=5.0))
+    world.put_slice(piece(endpoint("10.0.0.1")))
     world.put_slice(piece(endpoint("10.0.0.1"), name="same-again"))
     assert world.replan() == {}
 
