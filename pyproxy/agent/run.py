@@ -95,13 +95,8 @@ class Agent:
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
         self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
-        self._upkeep = Upkeep(
-            config.cgroup_root,
-            loaded,
-            self._syncers,
-            config.sync_period_s,
-            more=self._looks(),
-        )
+        root, period_s = config.cgroup_root, config.sync_period_s
+        self._upkeep = Upkeep(root, loaded, self._syncers, period_s, more=self._looks())
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
@@ -110,13 +105,7 @@ class Agent:
     def _looks(self) -> tuple[Callable[[], None], ...]:
         """Return what is looked at once a period, besides what the maps hold."""
         former = self._former_proxy.look
-        return (
-            self._reserve,
-            self._own_ips.look,
-            self._forwarding.keep,
-            self._retry_checks,
-            former,
-        )
+        return self._reserve, self._own_ips.look, self._forwarding.keep, self._retry_checks, former
 
     @property
     def config(self) -> RunConfig:
