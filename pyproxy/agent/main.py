@@ -10,16 +10,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import pyproxy
 from pyproxy.agent import report
 from pyproxy.agent.bridged import Bridged
-from pyproxy.agent.config import RunConfig
+from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.health import Healthiness
 from pyproxy.agent.kernel import Loaded, Loading, forget_former_programs
 from pyproxy.agent.messages import CoverChanged, Messages, Stop
 from pyproxy.agent.moves import Moves
+from pyproxy.agent.reconfigure import reread
 from pyproxy.agent.run import Agent
 from pyproxy.agent.serving import Serving, bind_failed
 from pyproxy.agent.sweeper import Sweeper
@@ -32,6 +34,7 @@ from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
 from pyproxy.kube.events import Put, Source
+from pyproxy.kube.filewatch import FileWatch
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.kube.notices import Teller, TellNobody
 from pyproxy.model import Family
@@ -54,9 +57,17 @@ def check_node(config: RunConfig) -> None:
         )
 
 
-def run(config: RunConfig) -> None:
-    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
+def prepare(config: RunConfig) -> None:
+    """Do what needs more rights than serving does, and no more (parity A17.5)."""
     check_node(config)
+
+
+def run(config: RunConfig, choose: Callable[[], Chosen] | None = None) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
+
+    `choose` reads the configuration's files again.
+    """
+    prepare(config)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -67,7 +78,7 @@ def run(config: RunConfig) -> None:
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
-        _run(config, messages, stopping)
+        _run(config, choose, messages, stopping)
     except LoadingEndedError:
         log.info("stopped before the programs were loaded")
     except PinsGoneError as error:
@@ -84,7 +95,12 @@ def _start_anew() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - it is ourselves
 
 
-def _run(config: RunConfig, messages: Messages, stopping: threading.Event) -> None:
+def _run(
+    config: RunConfig,
+    choose: Callable[[], Chosen] | None,
+    messages: Messages,
+    stopping: threading.Event,
+) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
@@ -107,9 +123,12 @@ def _run(config: RunConfig, messages: Messages, stopping: threading.Event) -> No
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        end = _agent(config, loaded, cover, moves, messages, running=running).run()
-    if end.reason:
-        raise PyproxyError(end.reason, end.remedy)
+        agent = _agent(config, loaded, cover, moves, messages, running=running)
+        if choose and config.files:
+            running.callback(_watch_files(config, choose, messages).stop)
+        stop = agent.run()
+    if stop.reason:
+        raise PyproxyError(stop.reason, stop.remedy)
 
 
 def _agent(
@@ -172,6 +191,13 @@ def _serving(
     )
 
 
+def _watch_files(config: RunConfig, choose: Callable[[], Chosen], messages: Messages) -> FileWatch:
+    """Have the configuration's files read again whenever they change; they may have by now."""
+    watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_node)))
+    watch.start()
+    return watch
+
+
 def _cover(
     config: RunConfig,
     loading: Loading,
@@ -210,7 +236,7 @@ def _source(config: RunConfig, put: Put) -> Source:
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
     return ApiSource(
-        ApiSettings(kubeconfig=config.kubeconfig),
+        ApiSettings(config.kubeconfig, config.master),
         config.options.node_name,
         put,
         # nobody else uses them: ten thousand nodes need not watch them
@@ -225,7 +251,7 @@ def _teller(config: RunConfig, running: contextlib.ExitStack) -> Teller:
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    announcer = Announcer(ApiSettings(kubeconfig=config.kubeconfig), config.options.node_name)
+    announcer = Announcer(ApiSettings(config.kubeconfig, config.master), config.options.node_name)
     running.callback(announcer.stop)
     return announcer
 

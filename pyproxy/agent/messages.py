@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from pyproxy.agent.reconfigure import Reread
 from pyproxy.kube.events import Change, Event, Synced
 
 
@@ -27,7 +28,7 @@ class Stop(NamedTuple):
     remedy: str = "start it again, and report what the log says"
 
 
-Message: TypeAlias = Event | CoverChanged | ServersChanged | Stop
+Message: TypeAlias = Event | CoverChanged | ServersChanged | Reread | Stop
 
 
 class Messages:

@@ -24,7 +24,8 @@ from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.messages import CoverChanged, Message, Messages, ServersChanged, Stop
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
-from pyproxy.agent.problems import not_attached, not_known
+from pyproxy.agent.problems import no_pod_cidrs, not_attached, not_known
+from pyproxy.agent.reconfigure import Reconfiguring, Reread
 from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.serving import Serving
 from pyproxy.agent.sync import Syncers
@@ -34,7 +35,7 @@ from pyproxy.kernel.pins import other_layouts
 from pyproxy.kube.events import Report, Trouble
 from pyproxy.kube.notices import Tell
 from pyproxy.model import Family, address_text
-from pyproxy.plan.options import DetectLocalMode, Options
+from pyproxy.plan.options import DetectLocalMode, Options, lacks_pod_cidrs
 from pyproxy.tables import Kind, PortPlan
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,10 @@ class Agent:
         self._tell = tell
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
+        paths = (each.path for each in self._loaded)
+        self._reconfiguring = Reconfiguring(config, paths, self._inbox.world)
         self._syncers = Syncers(loaded)
-        datapaths = {family: each.datapath for family, each in loaded.items()}
-        self._own_ips = OwnClusterIPs(datapaths, cover)
+        self._own_ips = OwnClusterIPs({f: each.datapath for f, each in loaded.items()}, cover)
         self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
@@ -97,6 +99,11 @@ class Agent:
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
         self._synced = False
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration in force: servers' threads may read it."""
+        return self._reconfiguring.config
 
     def run(self) -> Stop:
         """Handle messages until Stop; return it.
@@ -132,12 +139,14 @@ class Agent:
 
     def _handle(self, messages: list[Message]) -> None:
         for each in messages:
-            if isinstance(each, CoverChanged | ServersChanged | Report | Trouble):
+            if isinstance(each, CoverChanged | ServersChanged | Report | Reread | Trouble):
                 # worth telling before anything is synced, and then above all
                 self._changed = True
             if isinstance(each, CoverChanged) and self._synced:
                 self._end_moves()
-            if not isinstance(each, CoverChanged | ServersChanged | Stop):
+            if isinstance(each, Reread):
+                self._reconfigure(each)
+            elif not isinstance(each, CoverChanged | ServersChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
@@ -161,6 +170,11 @@ class Agent:
         world = self._inbox.world
         if self._serving.retry(world.health_checks, world.options):
             self._changed = True
+
+    def _reconfigure(self, message: Reread) -> None:
+        reason = self._reconfiguring.take(message)
+        if reason:
+            self._messages.put(Stop(reason, "start it again, if nothing does so by itself"))
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
@@ -224,12 +238,16 @@ class Agent:
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
-        problems = self._inbox.problems() + self._syncers.problems()
+        problems = self._reconfiguring.problems()
+        problems += self._inbox.problems() + self._syncers.problems()
         problems += self._reserving.problems() + self._forwarding.problems()
         problems += self._serving.problems()
         problems += [not_attached(each) for each in self._cover.failures]
         if self._cover.facts_failure:
             problems.append(not_known(self._cover.facts_failure))
+        options = self._inbox.world.options
+        if self._synced and lacks_pod_cidrs(options):
+            problems.append(no_pod_cidrs(options.node_name))
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,
@@ -244,7 +262,7 @@ class Agent:
             refused=self._syncers.refused,
             malformed=len(self._inbox.reports),
             problems=problems,
-            pod_networks=_pod_networks(self._config.options),
+            pod_networks=_pod_networks(self.config.options),
         )
         self._changed = not self._reporter.write(state)
         pause = REPORT_AGAIN_S if self._changed else REPORT_EVERY_S

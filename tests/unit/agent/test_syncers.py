@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import pytest
@@ -273,3 +274,17 @@ def test_a_kernel_that_ends_no_sockets_is_named(
     assert "connected UDP sockets keep a backend that left" in caplog.text
     assert not both.failed
     assert len(datapaths[Family.IPV4].frontends) == 1
+
+
+def test_what_is_planned_is_told_to_who_looks_for_a_fault(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At -v=4 there is a line for each service port and family, for one that is gone too."""
+    caplog.set_level(logging.DEBUG)
+    both = syncers(datapaths)
+    both.apply(changes(plan("a")))
+    both.apply(dict.fromkeys(changes(plan("a"))))
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    name = next(iter(changes(plan("a")))).name
+    assert told[0] == f"{name}, IPv4: 1 frontends, 1 backends"
+    assert told[-1] == f"{name}, IPv6: 0 frontends, 0 backends"
