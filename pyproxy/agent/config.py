@@ -56,7 +56,6 @@ class RunConfig(NamedTuple):
     logging: LogSettings = LogSettings()
     files: tuple[Path, ...] = ()
     configuration: Mapping[str, Any] = MappingProxyType({})
-    remove_kube_proxy_rules: bool = True
 
 
 class Chosen(NamedTuple):
