@@ -95,13 +95,8 @@ class Agent:
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
         self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
-        self._upkeep = Upkeep(
-            config.cgroup_root,
-            loaded,
-            self._syncers,
-            config.sync_period_s,
-            more=self._looks(),
-        )
+        look_s = config.sync_period_s
+        self._upkeep = Upkeep(config.cgroup_root, loaded, self._syncers, look_s, more=self._looks())
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
