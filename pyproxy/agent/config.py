@@ -25,10 +25,9 @@ class RunConfig(NamedTuple):
     kube-proxy's own name of the mode; `proxy_mode_answer` is what /proxyMode says instead, "" for
     nothing else. `service_metrics`: a scrape gets counters of every service. With
     `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
-    `enable_profiling` the metrics server profiles (A13.7); with `remove_kube_proxy_rules` the agent
-    removes what kube-proxy has left, once its own programs serve. `files` are the configuration's
-    own, to be watched; `configuration` is the effective KubeProxyConfiguration
-    (kube.proxydocument).
+    `remove_kube_proxy_rules` it removes what kube-proxy has left, once its own programs serve.
+    `files` are the configuration's own, to be watched; `configuration` is the effective
+    KubeProxyConfiguration (kube.proxydocument).
     """
 
     manifests: Path | None
@@ -52,7 +51,6 @@ class RunConfig(NamedTuple):
     proxy_mode_answer: str = ""
     service_metrics: bool = True
     bind_address_hard_fail: bool = False
-    enable_profiling: bool = False
     logging: LogSettings = LogSettings()
     files: tuple[Path, ...] = ()
     configuration: Mapping[str, Any] = MappingProxyType({})

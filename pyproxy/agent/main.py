@@ -75,10 +75,10 @@ def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     """
     config = chosen.config
     prepare(config)
-    hostsetup.set_oom_score(config.oom_score_adj)
+    lock = Lock(config.run_dir, config.bpffs_root)
     for remark in chosen.remarks:
         log.warning("%s", remark)
-    lock = Lock(config.run_dir, config.bpffs_root)
+    hostsetup.set_oom_score(config.oom_score_adj)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
         report.remove(config.run_dir)

@@ -77,7 +77,6 @@ def choose(flags: dict[str, Any]) -> Chosen:
         proxy_mode_answer=own.proxy_mode_answer,
         service_metrics=own.service_metrics,
         bind_address_hard_fail=config.bind_address_hard_fail,
-        enable_profiling=config.enable_profiling,
         logging=config.logging,
         files=tuple(filter(None, (flags["config"], flags["pyproxy_config"]))),
         configuration=settings.document,
