@@ -154,7 +154,7 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
 def _scrape(config: RunConfig, meters: Meters, running: contextlib.ExitStack) -> Scrape:
     """Serve metrics from the start on: an API server that is away shows there, too."""
     scrape = Scrape(config, meters)
-    server = scrape.server()
+    server = scrape.server(scrape.contents(), lambda _: None)
     if server:
         server.start()
         running.callback(server.stop)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from pyproxy.agent import kubeproxymetrics as kp
 from pyproxy.agent.config import RunConfig
@@ -46,13 +47,18 @@ class Scrape:
         )
         return Exposition(sources, self._of_services if self._config.service_metrics else None)
 
-    def server(self) -> Listener | None:
-        """Return the server, to be started; None where there shall be none."""
-        address = self._config.metrics_bind_address
-        if address is None:
-            return None
+    def contents(self, configz: Callable[[], Mapping[str, Any]] | None = None) -> Contents:
+        """Return what the port answers; `configz` gives the configuration in force (A13.5)."""
         mode = self._config.proxy_mode_answer or self._config.proxy_mode
-        return debug_server(address, Contents(self.exposition(), mode))
+        return Contents(self.exposition(), mode, configz)
+
+    def server(self, contents: Contents, failed: Callable[[OSError], None]) -> Listener | None:
+        """Return the server, to be started; None where there shall be none.
+
+        `failed` is called each time that the address cannot be bound (A13.1).
+        """
+        address = self._config.metrics_bind_address
+        return debug_server(address, contents, failed) if address else None
 
     def _of_services(self) -> Mapping[tuple[Family, ServicePortName], ServiceCounters]:
         return self.services()

@@ -32,8 +32,8 @@ PROMETHEUS = ("127.0.0.1", 9090)
 CONFIG = """
 scrape_configs:
 - job_name: kube-proxy
-  scrape_interval: 200ms
-  scrape_timeout: 200ms
+  scrape_interval: 2s
+  scrape_timeout: 2s
   static_configs:
   - targets: ["127.0.0.1:10249"]
 """
@@ -160,7 +160,7 @@ def test_prometheus_takes_all_of_it(prometheus: Prometheus) -> None:
         for each in prometheus.query("kubeproxy_sync_proxy_rules_duration_seconds_count")
     }
     assert families == {"IPv4", "IPv6"}
-    assert prometheus.query("rate(process_cpu_seconds_total[1m]) >= 0")
+    assert prometheus.query("process_cpu_seconds_total > 0")
     metadata = prometheus.api("targets/metadata")
     types = {each["metric"]: each["type"] for each in metadata}
     assert types["kubeproxy_sync_proxy_rules_no_local_endpoints_total"] == "gauge"
