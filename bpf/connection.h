@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "marks.h"
 #include "packet.h"
+#include "traffic.h"
 
 /* How often a reader looks again when what it found was another connection's. */
 #define FIND_TRIES 3

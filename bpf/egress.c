@@ -21,6 +21,7 @@ static __always_inline int egress_reply(struct __sk_buff *skb, const struct pack
 	}
 	life_note(found, life_after_reply((__u32)copy->life, packet), now);
 	count(COUNTER_PACKET_OUT);
+	traffic_note(skb, copy->service, packet->ip);
 	if (packet_translate_out(skb, packet, &copy->frontend, &copy->client) != TC_NEXT)
 		return TC_DROP;
 	if (copy->uplink && copy->uplink != skb->ifindex)

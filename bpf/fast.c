@@ -14,6 +14,7 @@ struct going {
 	struct way way;
 	struct endpoint src;
 	struct endpoint dst;
+	__u32 service;
 };
 
 /*
@@ -65,6 +66,7 @@ static __always_inline bool fast_going(const struct packet *packet, struct found
 	if (life_age(copy->life, now) > REFRESH_TICKS || !is_fast(copy->life, packet) ||
 	    copy->way_epoch != epoch(SETTING_WAY_EPOCH))
 		return false;
+	going->service = copy->service;
 	if (found->role == ROLE_REQUEST)
 		return copy->life & LIFE_WAY_REQUEST && is_usable(found, packet, now) &&
 		       request_going(copy, going) && way_take(copy->request_way, &going->way);
@@ -109,6 +111,7 @@ static __always_inline int fast_send(struct __sk_buff *skb, struct packet *packe
 	    !headers_write(skb, &going->way, ttl, &ends))
 		return TC_DROP;
 	count(COUNTER_PACKET_FAST);
+	traffic_note(skb, going->service, ETH_HLEN);
 	if (going->way.flags & DEVICE_PEER)
 		return bpf_redirect_peer(going->way.ifindex, 0);
 	/* it leaves by a device with programs of ours */

@@ -46,6 +46,7 @@ static __always_inline int ingress_request(struct __sk_buff *skb, const struct p
 	syn_note(skb, found, packet);
 	life_note(found, life_after_request((__u32)found->copy.life, packet), now);
 	count(COUNTER_PACKET_IN);
+	traffic_note(skb, found->copy.service, packet->ip);
 	forward_mark(skb, found->copy.life);
 	return packet_translate_in(skb, packet, &client, &backend);
 }

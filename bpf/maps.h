@@ -89,6 +89,10 @@ BPF_PERCPU_ARRAY(hand, __u32, 1);
 /* Where a refusal is put together: larger than the stack. */
 BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
 
+/* The programs write, metrics read: of each service. CPUs share a shard where there are many. */
+BPF_F_TABLE("array", __u32, struct begun, begun, MAX_SERVICES, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", __u32, struct traffic, traffic, MAX_SERVICES *TRAFFIC_SHARDS, BPF_F_MMAPABLE);
+
 /* The programs write, status reads: enum counter. */
 BPF_F_TABLE("percpu_array", __u32, __u64, counters, COUNTER_MAX, 0);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What stands where in the arrays that the agent and the programs share: their order is the
- * number. pyproxy names the same in the same order; a test compares. And the flags of services.
+ * number. pyproxy names the same in the same order; a test compares. And the flags of services, and
+ * what is counted for them.
  */
 #ifndef PYPROXY_NUMBERS_H
 #define PYPROXY_NUMBERS_H
@@ -100,6 +101,21 @@ enum counter {
 	COUNTER_TABLE_EVICTED, /* half-open or closed connections that made room for new ones */
 	COUNTER_INSERT_FAILED, /* packets dropped: the kernel had no memory for an entry */
 	COUNTER_MAX,
+};
+
+/*
+ * begun: [service id], connections that began, by who was given a backend. traffic: [shard *
+ * MAX_SERVICES + service id], packets that were translated, and their bytes from the IP header on.
+ * An id that is handed out anew begins with zeros.
+ */
+struct begun {
+	__u64 sockets;
+	__u64 packets;
+};
+
+struct traffic {
+	__u64 packets;
+	__u64 bytes;
 };
 
 /* moments: index of the array of __u64; when something last went wrong, in ticks, 0: never */

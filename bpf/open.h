@@ -182,8 +182,10 @@ static __always_inline int connection_open(struct __sk_buff *skb, const struct p
 	if (!failed) {
 		ends_mark(record, flags);
 		count(COUNTER_PACKET_OPEN);
+		begun_by_packet(picked->target.service);
 	}
 	count(COUNTER_PACKET_IN);
+	traffic_note(skb, picked->target.service, packet->ip);
 	verdict = packet_translate_in(skb, packet, &client, &picked->backend);
 	/* at the end: nothing comes after it that verifiers would walk twice */
 	forward_mark(skb, flags);

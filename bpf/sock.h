@@ -11,6 +11,7 @@
 #include "family.h"
 #include "hops.h"
 #include "strict.h"
+#include "traffic.h"
 
 #define IPPROTO_MPTCP 262 /* RFC 8684: to everybody else it is TCP */
 
@@ -171,8 +172,12 @@ static __always_inline enum verdict sock_pick(struct bpf_sock_addr *ctx,
 	};
 	enum verdict verdict = backend_pick(picked, &who);
 
-	if (verdict == VERDICT_FORWARD)
-		return is_left_to_detector(picked) ? VERDICT_PASS : VERDICT_FORWARD;
+	if (verdict == VERDICT_FORWARD && is_left_to_detector(picked))
+		return VERDICT_PASS;
+	if (verdict == VERDICT_FORWARD) {
+		begun_by_socket(picked->target.service);
+		return VERDICT_FORWARD;
+	}
 	return is_in_force(picked, peer) ? verdict : VERDICT_PASS;
 }
 

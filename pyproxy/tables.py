@@ -72,6 +72,23 @@ class ConnectionTimeouts(NamedTuple):
     udp_stream: int = 120
 
 
+class Conntrack(NamedTuple):
+    """What the kernel's connection tracking is to be set to (parity A17.1, A17.2, A19.4).
+
+    0 leaves the kernel's own value alone, for sizes and for timeouts; where `max_per_core` is 0,
+    `min` is ignored too. `tcp_be_liberal` is only ever switched on. Timeouts are in seconds,
+    rounded up, and may be longer than those of our own table.
+    """
+
+    max_per_core: int = 32_768
+    min: int = 131_072
+    tcp_be_liberal: bool = False
+    tcp_established_timeout_s: int = 86_400
+    tcp_close_wait_timeout_s: int = 3_600
+    udp_timeout_s: int = 0
+    udp_stream_timeout_s: int = 0
+
+
 class PortRange(NamedTuple):
     """Ports from `first` on, `many` of them."""
 
@@ -128,6 +145,20 @@ class Member(NamedTuple):
     flags: BackendFlag
 
 
+class ServiceCounters(NamedTuple):
+    """What a service port of one family has had on this node, since its id was given to it.
+
+    Connections are counted by who was given a backend: a socket, or packets. `packets` and `bytes`
+    (from the IP header on) are of those that were translated one by one, both ways; what the kernel
+    has put together (GRO) is one.
+    """
+
+    socket_connections: int
+    packet_connections: int
+    packets: int
+    bytes: int
+
+
 class PortPlan(NamedTuple):
     """Everything about one service port in one family.
 
@@ -159,16 +190,3 @@ class PortPlan(NamedTuple):
     def cluster(self) -> tuple[Backend, ...]:
         """The backends that a Cluster traffic policy may use."""
         return self.backends[self.cluster_offset : self.cluster_offset + self.cluster_count]
-
-
-class ServiceCounters(NamedTuple):
-    """What there was of a service port since its maps were made.
-
-    Sockets that were translated when they connected or first sent; connections that began by
-    packets, and the packets and bytes of those, both ways.
-    """
-
-    socket_connections: int
-    packet_connections: int
-    packets: int
-    bytes: int

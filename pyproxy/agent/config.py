@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from pyproxy.kube.proxylogging import LogSettings
 from pyproxy.plan.options import Options
-from pyproxy.tables import ConnectionTable, SocketTranslation
+from pyproxy.tables import ConnectionTable, Conntrack, SocketTranslation
 
 
 class RunConfig(NamedTuple):
@@ -15,9 +18,15 @@ class RunConfig(NamedTuple):
 
     Objects come from `manifests`, else from the API server that `kubeconfig` names, else from
     the one of the cluster in whose pod the agent runs. Every `sync_period_s` the kernel is looked
-    at, for what others have changed there. `proxy_mode` is the mode in the file's word;
-    `proxy_mode_answer` is what /proxyMode says instead, "" for nothing else. `service_metrics`: a
-    scrape gets counters of every service.
+    at, for what others have changed there.
+
+    `master` is the API server's URL, "" for the one that credentials name. `conntrack` and
+    `oom_score_adj` are what the host is to be given at the start (parity A17). `proxy_mode` is
+    kube-proxy's own name of the mode. With `bind_address_hard_fail` the agent ends where a server
+    cannot bind (A11, A12.7); with `enable_profiling` the metrics server profiles (A13.7). `files`
+    are the configuration's own, to be watched; `configuration` is the effective
+    KubeProxyConfiguration (kube.proxydocument). `proxy_mode_answer` is what /proxyMode says instead
+    of the mode, "" for nothing else. `service_metrics`: a scrape gets counters of every service.
     """
 
     manifests: Path | None
@@ -33,6 +42,21 @@ class RunConfig(NamedTuple):
     socket_translation: SocketTranslation = SocketTranslation.ALL
     connections: ConnectionTable = ConnectionTable()
     sync_period_s: float = 30.0
+    master: str = ""
+    conntrack: Conntrack = Conntrack()
+    oom_score_adj: int = -999
     proxy_mode: str = "iptables"
+    bind_address_hard_fail: bool = False
+    enable_profiling: bool = False
+    logging: LogSettings = LogSettings()
+    files: tuple[Path, ...] = ()
+    configuration: Mapping[str, Any] = MappingProxyType({})
     proxy_mode_answer: str = ""
     service_metrics: bool = True
+
+
+class Chosen(NamedTuple):
+    """What flags and files come to; `remarks` are for the log, one line each."""
+
+    config: RunConfig
+    remarks: tuple[str, ...]

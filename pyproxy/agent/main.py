@@ -11,17 +11,20 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from pyproxy.agent import report
 from pyproxy.agent.bridged import Bridged
-from pyproxy.agent.config import RunConfig
+from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
+from pyproxy.agent.reconfigure import reread
 from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
 from pyproxy.agent.scrape import Scrape
 from pyproxy.agent.sweeper import Sweeper
+from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, features
@@ -31,6 +34,7 @@ from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
+from pyproxy.kube.filewatch import FileWatch
 from pyproxy.kube.manifests import ManifestSource
 from pyproxy.kube.notices import Tell, tell_nobody
 from pyproxy.model import Family
@@ -52,9 +56,17 @@ def check_node(config: RunConfig) -> None:
         )
 
 
-def run(config: RunConfig) -> None:
-    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start."""
+def prepare(config: RunConfig) -> None:
+    """Do what needs more rights than serving does, and no more (parity A17.5)."""
     check_node(config)
+
+
+def run(config: RunConfig, choose: Callable[[], Chosen] | None = None) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
+
+    `choose` reads the configuration's files again.
+    """
+    prepare(config)
     lock = Lock(config.run_dir, config.bpffs_root)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
@@ -65,7 +77,7 @@ def run(config: RunConfig) -> None:
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
-        _run(config, messages, stopping)
+        _run(config, choose, messages, stopping)
     except LoadingEndedError:
         log.info("stopped before the programs were loaded")
     except PinsGoneError as error:
@@ -83,19 +95,20 @@ def _start_anew() -> None:
 
 
 def _run(
-    config: RunConfig, messages: queue.SimpleQueue[Message], stopping: threading.Event
+    config: RunConfig,
+    choose: Callable[[], Chosen] | None,
+    messages: queue.SimpleQueue[Message],
+    stopping: threading.Event,
 ) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        meters = Meters(families(), config.proxy_mode)
-        scrape = _scrape(config, meters, running)
+        meters, scrape = _scrape(config, running)
         source = _source(config, messages.put, meters.api)
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
-        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -112,13 +125,29 @@ def _run(
         running.callback(sweeper.stop)
         tell = _teller(config, running, meters.api)
         agent = Agent(config, loaded, cover, moves, messages, tell=tell, meters=meters)
-        if config.healthz_bind_address:
-            server = HealthServer(config.healthz_bind_address, agent.health)
-            server.start()
-            running.callback(server.stop)
-        reason = agent.run()
-    if reason:
-        raise PyproxyError(reason, "start it again, and report what the log says")
+        _show(scrape, agent, loaded)
+        _serve_health(config, agent, running)
+        if choose and config.files:
+            running.callback(_watch_files(config, choose, messages).stop)
+        stop = agent.run()
+    if stop.reason:
+        raise PyproxyError(stop.reason, stop.remedy)
+
+
+def _serve_health(config: RunConfig, agent: Agent, running: contextlib.ExitStack) -> None:
+    if config.healthz_bind_address:
+        server = HealthServer(config.healthz_bind_address, agent.health)
+        server.start()
+        running.callback(server.stop)
+
+
+def _watch_files(
+    config: RunConfig, choose: Callable[[], Chosen], messages: queue.SimpleQueue[Message]
+) -> FileWatch:
+    """Have the configuration's files read again whenever they change; they may have by now."""
+    watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_node)))
+    watch.start()
+    return watch
 
 
 def _cover(
@@ -151,14 +180,26 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
-def _scrape(config: RunConfig, meters: Meters, running: contextlib.ExitStack) -> Scrape:
+def _scrape(config: RunConfig, running: contextlib.ExitStack) -> tuple[Meters, Scrape]:
     """Serve metrics from the start on: an API server that is away shows there, too."""
+    meters = Meters(families(), config.proxy_mode)
     scrape = Scrape(config, meters)
     server = scrape.server(scrape.contents(), lambda _: None)
     if server:
         server.start()
         running.callback(server.stop)
-    return scrape
+    return meters, scrape
+
+
+def _show(scrape: Scrape, agent: Agent, loaded: dict[Family, Loaded]) -> None:
+    """Let scrapes see what is in the kernel, and what is in force.
+
+    The maps stay open to the end: a scrape may be reading them until then.
+    """
+    pins = {family: each.pins for family, each in loaded.items()}
+    scrape.figures.pins = tuple(pins.values())
+    scrape.services = ServiceTraffic(pins, agent.service_ids)
+    scrape.config = lambda: agent.config
 
 
 def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
@@ -169,7 +210,7 @@ def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
     return ApiSource(
-        ApiSettings(kubeconfig=config.kubeconfig),
+        ApiSettings(config.kubeconfig, config.master),
         config.options.node_name,
         put,
         # nobody else uses them: ten thousand nodes need not watch them
@@ -185,7 +226,7 @@ def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters)
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
-    settings = ApiSettings(kubeconfig=config.kubeconfig)
+    settings = ApiSettings(config.kubeconfig, config.master)
     announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
     return announcer.tell

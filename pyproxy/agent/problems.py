@@ -30,6 +30,26 @@ def unreadable(source: str, message: str, since: float) -> Problem:
     )
 
 
+def config_invalid(message: str) -> Problem:
+    """A changed configuration cannot be used; the one before stays in force."""
+    return Problem(
+        "config-invalid",
+        f"the configuration stays as it was, since its files cannot be used: {message}",
+        "correct what is named; 'pyproxy check --config FILE' tells whether it is right",
+    )
+
+
+def no_pod_cidrs(node: str) -> Problem:
+    """Pods are to be recognised by podCIDRs (NodeCIDR), and the Node has none."""
+    return Problem(
+        "no-pod-cidrs",
+        f"detectLocalMode is NodeCIDR, and the Node {node} has no podCIDRs: pods of this node are"
+        " not told from other clients",
+        "let the cluster give it podCIDRs (kube-controller-manager's --allocate-node-cidrs), or "
+        "choose another detectLocalMode; they are taken up when they come",
+    )
+
+
 def refused(name: str, reason: str) -> Problem:
     """A service port does not fit into the maps."""
     return Problem(

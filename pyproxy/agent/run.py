@@ -25,7 +25,8 @@ from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
-from pyproxy.agent.problems import not_attached, not_known
+from pyproxy.agent.problems import no_pod_cidrs, not_attached, not_known
+from pyproxy.agent.reconfigure import Reconfiguring, Reread
 from pyproxy.agent.reserving import Reserving
 from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
@@ -33,8 +34,8 @@ from pyproxy.kernel import cleanup, sockets, sweep
 from pyproxy.kernel.pins import other_layouts
 from pyproxy.kube.events import Change, Event, Report, Trouble
 from pyproxy.kube.notices import Tell, tell_nobody
-from pyproxy.model import Family, address_text
-from pyproxy.plan.options import DetectLocalMode, Options
+from pyproxy.model import Family, ServicePortName, address_text
+from pyproxy.plan.options import DetectLocalMode, Options, lacks_pod_cidrs
 from pyproxy.serve.health import Health
 from pyproxy.tables import Kind, PortPlan
 
@@ -53,9 +54,10 @@ class Stop(NamedTuple):
     """The agent is to end; `reason` is what went wrong, "" if nothing did."""
 
     reason: str = ""
+    remedy: str = "start it again, and report what the log says"
 
 
-Message: TypeAlias = Event | CoverChanged | Stop
+Message: TypeAlias = Event | CoverChanged | Reread | Stop
 
 
 def _is_cluster_only(plan: PortPlan | None) -> bool:
@@ -91,6 +93,8 @@ class Agent:
         self._tell = tell
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
+        paths = (each.path for each in self._loaded)
+        self._reconfiguring = Reconfiguring(config, paths, self._inbox.world)
         self._meters = meters or Meters(tuple(loaded))
         self._syncers = Syncers(loaded, self._meters)
         datapaths = {family: each.datapath for family, each in loaded.items()}
@@ -116,8 +120,17 @@ class Agent:
         healthy = synced and all(sockets.are_attached(each.pins) for each in self._loaded)
         return Health(healthy, self._syncers.last_success)
 
-    def run(self) -> str:
-        """Handle messages until Stop; return its reason.
+    @property
+    def config(self) -> RunConfig:
+        """The configuration in force: servers' threads may read it."""
+        return self._reconfiguring.config
+
+    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
+        """Return the ids of a family's service ports; called from the server's threads."""
+        return self._syncers.service_ids(family)
+
+    def run(self) -> Stop:
+        """Handle messages until Stop; return it.
 
         Raises PinsGoneError where everything has to be loaded anew.
         """
@@ -126,7 +139,7 @@ class Agent:
             stops = [each for each in messages if isinstance(each, Stop)]
             if stops:
                 self._report()
-                return stops[0].reason
+                return stops[0]
             is_due = self._synced and not self._upkeep.patience()
             if messages or not is_due:
                 self._handle(messages)
@@ -157,19 +170,26 @@ class Agent:
 
     def _handle(self, messages: list[Message]) -> None:
         for each in messages:
-            if isinstance(each, CoverChanged | Report | Trouble):
+            if isinstance(each, CoverChanged | Report | Reread | Trouble):
                 # worth telling before anything is synced, and then above all
                 self._changed = True
             if isinstance(each, CoverChanged) and self._synced:
                 self._end_moves()
             if isinstance(each, Change):
                 self._meters.changed(each)
-            if not isinstance(each, CoverChanged | Stop):
+            if isinstance(each, Reread):
+                self._reconfigure(each)
+            elif not isinstance(each, CoverChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
         if self._changed and time.monotonic() >= self._report_due:
             self._report()
+
+    def _reconfigure(self, message: Reread) -> None:
+        reason = self._reconfiguring.take(message)
+        if reason:
+            self._queue.put(Stop(reason, "start it again, if nothing does so by itself"))
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
@@ -235,11 +255,15 @@ class Agent:
 
     def _report(self) -> None:
         services, endpoints = self._syncers.counts()
-        problems = self._inbox.problems() + self._syncers.problems()
+        problems = self._reconfiguring.problems()
+        problems += self._inbox.problems() + self._syncers.problems()
         problems += self._reserving.problems() + self._forwarding.problems()
         problems += [not_attached(each) for each in self._cover.failures]
         if self._cover.facts_failure:
             problems.append(not_known(self._cover.facts_failure))
+        options = self._inbox.world.options
+        if self._synced and lacks_pod_cidrs(options):
+            problems.append(no_pod_cidrs(options.node_name))
         state = report.State(
             pid=os.getpid(),
             version=pyproxy.__version__,
@@ -254,7 +278,7 @@ class Agent:
             refused=self._syncers.refused,
             malformed=len(self._inbox.reports),
             problems=problems,
-            pod_networks=_pod_networks(self._config.options),
+            pod_networks=_pod_networks(self.config.options),
         )
         self._meters.state, self._meters.maps = state, self._syncers.map_uses()
         self._changed = not self._reporter.write(state)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from pyproxy.agent import kubeproxymetrics as kp
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.figures import Figures, of_agent
 from pyproxy.agent.meters import Meters
+from pyproxy.kube.proxydocument import configz
 from pyproxy.meters import Labels, Reading
 from pyproxy.model import Family, ServicePortName
 from pyproxy.serve.debug import Contents, debug_server
@@ -25,12 +25,14 @@ class Scrape:
     """What a scrape of this agent gets. Parts that come up later are handed in as they do.
 
     `answers` counts what the health port has answered, by path and status; `services` gives what
-    there was of each service port. Both are called by the threads that scrape.
+    there was of each service port, `config` what is in force. They are called by the threads that
+    scrape.
     """
 
     def __init__(self, config: RunConfig, meters: Meters) -> None:
         self._config = config
         self._meters = meters
+        self.config: Callable[[], RunConfig] = lambda: config
         self.figures = Figures(lambda: meters.maps)
         self.answers: Callable[[], Mapping[tuple[str, int], int]] = dict
         self.services: Callable[[], Mapping[tuple[Family, ServicePortName], ServiceCounters]] = dict
@@ -47,10 +49,10 @@ class Scrape:
         )
         return Exposition(sources, self._of_services if self._config.service_metrics else None)
 
-    def contents(self, configz: Callable[[], Mapping[str, Any]] | None = None) -> Contents:
-        """Return what the port answers; `configz` gives the configuration in force (A13.5)."""
+    def contents(self) -> Contents:
+        """Return what the port answers."""
         mode = self._config.proxy_mode_answer or self._config.proxy_mode
-        return Contents(self.exposition(), mode, configz)
+        return Contents(self.exposition(), mode, lambda: configz(self.config().configuration))
 
     def server(self, contents: Contents, failed: Callable[[OSError], None]) -> Listener | None:
         """Return the server, to be started; None where there shall be none.

@@ -73,6 +73,7 @@ class Syncers:
         only be unreadable now.
         """
         started = time.perf_counter()
+        _tell(changes)
         self._note_unserved(changes)
         written = 0
         for family, syncer in self.syncers.items():
@@ -228,6 +229,12 @@ class Syncers:
             )
         ]
 
+    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
+        """Return the ids of a family's service ports; for other threads, too."""
+        # one step that no other thread comes into, as the books are changed meanwhile
+        entries = list(self.syncers[family].books.programmed.items())
+        return {name: entry.service for name, entry in entries}
+
     def node_ports(self) -> set[int]:
         """Return the ports by which addresses that may be the node's are served."""
         frontends = (syncer.books.frontends for syncer in self.syncers.values())
@@ -248,6 +255,13 @@ class Syncers:
             elif self._not_served.get(key) != ports:
                 self._not_served[key] = ports
                 log.warning("%s is not served by %s: SCTP with a changed port", key.name, ports)
+
+
+def _tell(changes: dict[PlanKey, PortPlan | None]) -> None:
+    """Log what was planned, for who looks for a fault."""
+    for key, plan in changes.items() if log.isEnabledFor(logging.DEBUG) else ():
+        many = (len(plan.frontends), len(plan.backends)) if plan else (0, 0)
+        log.debug("%s, %s: %d frontends, %d backends", key.name, key.family.label, *many)
 
 
 def _unserved(plan: PortPlan) -> str:

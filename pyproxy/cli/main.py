@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 import pyproxy
 from pyproxy.cli.options import cache_dir, json_output, node_roots, output
+from pyproxy.cli.proxyflags import ProxyCommand
 from pyproxy.errors import PyproxyError
 
 
@@ -25,16 +26,16 @@ def cli() -> None:
     """kube-proxy's job done by eBPF."""
 
 
-@cli.command()
+# as kube-proxy's, whose flags may have underscores
+@cli.command(
+    cls=ProxyCommand,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
 @click.pass_context
 @click.option("--config", type=click.Path(path_type=Path), help="KubeProxyConfiguration v1alpha1.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="How to reach the API server.")
+@click.option("--master", help="The API server's URL, instead of what --kubeconfig says.")
 @click.option("--manifests", type=click.Path(path_type=Path), help="Directory of manifests.")
-@click.option("--hostname-override", help="Name of this node's Node object.")
-@click.option("--cluster-cidr", help="CIDR of the pods, two with a comma for dual stack.")
-@click.option("--nodeport-addresses", help="CIDRs of NodePorts' addresses, or primary.")
-@click.option("--healthz-bind-address", help="Where /healthz answers; empty for nowhere.")
-@click.option("--metrics-bind-address", help="Where /metrics answers; empty for nowhere.")
 @click.option("--devices", help="Only devices whose names match, shell patterns with commas.")
 @click.option(
     "--socket-translation",
@@ -49,8 +50,16 @@ def cli() -> None:
 @node_roots
 @cache_dir
 def run(context: click.Context, **flags: Any) -> int:
-    """Serve this node's Services until SIGTERM; what is loaded stays when the agent ends."""
-    from pyproxy.cli.run import run_agent  # noqa: PLC0415 - other commands need none of it
+    """Serve this node's Services until SIGTERM; what is loaded stays when the agent ends.
+
+    kube-proxy's other flags are taken, too: without --config those that have a meaning count.
+    """
+    if flags.pop("cleanup"):
+        from pyproxy.cli import cleanup as command  # noqa: PLC0415 - other commands need none of it
+
+        roots = (flags["bpffs_root"], flags["run_dir"], flags["cache_dir"])
+        return command.clean(*roots, force=False)
+    from pyproxy.cli.run import run_agent  # noqa: PLC0415 - as above
 
     run_agent({name: value if _is_given(context, name) else None for name, value in flags.items()})
     return 0
@@ -83,14 +92,18 @@ def services(output_format: str, bpffs_root: Path, **_: Any) -> int:
 
 @cli.command()
 @output
+@click.option("--config", type=click.Path(path_type=Path), help="Is this file right, too?")
+@click.option("--pyproxy-config", type=click.Path(path_type=Path), help="The same.")
 @node_roots
-def check(output_format: str, **roots: Any) -> int:
+def check(
+    output_format: str, config: Path | None, pyproxy_config: Path | None, **roots: Any
+) -> int:
     """Can this node run it? Every needed kernel feature, probed, each with its remedy."""
     from pyproxy.cli import check as command  # noqa: PLC0415 - as above
 
-    return command.show(
-        roots["cgroup_root"], roots["bpffs_root"], as_json=json_output(output_format)
-    )
+    files = command.Files(config, pyproxy_config)
+    as_json = json_output(output_format)
+    return command.show(roots["cgroup_root"], roots["bpffs_root"], files, as_json=as_json)
 
 
 @cli.command()

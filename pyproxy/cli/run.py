@@ -3,46 +3,44 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyproxy.agent.config import RunConfig
-from pyproxy.agent.main import run
+from pyproxy.agent import logs
+from pyproxy.agent.config import Chosen, RunConfig
+from pyproxy.agent.main import prepare, run
 from pyproxy.cli.options import BPFFS_ROOT, CACHE_DIR, RUN_DIR
-from pyproxy.errors import ConfigError
+from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup
-from pyproxy.kube.proxyconfig import (
-    HEALTHZ_PORT,
-    METRICS_PORT,
-    BindAddress,
-    ProxyConfig,
-    node_name,
-    parse_bind_address,
-    parse_cluster_cidrs,
-    read_config,
-)
-from pyproxy.kube.proxyoptions import parse_node_port_addresses
+from pyproxy.kube.proxyconfig import ProxyConfig, node_name
+from pyproxy.kube.proxydocument import to_yaml
+from pyproxy.kube.proxyflags import FLAGS, read_settings
+from pyproxy.kube.proxylogging import LogSettings
 from pyproxy.kube.pyproxyconfig import PyproxyConfig, read_pyproxy_config
-from pyproxy.model import Prefix
-from pyproxy.plan.options import DetectLocalMode, Options
+from pyproxy.plan.options import DetectLocalMode, Options, node_ips
 from pyproxy.tables import ConnectionTable, SocketTranslation
 
 log = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
-
-# kube-proxy ignores these flags when it has a file (parity A18.1, A18.10)
-RULED_BY_FILE = (
-    "cluster_cidr", "nodeport_addresses", "healthz_bind_address", "metrics_bind_address",
-)  # fmt: skip
-
 
 def run_agent(flags: dict[str, Any]) -> None:
-    """Run an agent by flags as click gives them, until it is told to stop."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    run(config_from(flags))
+    """Run an agent by flags as click gives them, until it is told to stop.
+
+    With --write-config-to or --init-only it ends before that (parity A18.1, A17.5).
+    """
+    logs.configure(LogSettings())
+    if flags.get("write_config_to"):
+        _write_config(flags, flags["write_config_to"])
+        return
+    config = config_from(flags)
+    if flags.get("init_only"):
+        prepare(config)
+    else:
+        run(config, functools.partial(choose, flags))
 
 
 def config_from(flags: dict[str, Any]) -> RunConfig:
@@ -51,22 +49,26 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
     `flags` has all of the command's, None for those not given. --config rules over kube-proxy's
     flags as it does there; our own flags win over --pyproxy-config.
     """
+    chosen = choose(flags)
+    logs.configure(chosen.config.logging)
+    for remark in chosen.remarks:
+        log.warning("%s", remark)
+    return chosen.config
+
+
+def choose(flags: dict[str, Any]) -> Chosen:
+    """Return what config_from() does, and log nothing."""
     if flags["manifests"] and flags["kubeconfig"]:
         raise ConfigError("there are two sources of objects", "give --manifests or --kubeconfig")
-    file: Path | None = flags["config"]
-    config = _from_file(file, flags) if file else ProxyConfig()
-    own = _own_file(flags["pyproxy_config"])
-    flagged = {} if file else flags
-    return RunConfig(
+    settings = read_settings(flags["config"], _proxy_flags(flags))
+    config, own = settings.config, _own_file(flags["pyproxy_config"])
+    warnings = tuple(f"{flags['pyproxy_config']}: {each}" for each in own.warnings)
+    chosen = RunConfig(
         manifests=flags["manifests"],
         kubeconfig=_kubeconfig(flags, config),
-        options=_options(flags, flagged, config, own),
-        healthz_bind_address=_bind(
-            flagged.get("healthz_bind_address"), HEALTHZ_PORT, config.healthz_bind_address
-        ),
-        metrics_bind_address=_bind(
-            flagged.get("metrics_bind_address"), METRICS_PORT, config.metrics_bind_address
-        ),
+        options=_options(config, own),
+        healthz_bind_address=config.healthz_bind_address,
+        metrics_bind_address=config.metrics_bind_address,
         cgroup_root=flags["cgroup_root"] or own.cgroup_root or cgroup.find_root(),
         bpffs_root=flags["bpffs_root"] or own.bpffs_root or BPFFS_ROOT,
         run_dir=flags["run_dir"] or own.run_dir or RUN_DIR,
@@ -75,20 +77,50 @@ def config_from(flags: dict[str, Any]) -> RunConfig:
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
         sync_period_s=config.sync_period_s,
+        master=flags.get("master") or "",
+        conntrack=config.conntrack,
+        oom_score_adj=config.oom_score_adj,
         proxy_mode=config.proxy_mode,
+        bind_address_hard_fail=config.bind_address_hard_fail,
+        enable_profiling=config.enable_profiling,
+        logging=config.logging,
+        files=tuple(filter(None, (flags["config"], flags["pyproxy_config"]))),
+        configuration=settings.document,
         proxy_mode_answer=own.proxy_mode_answer,
         service_metrics=own.service_metrics,
     )
+    return Chosen(chosen, (*settings.remarks, *warnings))
 
 
-def _options(
-    flags: dict[str, Any], flagged: dict[str, Any], config: ProxyConfig, own: PyproxyConfig
-) -> Options:
-    cidrs = _cidrs(flagged.get("cluster_cidr"), config)
+def _write_config(flags: dict[str, Any], path: Path) -> None:
+    document = read_settings(flags["config"], _proxy_flags(flags)).document
+    try:
+        path.write_text(to_yaml(document), encoding="utf-8")
+    except OSError as error:
+        raise PyproxyError(
+            f"{path} cannot be written: {error.strerror}", "give --write-config-to another file"
+        ) from error
+    log.info("wrote the configuration to %s", path)
+
+
+def _proxy_flags(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return kube-proxy's flags that are given, by name."""
+    override = flags["hostname_override"]
+    if override is not None and not override.strip():
+        raise ConfigError("--hostname-override is blank", "leave it out or give the Node's name")
+    by_name = {name: flags.get(name.replace("-", "_")) for name in FLAGS}
+    return {name: text for name, text in by_name.items() if text is not None}
+
+
+def _options(config: ProxyConfig, own: PyproxyConfig) -> Options:
     detects = config.options.detect_local_mode
-    options = config.options._replace(
-        node_name=_node_name(flags["hostname_override"], config),
-        local_cidrs=cidrs if detects is DetectLocalMode.CLUSTER_CIDR else (),
+    bind = config.bind_address if any(config.bind_address) else b""
+    return config.options._replace(
+        # trimmed and in lower case (parity A16.1, A18.10)
+        node_name=config.node_name or node_name(socket.gethostname()),
+        bind_address=bind,
+        node_ips=node_ips(bind, ()),
+        local_cidrs=config.cluster_cidrs if detects is DetectLocalMode.CLUSTER_CIDR else (),
         fast_path=own.fast_path,
         forward_accept=own.forward_accept,
         hide_clients=own.hide_clients,
@@ -96,36 +128,10 @@ def _options(
         protect_node_ports=own.protect_node_ports,
         same_uplink=own.same_uplink,
     )
-    wanted = flagged.get("nodeport_addresses")
-    if wanted is None:
-        return options
-    try:
-        cidrs, primary = parse_node_port_addresses(_list(wanted), options.mode)
-    except ValueError as error:
-        raise ConfigError(f"--nodeport-addresses: {error}", "give CIDRs, or primary") from error
-    return options._replace(node_port_addresses=cidrs, node_ports_on_primary=primary)
-
-
-def _from_file(path: Path, flags: dict[str, Any]) -> ProxyConfig:
-    for name in RULED_BY_FILE:
-        if flags[name] is not None:
-            log.warning("--%s is ignored: --config rules", name.replace("_", "-"))
-    config = read_config(path)
-    _warn(path, config.warnings)
-    return config
 
 
 def _own_file(path: Path | None) -> PyproxyConfig:
-    if path is None:
-        return PyproxyConfig()
-    own = read_pyproxy_config(path)
-    _warn(path, own.warnings)
-    return own
-
-
-def _warn(path: Path, warnings: tuple[str, ...]) -> None:
-    for warning in warnings:
-        log.warning("%s: %s", path, warning)
+    return read_pyproxy_config(path) if path else PyproxyConfig()
 
 
 def _kubeconfig(flags: dict[str, Any], config: ProxyConfig) -> Path | None:
@@ -135,44 +141,11 @@ def _kubeconfig(flags: dict[str, Any], config: ProxyConfig) -> Path | None:
     return flags["kubeconfig"] or config.kubeconfig
 
 
-def _cidrs(flag: str | None, config: ProxyConfig) -> tuple[Prefix, ...]:
-    if not flag:
-        return config.cluster_cidrs
-    try:
-        return parse_cluster_cidrs(flag)
-    except ValueError as error:
-        raise ConfigError(f"--cluster-cidr: {error}", "give one CIDR, or one a family") from error
-
-
-def _bind(flag: str | None, port: int, otherwise: BindAddress) -> BindAddress | None:
-    """Return where to listen; an empty flag means nowhere (parity A12.7, A19.10)."""
-    if flag is None:
-        return otherwise
-    try:
-        return parse_bind_address(flag, port) if flag else None
-    except ValueError as error:
-        raise ConfigError(f"{flag!r} is no address to bind: {error}", "give IP:PORT") from error
-
-
-def _node_name(override: str | None, config: ProxyConfig) -> str:
-    """Return the node's name, trimmed and in lower case (parity A16.1, A18.10)."""
-    if override is None:
-        return config.node_name or node_name(socket.gethostname())
-    if not override.strip():
-        raise ConfigError("--hostname-override is blank", "leave it out or give the Node's name")
-    return node_name(override)
-
-
 def _devices(flag: str | None, own: PyproxyConfig) -> tuple[str, ...]:
     """Return shell patterns of devices; an empty flag means all devices."""
     if flag is None:
         return own.devices
-    return tuple(_list(flag))
-
-
-def _list(text: str) -> list[str]:
-    """Return what stands between commas."""
-    return list(filter(None, map(str.strip, text.split(","))))
+    return tuple(filter(None, map(str.strip, flag.split(","))))
 
 
 def _socket_translation(flag: str | None, own: PyproxyConfig) -> SocketTranslation:

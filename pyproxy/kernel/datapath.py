@@ -18,6 +18,7 @@ from pyproxy.kernel.names import NAME, former_ids, name_fields, named_by
 from pyproxy.kernel.packetpath import FRONTEND_EPOCH, advance
 from pyproxy.kernel.pins import Pins
 from pyproxy.kernel.strict import ClusterCidrs
+from pyproxy.kernel.traffic import Traffic
 from pyproxy.model import Address, Family, Prefix, Protocol
 from pyproxy.sync.api import (
     Counts,
@@ -84,6 +85,7 @@ class KernelDatapath:
         self._left = LeftBackends(self._frontend_marks, self._sockets.may_have)
         self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
         self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
+        self._traffic = Traffic(pins, write=write)
         self._marked: dict[FrontendKey, FrontendValue] = {}
         self._service = self.services.codec(("first_slot", "generation"))
         self._header = self.slots.codec(_HEADER)
@@ -106,6 +108,7 @@ class KernelDatapath:
         for each in (
             self.frontends, self.members, self.sources, self.names, self.nodes,
             self.services, self.slots, self.marks, self.settings, self._cidrs, self._sockets,
+            self._traffic,
         ):  # fmt: skip
             each.close()
 
@@ -334,6 +337,10 @@ class KernelDatapath:
         """Make a run the service's, in one aligned 8-byte store."""
         word = self._service.pack(first, generation)
         self.services.store(service, int.from_bytes(word, sys.byteorder))
+
+    def forget_counters(self, services: Iterable[int]) -> None:
+        """Let the counters of service ids begin with zeros."""
+        self._traffic.forget(services)
 
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""

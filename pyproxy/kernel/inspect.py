@@ -16,6 +16,7 @@ from pyproxy.kernel.addresses import FAST, NodeAddressFlag
 from pyproxy.kernel.cgroup import cgroup_id
 from pyproxy.kernel.clsact import Clsact, Filter
 from pyproxy.kernel.connections import Connections
+from pyproxy.kernel.cpus import possible_cpus
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.entries import SIDES, device_of, device_pins
@@ -39,7 +40,6 @@ COUNTERS = (
 )  # fmt: skip
 # enum moment, in order; each has a counter of its name
 MOMENTS = ("table_full", "source_exhausted", "insert_failed")
-POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
 class ProgramStatus(NamedTuple):
@@ -295,12 +295,6 @@ def counted(pin: Path, name: str) -> MapStatus:
 
 def counters(pins: Pins) -> dict[str, int]:
     """Return the event counters of a family, summed over all CPUs."""
-    cpus = _possible_cpus(POSSIBLE_CPUS.read_text(encoding="ascii"))
+    cpus = possible_cpus()
     with links.opened(pins.maps / "counters") as fd:
         return {name: libbpf.percpu_sum(fd, i, cpus) for i, name in enumerate(COUNTERS)}
-
-
-def _possible_cpus(text: str) -> int:
-    """Return how many CPUs "0-3,8" names: per-CPU values come for all possible ones."""
-    parts = [part.partition("-") for part in text.strip().split(",")]
-    return sum(int(last or first) - int(first) + 1 for first, _, last in parts)

@@ -45,10 +45,11 @@ ASK_EVERY_S = 0.1
 FLOW_MAPS = ("connections", "nat")
 SHARED_MAPS = (*CONNECTED, "kept_ports", "socket_marks")
 MAPS = (
-    "affinity", "cluster_cidrs", "counters", "devices", "fragments", "frontends", "hop_sources",
-    "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names", "node_networks",
-    "service_names", "services", "settings", "slots", "sock_nat", "sources", "udp_backends",
-    "udp_services", "ways",
+    "affinity", "begun", "cluster_cidrs", "counters", "devices", "fragments", "frontends",
+    "hop_sources", "local_cidrs", "marks", "members", "moments", "node_addresses", "node_names",
+    "node_networks",
+    "service_names", "services", "settings", "slots", "sock_nat", "sources", "traffic",
+    "udp_backends", "udp_services", "ways",
 )  # fmt: skip
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -160,13 +160,16 @@ class PacketPath:
             "source_port_first": ports.first,
             "source_port_count": ports.many,
             "source_seed": secrets.randbits(32),
-            # a packet is written down only when the one before is REFRESH_TICKS old
-            **{
-                name: ticks(seconds) + REFRESH_TICKS for name, seconds in timeouts._asdict().items()
-            },
         }
         for name, value in values.items():
             self._store(name, value)
+        self.write_timeouts(timeouts)
+
+    def write_timeouts(self, timeouts: ConnectionTimeouts) -> None:
+        """Say when connections are forgotten, those that there are too."""
+        for name, seconds in timeouts._asdict().items():
+            # a packet is written down only when the one before is REFRESH_TICKS old
+            self._store(name, ticks(seconds) + REFRESH_TICKS)
 
     def write_options(self, options: Options) -> None:
         """Say how pods are recognised, and what holds for all services."""

@@ -18,9 +18,13 @@ from typing import NamedTuple
 import pyproxy
 from pyproxy.errors import KernelError
 from pyproxy.kernel.bytecode import FORMAT
+from pyproxy.kernel.cpus import possible_cpus
 from pyproxy.kernel.features import Features
 from pyproxy.kernel.programs import ADOPT, STAGES, sources
 from pyproxy.model import Family
+
+# A shard of what is counted by service takes 1 MB a family; more CPUs than this share them.
+MOST_SHARDS = 32
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
@@ -28,8 +32,8 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 class Sizes(NamedTuple):
     """How many entries the maps hold; names as in bpf/maps.h.
 
-    Arrays and LRU maps take their memory when they are made: 68 MB a node with these numbers.
-    Hash maps take it as they fill.
+    Arrays and LRU maps take their memory when they are made: 70 MB a node with these numbers, and
+    2 MB for each CPU up to 32, which count by service. Hash maps take it as they fill.
     """
 
     max_frontends: int = 131_072
@@ -114,13 +118,21 @@ def _flat(directory: Path, name: str, seen: set[str]) -> str:
 def build(family: Family, sizes: Sizes, features: Features) -> Build:
     """Return what to compile for a family: all programs."""
     settings = {name.upper(): value for name, value in sizes._asdict().items()}
+    cpus = possible_cpus()
     settings |= {
         "FAMILY": family.value,
+        "TRAFFIC_CPUS": cpus,
+        "TRAFFIC_SHARDS": shards_for(cpus),
         "HAVE_SET_RETVAL": int(features.set_retval),
         "HAVE_MPTCP": int(features.mptcp),
     }
     cflags = tuple(f"-D{name}={value}" for name, value in settings.items())
     return Build(family, flatten(bpf_directory(), sources(family)), cflags)
+
+
+def shards_for(cpus: int) -> int:
+    """Return into how many parts CPUs count what services have: a power of two."""
+    return int(min(1 << (cpus - 1).bit_length(), MOST_SHARDS))
 
 
 def build_adoption(place: int, of: Build) -> Build:

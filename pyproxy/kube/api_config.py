@@ -90,7 +90,7 @@ class Credentials:
         """Raise SourceError where no API server is named at all; runs no plugin."""
         if self._settings.kubeconfig is not None:
             _chosen(self._settings.kubeconfig)
-        elif not self._settings.environ.get("KUBERNETES_SERVICE_HOST"):
+        elif not (self._settings.master or _is_pod(self._settings)):
             raise SourceError(
                 "there is no kubeconfig, and this is no pod (no KUBERNETES_SERVICE_HOST)",
                 "give --kubeconfig FILE, or clientConnection.kubeconfig in --config",
@@ -138,7 +138,8 @@ def load(settings: ApiSettings) -> Access:
     """Read the credentials, run plugins; raises SourceError, with what to mend."""
     try:
         if settings.kubeconfig is None:
-            return _load_in_cluster(settings)
+            is_alone = settings.master and not _is_pod(settings)
+            return _load_master(settings) if is_alone else _load_in_cluster(settings)
         return _load_kubeconfig(settings, settings.kubeconfig)
     except SourceError:
         raise
@@ -148,6 +149,17 @@ def load(settings: ApiSettings) -> Access:
         raise SourceError(
             f"the credentials in {origin} cannot be used: {_said(error)}", "mend them"
         ) from error
+
+
+def _is_pod(settings: ApiSettings) -> bool:
+    return bool(settings.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
+def _load_master(settings: ApiSettings) -> Access:
+    """Return no credentials: --master alone names a server that asks for none (parity A18.2)."""
+    configuration = _new_configuration()
+    configuration.host = _url(settings.master)
+    return _access(configuration, (), (), 0.0)
 
 
 def _load_in_cluster(settings: ApiSettings) -> Access:

@@ -18,16 +18,18 @@ from pyproxy.kube.configtypes import (
     DURATION,
     FLAGS,
     FLUSH,
-    INT,
-    LIST,
+    LOG_FORMAT,
     MAPPING,
     NUMBER,
+    OOM_SCORE_ADJ,
     QUANTITY,
     SPAN,
     STRING,
     STRINGS,
+    VERBOSITY,
     FieldType,
 )
+from pyproxy.kube.proxylogging import VMODULE
 
 
 def _under(path: str, type_: FieldType, names: str) -> dict[str, FieldType]:
@@ -44,7 +46,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         ),
         **_under("", BOOL, "bindAddressHardFail enableProfiling windowsRunAsService"),
         **_under("", DURATION, "configSyncPeriod"),
-        **_under("", INT, "oomScoreAdj"),
+        **_under("", OOM_SCORE_ADJ, "oomScoreAdj"),
         **_under("", STRINGS, "nodePortAddresses"),
         **_under("", FLAGS, "featureGates"),
         **_under(
@@ -79,10 +81,10 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         ),
         **_under("winkernel", BOOL, "enableDSR forwardHealthCheckVip"),
         **_under("winkernel", STRING, "networkName rootHnsEndpointName sourceVip"),
-        **_under("logging", STRING, "format"),
+        **_under("logging", LOG_FORMAT, "format"),
         **_under("logging", FLUSH, "flushFrequency"),
-        **_under("logging", INT, "verbosity"),
-        **_under("logging", LIST, "vmodule"),
+        **_under("logging", VERBOSITY, "verbosity"),
+        **_under("logging", VMODULE, "vmodule"),
         **_under("logging", MAPPING, "options options.json options.text"),
         **_under("logging.options.json", QUANTITY, "infoBufferSize"),
         **_under("logging.options.text", QUANTITY, "infoBufferSize"),

@@ -36,7 +36,9 @@ class Block(NamedTuple):
 
 def one_of(*words: str) -> FieldType:
     """Return the type of a field that takes one of some words."""
-    return FieldType(" or ".join(words), lambda value: _is_string(value) and value in words)
+    return FieldType(
+        " or ".join(filter(None, words)), lambda value: _is_string(value) and value in words
+    )
 
 
 def integer_from(least: int, most: int) -> FieldType:
@@ -110,10 +112,6 @@ def _is_flags(value: Any) -> bool:
     return is_block(value) and all(_is_bool(flag) for _, flag in value.pairs)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
 def _is_port_range(value: Any) -> bool:
     return _is_string(value) and bool(ports_of(value))
 
@@ -138,7 +136,9 @@ def _is_device_patterns(value: Any) -> bool:
 STRING = FieldType("a string", _is_string)
 BOOL = FieldType("true or false", _is_bool)
 BIT = integer_from(0, 31)
-INT = FieldType("an integer of 32 bits", _is_int32)
+OOM_SCORE_ADJ = integer_from(-1000, 1000)
+VERBOSITY = integer_from(0, 2**31 - 1)
+LOG_FORMAT = one_of("", "text", "json")
 COUNT = FieldType("an integer of 32 bits, 0 or more", _is_count)
 NUMBER = FieldType("a number", _is_number)
 STRINGS = FieldType("a list of strings", _is_strings)
@@ -150,7 +150,6 @@ TIMEOUT = FieldType(
 FLUSH = FieldType("a duration such as 5s", _is_flush_frequency)
 QUANTITY = FieldType("a quantity such as 64Ki", _is_quantity)
 FLAGS = FieldType("a mapping of names to true or false", _is_flags)
-LIST = FieldType("a list", _is_list)
 MAPPING = FieldType("a mapping", is_block)
 ABSOLUTE_PATH = FieldType("an absolute path", _is_absolute_path)
 PORT_RANGE = FieldType("a range of ports such as 10000-19999, from 1024 on", _is_port_range)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.errors import ConfigError
@@ -49,13 +50,26 @@ def read_config_file(path: Path, option: str, parse: Callable[[bytes], _Value]) 
         raise BadFileError(f"{path}: {error.message}", error.remedy) from error
 
 
+class Found(NamedTuple):
+    """What a strict look at a file has found: what is wrong, odd included, and what is noted."""
+
+    errors: list[str]
+    warnings: list[str]
+
+
 class Walk(NamedTuple):
-    """One pass over all fields: what was found by path, what to warn of, what is wrong."""
+    """One pass over all fields: what was found by path, what to warn of, what is wrong.
+
+    `oddities` are fields that were passed over: unknown ones and duplicates. `names` are what
+    fields are called in messages, where that is not their path.
+    """
 
     fields: Mapping[str, FieldType]
     values: dict[str, Any]
+    oddities: list[str]
     warnings: list[str]
     errors: list[str]
+    names: Mapping[str, str] = MappingProxyType({})
 
     def text(self, path: str) -> str:
         """Return a field of text, "" where it is not given."""
@@ -68,8 +82,12 @@ class Walk(NamedTuple):
         try:
             return parse(self.text(path))
         except ValueError as error:
-            self.errors.append(f"{path}: {error}")
+            self.wrong(path, str(error))
             return default
+
+    def wrong(self, path: str, why: str) -> None:
+        """Note what is wrong with a field."""
+        self.errors.append(f"{self.names.get(path, path)}: {why}")
 
     def refuse_errors(self) -> None:
         """Raise BadFileError with everything that is wrong."""
@@ -82,18 +100,19 @@ class Walk(NamedTuple):
         for name, value in block.pairs:
             path = prefix + name
             if name in seen:
-                self.warnings.append(f"{path} stands twice: the last one counts")
+                self.oddities.append(f"{path} stands twice: the last one counts")
             seen.add(name)
-            self._field(path, value)
+            self.take(path, value)
 
-    def _field(self, path: str, value: Any) -> None:
+    def take(self, path: str, value: Any) -> None:
+        """Take up one field by its path."""
         known = self.fields.get(path)
         if known is None:
-            self.warnings.append(f"{path} is unknown: it is passed over")
+            self.oddities.append(f"{path} is unknown: it is passed over")
         elif value is None:
             self.values.pop(path, None)
         elif not known.fits(value):
-            self.errors.append(f"{path} must be {known.name}")
+            self.errors.append(f"{self.names.get(path, path)} must be {known.name}")
         elif known is MAPPING:
             self.block(value, f"{path}.")
         else:
@@ -108,7 +127,7 @@ def walk(text: bytes, schema: Schema) -> Walk:
         raise BadFileError(
             f"neither YAML nor JSON: {error}", f"write a {schema.kind} and quote addresses"
         ) from None
-    found = Walk(schema.fields, {}, [], [])
+    found = Walk(schema.fields, {}, [], [], [])
     if is_block(root):
         found.block(root, "")
     else:

@@ -53,3 +53,22 @@ def _part(digits: str | None, fraction: str | None, only_fraction: str | None, u
         return _MOST_NS + 1
     below = (fraction or only_fraction or "")[:_MOST_DIGITS].ljust(_MOST_DIGITS, "0")
     return int(count or 0) * _UNITS[unit] + int(below) * _UNITS[unit] // _AFTER_POINT
+
+
+def format_duration(span_ns: int) -> str:
+    """Return a duration of nanoseconds, 0 or more, as Go writes it: "15m0s", "1.5s", "250ms"."""
+    if span_ns < _UNITS["s"]:
+        unit = next((each for each in ("ms", "µs") if span_ns >= _UNITS[each]), "ns")
+        return f"{_decimal(span_ns, _UNITS[unit])}{unit}" if span_ns else "0s"
+    minutes, rest = divmod(span_ns, _UNITS["m"])
+    seconds = f"{_decimal(rest, _UNITS['s'])}s"
+    if not minutes:
+        return seconds
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}"
+
+
+def _decimal(count: int, unit: int) -> str:
+    whole, below = divmod(count, unit)
+    digits = f"{below:0{len(str(unit)) - 1}d}".rstrip("0") if below else ""
+    return f"{whole}.{digits}" if digits else str(whole)

@@ -9,6 +9,7 @@ from pyproxy.model import Prefix
 from pyproxy.plan.options import DetectLocalMode, Mode, Options
 
 PRIMARY = "primary"
+EXTERNAL_IPS_GATE = "AllowServiceExternalIPs"  # parity A2.2
 
 # "" is what kube-proxy runs as by default; ipvs has the rules of iptables for what we ask of it
 _MODES = {
@@ -42,6 +43,7 @@ def proxy_options(found: Walk) -> Options:
         node_port_addresses=addresses,
         node_ports_on_primary=primary,
         localhost_node_ports=found.values.get("iptables.localhostNodePorts") is not False,
+        allow_service_external_ips=feature_gates(found).get(EXTERNAL_IPS_GATE, True),
     )
 
 
@@ -50,6 +52,12 @@ def parse_mode(text: str) -> Mode:
     if text not in _MODES:
         raise ValueError(f"{text!r} is no mode: iptables, ipvs or nftables")
     return _MODES[text]
+
+
+def feature_gates(found: Walk) -> dict[str, bool]:
+    """Return the feature gates that are set."""
+    gates = found.values.get("featureGates")
+    return dict(gates.pairs) if gates else {}
 
 
 def parse_detect_local_mode(text: str) -> DetectLocalMode:
@@ -80,10 +88,15 @@ def _node_port_addresses(found: Walk, mode: Mode) -> tuple[tuple[Prefix, ...], b
     try:
         return parse_node_port_addresses(list(texts), mode)
     except ValueError as error:
-        found.errors.append(f"nodePortAddresses: {error}")
+        found.wrong("nodePortAddresses", str(error))
         return (), False
 
 
 def _interface(found: Walk, detect: DetectLocalMode) -> str:
     field = _INTERFACE_OF.get(detect)
-    return found.text(f"detectLocal.{field}") if field else ""
+    if not field:
+        return ""
+    name = found.text(f"detectLocal.{field}")
+    if not name:
+        found.wrong(f"detectLocal.{field}", f"detectLocalMode {detect.value} needs one")
+    return name

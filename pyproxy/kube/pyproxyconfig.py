@@ -25,7 +25,7 @@ from pyproxy.kube.configtypes import (
     one_of,
     ports_of,
 )
-from pyproxy.kube.configwalk import Schema, Walk, read_config_file, walk
+from pyproxy.kube.configwalk import Found, Schema, Walk, read_config_file, walk
 from pyproxy.kube.durations import whole_seconds
 from pyproxy.tables import ConnectionTable, PortRange, SocketTranslation
 
@@ -106,6 +106,19 @@ def parse_pyproxy_config(text: bytes) -> PyproxyConfig:
     return _config(found)
 
 
+def examine_own(path: Path) -> Found:
+    """Return what is wrong with a file, unknown fields and duplicates included.
+
+    Raises ConfigError if it cannot be read or is no mapping.
+    """
+    return read_config_file(path, "--pyproxy-config", _examined)
+
+
+def _examined(text: bytes) -> Found:
+    found = walk(text, SCHEMA)
+    return Found([*found.errors, *found.oddities], [])
+
+
 def _port_range(text: str) -> PortRange:
     ports = ports_of(text)
     return PortRange(ports.start, len(ports))
@@ -137,5 +150,5 @@ def _config(found: Walk) -> PyproxyConfig:
         same_uplink=found.values.get("sameUplink") is not False,
         service_metrics=found.values.get("serviceMetrics") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),
-        warnings=tuple(found.warnings),
+        warnings=tuple(found.oddities),
     )

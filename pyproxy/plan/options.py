@@ -39,7 +39,8 @@ class DetectLocalMode(enum.Enum):
 class Options(NamedTuple):
     """The node and the settings, as planning and deciding need them.
 
-    `node_ips` are this node's own IPs, one a family at most (A16.2); `local_addresses` are all
+    `node_ips` are this node's own IPs, one a family at most, the primary family's first (A16.2);
+    `bind_address` comes before what the Node has, b"" for none. `local_addresses` are all
     addresses of its interfaces, loopback ones excepted. `node_port_addresses` holds CIDRs only:
     "primary", which stands for the node IPs, is `node_ports_on_primary` (A7.2). `local_cidrs` are
     those of ClusterCIDR or NodeCIDR mode; a family without one has no detector. `local_interface`
@@ -62,6 +63,7 @@ class Options(NamedTuple):
     local_cidrs: tuple[Prefix, ...] = ()
     local_interface: str = ""
     node_ips: tuple[Address, ...] = ()
+    bind_address: Address = b""
     local_addresses: frozenset[Address] = frozenset()
     node_port_addresses: tuple[Prefix, ...] = ()
     localhost_node_ports: bool = True
@@ -98,15 +100,35 @@ class Options(NamedTuple):
 def with_node(options: Options, node: Node | None) -> Options:
     """Return the options as this node's own Node object makes them; None: it is gone.
 
-    Only the zone goes with a Node that is gone; its addresses stay (parity A5.5, A16.4).
+    Only the zone goes with a Node that is gone; its addresses and podCIDRs stay, and so they do if
+    it has none any more: kube-proxy would end where podCIDRs change or are missing, which helps
+    nobody whose pods are still there (parity A5.5, A16.4).
     """
     if node is None:
         return options._replace(zone="")
-    if options.detect_local_mode is DetectLocalMode.NODE_CIDR:
+    if options.detect_local_mode is DetectLocalMode.NODE_CIDR and node.pod_cidrs:
         options = options._replace(local_cidrs=node.pod_cidrs)
-    firsts = {family_of(address): address for address in reversed(node.addresses)}
-    order = [address for address in node.addresses if firsts[family_of(address)] is address]
-    return options._replace(zone=node.zone, node_ips=tuple(order) or options.node_ips)
+    if node.addresses:
+        found = node_ips(options.bind_address, node.addresses)
+        options = options._replace(node_ips=found)
+    return options._replace(zone=node.zone)
+
+
+def lacks_pod_cidrs(options: Options) -> bool:
+    """Whether no pod can be recognised, since the Node has no podCIDRs (parity A9.14)."""
+    return options.detect_local_mode is DetectLocalMode.NODE_CIDR and not options.local_cidrs
+
+
+def node_ips(bind_address: Address, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    """Return a node's IPs, one a family, that of its primary family first (parity A16.2).
+
+    A bind address (b"": none) is the node's IP of its family, whatever the Node has, and its
+    family is the primary one.
+    """
+    firsts: dict[Family, Address] = {}
+    for address in (bind_address, *addresses) if bind_address else addresses:
+        firsts.setdefault(family_of(address), address)
+    return tuple(firsts.values())
 
 
 def is_loopback(address: Address) -> bool:

@@ -6,14 +6,13 @@ Handlers run in threads of their own and only call what they were handed.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from pyproxy.meters import Meter, Spec, Type
@@ -58,15 +57,10 @@ class Contents:
     """What the server answers with.
 
     `metrics` is read for each scrape. `proxy_mode` is what /proxyMode says. `configz` gives the
-    configuration in force as an object of plain values; without it /configz is not found.
+    configuration in force, in JSON.
     """
 
-    def __init__(
-        self,
-        metrics: Exposition,
-        proxy_mode: str,
-        configz: Callable[[], Mapping[str, Any]] | None = None,
-    ) -> None:
+    def __init__(self, metrics: Exposition, proxy_mode: str, configz: Callable[[], str]) -> None:
         self._healthy, self._asked = Meter(_HEALTHCHECK), Meter(_HEALTHCHECKS)
         slis = Exposition([lambda: (self._healthy.read(), self._asked.read())], process=False)
         self._answers: dict[str, Callable[[str], Page]] = {
@@ -75,9 +69,8 @@ class Contents:
             "/proxyMode": lambda _: Page(proxy_mode.encode()),
             "/healthz": self._healthz,
             "/healthz/ping": lambda _: Page(b"ok"),
+            "/configz": lambda _: Page(configz().encode(), JSON),
         }
-        if configz:
-            self._answers["/configz"] = lambda _: Page(json.dumps(configz()).encode(), JSON)
 
     def page(self, path: str, query: str) -> Page:
         """Return the answer for a path and what follows its question mark."""

@@ -208,6 +208,10 @@ class Datapath(Protocol):
         """Make a run the service's, in one store; first 0 withdraws the service."""
         ...
 
+    def forget_counters(self, services: Iterable[int]) -> None:
+        """Let the counters of service ids begin with zeros, before they are somebody else's."""
+        ...
+
     def wait_for_readers(self) -> None:
         """Return when no program can still be reading what was replaced before the call."""
         ...

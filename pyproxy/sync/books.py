@@ -67,6 +67,10 @@ class Books:
         had = self._former.pop(name, 0)
         return had if self.ids.take_this(had) else self.ids.take()
 
+    def was_used(self, service: int) -> bool:
+        """Return whether a service id has been somebody's in these maps."""
+        return bool(self._generation_of(service))
+
     def next_generation(self, service: int) -> int:
         """Return the generation for the next run of a service id; never 0."""
         last = self._generation_of(service) or self._first_generation

@@ -33,6 +33,7 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
     if reason:
         return reason
     service = entry.service if entry else books.take_id(name)
+    was_used = service is not None and books.was_used(service)
     if service is None:
         return _full("services", len(books.ids), books.room.services - 1)
     run = _run(books, work, service, entry, state, anew=bool(members.gone))
@@ -40,6 +41,8 @@ def place(books: Books, work: Work, name: ServicePortName, state: State) -> str:
         if entry is None:
             books.ids.give_back(service)
         return _full("slots", books.slots.used, books.room.slots)
+    if entry is None and was_used:
+        work.reused.append(service)
     if entry is None or entry.state.created != state.created:
         work.names.append((service, NamedService(name, state.created)))
     if members.new:

@@ -33,6 +33,8 @@ _AT_ONCE = 1024
 class Work:
     """The writes of one round."""
 
+    # ids that others have had: what was counted for those is none of who gets them
+    reused: list[int] = field(default_factory=list)
     names: list[tuple[int, NamedService]] = field(default_factory=list)
     nodes: list[tuple[int, str]] = field(default_factory=list)
     members: list[tuple[int, Records[Member]]] = field(default_factory=list)
@@ -70,6 +72,8 @@ class Work:
         self._clear(datapath)
 
     def _prepare(self, datapath: Datapath) -> None:
+        if self.reused:
+            datapath.forget_counters(self.reused)
         for names in _parts(self.names):
             datapath.put_names(names)
         for nodes in _parts(self.nodes):

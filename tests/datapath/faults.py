@@ -44,6 +44,11 @@ class FaultyDatapath:
         """Return the last generation of a service id."""
         return self._real.generation(service)
 
+    def forget_counters(self, services: Iterable[int]) -> None:
+        """Let counters begin anew."""
+        self._write()
+        self._real.forget_counters(services)
+
     def wait_for_readers(self) -> None:
         """Wait as the real one does."""
         self._real.wait_for_readers()

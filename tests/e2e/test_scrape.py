@@ -149,6 +149,21 @@ def test_connections_and_changes_show_in_the_next_scrape(scene: Scene, agent: Ag
         'pyproxy_packet_connections_total{ip_family="IPv4"}',
     )
     assert sum(after[way] - before[way] for way in ways) >= CONNECTIONS
+    of_service = (
+        f'pyproxy_service_connections_total{{ip_family="IPv4",namespace="default",path="{path}",'
+        f'port="web",protocol="TCP",service="{app.name}"}}'
+        for path in ("socket", "packet")
+    )
+    assert sum(after[name] for name in of_service) == CONNECTIONS
+
+
+def test_the_configuration_in_force_is_shown(agent: Agent) -> None:
+    """Under its group, with kube-proxy's defaults (A13.5)."""
+    shown = json.loads(get(agent.node, METRICS, "/configz"))["kubeproxy.config.k8s.io"]
+    assert (shown["kind"], shown["metricsBindAddress"]) == (
+        "KubeProxyConfiguration",
+        "127.0.0.1:10249",
+    )
 
 
 def test_prometheus_takes_all_of_it(prometheus: Prometheus) -> None:

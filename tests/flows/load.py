@@ -195,6 +195,15 @@ def _options(body: Json, mode: Mode) -> Options:
 
 def node_port_address_rows(path: Path) -> list[Json]:
     """Return the rows about nodePortAddresses of a file, none if it has no such section."""
+    return _rows(path, "nodeport_addresses")
+
+
+def node_ip_rows(path: Path) -> list[Json]:
+    """Return the rows about the Node's IPs and bindAddress, as node_port_address_rows()."""
+    return _rows(path, "node_ips")
+
+
+def _rows(path: Path, section: str) -> list[Json]:
     document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
-    rows: list[Json] = document.get("nodeport_addresses", {}).get("rows", [])
+    rows: list[Json] = document.get(section, {}).get("rows", [])
     return rows

@@ -141,6 +141,18 @@ def test_the_master_overrides_the_server_in_a_pod(server: ApiServer, tmp_path: P
     assert own.configuration.host == "https://10.96.0.1:443"
 
 
+def test_the_master_alone_is_asked_by_nobody() -> None:
+    """Neither a kubeconfig nor a pod: no credentials, as kube-proxy has none then (A18.2)."""
+    settings = ApiSettings(None, "http://10.0.0.1:8080", environ={})
+    Credentials(settings, time.time).check()
+    access = load(settings)
+    assert access.configuration.host == "http://10.0.0.1:8080"
+    assert (access.files, access.context) == ((), None)
+    assert "authorization" not in {name.lower() for name in access.headers}
+    with pytest.raises(SourceError, match="there is no kubeconfig"):
+        Credentials(ApiSettings(None, environ={}), time.time).check()
+
+
 def test_a_server_without_scheme_is_asked_by_tls(tmp_path: Path) -> None:
     """As by client-go: a token would go over the wire in clear text else."""
     config = kubeconfig(tmp_path / "config", "127.0.0.1:6443", {"token": "x"})

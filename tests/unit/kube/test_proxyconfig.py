@@ -23,6 +23,7 @@ from pyproxy.kube.proxyconfig import (
     parse_config,
     read_config,
 )
+from pyproxy.kube.proxylogging import LogSettings
 from pyproxy.plan.options import Mode, Options
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -94,10 +95,6 @@ winkernel:
   sourceVip: ""
 """
 )
-SIZE_LINE = (
-    "conntrack.min would size the kernel's connection tracking, which pyproxy does not use:"
-    " its own table has connectionTable.maxEntries of --pyproxy-config"
-)
 EXPECTED = ProxyConfig(
     node_name="node-one",
     bind_address=bytes(16),
@@ -107,7 +104,7 @@ EXPECTED = ProxyConfig(
     kubeconfig=Path("/var/lib/kube-proxy/kubeconfig.conf"),
     options=Options("", mode=Mode.NFTABLES, masquerade_bit=15, node_ports_on_primary=True),
     proxy_mode="nftables",
-    warnings=(SIZE_LINE,),
+    logging=LogSettings(verbosity=2, vmodule=(("x", 3),)),
 )
 
 
@@ -125,7 +122,7 @@ def errors_of(text: str) -> list[str]:
 
 
 def test_every_known_field_is_accepted() -> None:
-    """A full file gives its record, as YAML and as JSON, and one line on what means nothing."""
+    """A full file gives its record, as YAML and as JSON."""
     assert parse_config(FULL.encode()) == EXPECTED
     as_json = json.dumps(yaml.safe_load(FULL), indent="\t")
     assert parse_config(as_json.encode()) == EXPECTED
@@ -202,6 +199,8 @@ def test_duplicates_in_json_and_the_last_counts() -> None:
         ("oomScoreAdj", '"1"'),
         ("oomScoreAdj", "4294967296"),
         ("oomScoreAdj", "true"),
+        ("oomScoreAdj", "-1001"),
+        ("oomScoreAdj", "1001"),
         ("configSyncPeriod", "15"),
         ("configSyncPeriod", "15 minutes"),
         ("nodePortAddresses", "primary"),
@@ -220,6 +219,12 @@ def test_duplicates_in_json_and_the_last_counts() -> None:
         ("clientConnection", "{burst: -1}"),
         ("clientConnection", "{kubeconfig: [/a]}"),
         ("logging", "{options: []}"),
+        ("logging", "{format: xml}"),
+        ("logging", "{verbosity: -1}"),
+        ("logging", "{vmodule: [a=1]}"),
+        ("logging", "{vmodule: [{filePattern: 'a=b', verbosity: 1}]}"),
+        ("logging", "{vmodule: [{filePattern: a}]}"),
+        ("iptables", "{masqueradeBit: 32}"),
     ],
 )
 def test_a_wrong_type_is_fatal(field: str, value: str) -> None:

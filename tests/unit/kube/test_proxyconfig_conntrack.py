@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.kube.proxyconfig import ProxyConfig, parse_config
-from pyproxy.tables import ConnectionTimeouts
+from pyproxy.tables import ConnectionTimeouts, Conntrack
 
 DEFAULT = ConnectionTimeouts()
 FIELDS = {
@@ -62,23 +62,22 @@ def test_what_kube_proxy_takes_is_no_error(value: str, shortened: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "named"),
+    ("block", "expected"),
     [
-        ("{maxPerCore: 32768, min: 131072}", "conntrack.maxPerCore and conntrack.min"),
-        ("{maxPerCore: 32768}", "conntrack.maxPerCore"),
-        ("{min: 1}", "conntrack.min"),
-        ("{maxPerCore: null, min: null}", ""),
-        ("{maxPerCore: 0}", ""),
-        ("{maxPerCore: 0, min: 131072}", ""),
-        ("{min: 0}", "conntrack.min"),
+        ("{}", Conntrack()),
+        ("{maxPerCore: null, min: null, tcpEstablishedTimeout: null}", Conntrack()),
+        ("{maxPerCore: 0, min: 0}", Conntrack(max_per_core=0, min=0)),
+        ("{maxPerCore: 7, min: 8, tcpBeLiberal: true}", Conntrack(7, 8, tcp_be_liberal=True)),
+        ("{tcpEstablishedTimeout: 0s}", Conntrack(tcp_established_timeout_s=0)),
+        ("{tcpCloseWaitTimeout: 1m, udpTimeout: 1ms}", Conntrack(
+            tcp_close_wait_timeout_s=60, udp_timeout_s=1)),
+        ("{udpStreamTimeout: 2s, tcpEstablishedTimeout: 87600h}", Conntrack(
+            udp_stream_timeout_s=2, tcp_established_timeout_s=87_600 * 3600)),
     ],
-)
-def test_the_kernels_size_is_none_of_ours(block: str, named: str) -> None:
-    """One line says so, but not where kube-proxy would leave the kernel alone too (A17.1)."""
-    found = parse(f"conntrack: {block}")
-    lines = [line for line in found.warnings if line.startswith(f"{named} would size")]
-    assert len(found.warnings) == len(lines) == bool(named)
-    assert found._replace(warnings=()) == parse("")
+)  # fmt: skip
+def test_what_the_kernel_is_given(block: str, expected: Conntrack) -> None:
+    """Null is the default, 0 leaves the kernel alone, and nothing is shortened (A17, A19.4)."""
+    assert parse(f"conntrack: {block}").conntrack == expected
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_masquerade_all_is_the_modes_own(text: str, *, masquerades: bool) -> Non
         ("", 30.0),
         ("iptables: {syncPeriod: 10s}", 10.0),
         ("iptables: {syncPeriod: 2500ms}", 2.5),
-        ("iptables: {syncPeriod: 1ms}", 1.0),
+        ("iptables: {syncPeriod: 1ms, minSyncPeriod: 1ms}", 1.0),
         ("nftables: {syncPeriod: 10s}", 30.0),
         ("mode: nftables\nnftables: {syncPeriod: 10s}", 10.0),
         ("mode: ipvs\nipvs: {syncPeriod: 10s}\niptables: {syncPeriod: 20s}", 10.0),
@@ -67,11 +67,67 @@ def test_the_sync_period_is_the_modes_own(text: str, seconds: float) -> None:
     assert parse_config((HEAD + text).encode()).sync_period_s == seconds
 
 
-@pytest.mark.parametrize("period", ["0s", "-1s"])
-def test_a_sync_period_is_more_than_nothing(period: str) -> None:
-    """kube-proxy refuses it, too (A19.11)."""
-    with pytest.raises(ConfigError, match=r"iptables\.syncPeriod: .* more than 0s"):
-        parse_config((HEAD + f"iptables: {{syncPeriod: {period}}}").encode())
+@pytest.mark.parametrize("period", ["0s", '"0"', "0ms"])
+def test_no_sync_period_is_the_default(period: str) -> None:
+    """What kubeadm writes, and kube-proxy takes for nothing (A19.6)."""
+    assert parse_config((HEAD + f"iptables: {{syncPeriod: {period}}}").encode()).sync_period_s == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("iptables: {syncPeriod: -1s}", "iptables.syncPeriod: '-1s' is less than 0s"),
+        ("iptables: {minSyncPeriod: -1s}", "iptables.minSyncPeriod: '-1s' is less than 0s"),
+        (
+            "iptables: {minSyncPeriod: 10s, syncPeriod: 5s}",
+            "iptables.minSyncPeriod: minSyncPeriod 10s is more than 5s of syncPeriod",
+        ),
+        (
+            "iptables: {syncPeriod: 500ms}",
+            "iptables.syncPeriod: minSyncPeriod 1s is more than 500ms of syncPeriod",
+        ),
+        ("configSyncPeriod: -1ns", "configSyncPeriod: '-1ns' is less than 0s"),
+        ("mode: ipvs\nipvs: {udpTimeout: -1s}", "ipvs.udpTimeout: '-1s' is less than 0s"),
+        (
+            "mode: nftables\nnftables: {minSyncPeriod: 31s}",
+            "nftables.minSyncPeriod: minSyncPeriod 31s is more than 30s of syncPeriod",
+        ),
+    ],
+)
+def test_periods_have_bounds(text: str, error: str) -> None:
+    """Those of the mode that is selected (A19.9, A19.11)."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config((HEAD + text).encode())
+    assert caught.value.message == error
+
+
+def test_periods_of_other_modes_do_not_count() -> None:
+    """kube-proxy does not look at them."""
+    text = "nftables: {syncPeriod: -1s}\nipvs: {syncPeriod: 1s, minSyncPeriod: 2s, udpTimeout: -1s}"
+    assert parse_config((HEAD + text).encode()).sync_period_s == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("detectLocalMode: BridgeInterface", "detectLocal.bridgeInterface"),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {bridgeInterface: b}",
+            "detectLocal.interfaceNamePrefix",
+        ),
+    ],
+)
+def test_an_interface_mode_needs_a_name(text: str, error: str) -> None:
+    """Without one nothing would ever be a pod (A19.11)."""
+    with pytest.raises(ConfigError, match=rf"^{error}: detectLocalMode \w+ needs one"):
+        options(text)
+
+
+def test_a_feature_gate_takes_external_ips_away() -> None:
+    """The one gate that has a meaning here (A2.2)."""
+    assert options("").allow_service_external_ips
+    assert not options("featureGates: {AllowServiceExternalIPs: false}").allow_service_external_ips
+    assert options("featureGates: {Other: false}").allow_service_external_ips
 
 
 def test_node_port_addresses() -> None:

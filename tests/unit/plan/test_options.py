@@ -10,16 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyproxy.kube.addresses import parse_address
-from pyproxy.model import Family, Node, Prefix
+from pyproxy.model import Family, Node, Prefix, address_text, family_of
 from pyproxy.plan.cidr import contains
 from pyproxy.plan.options import (
+    DetectLocalMode,
     Mode,
     is_local,
     is_node_port_address,
+    lacks_pod_cidrs,
+    node_ips,
     node_port_addresses,
     with_node,
 )
-from tests.flows.load import FlowFile, node_port_address_rows
+from tests.flows.load import FlowFile, node_ip_rows, node_port_address_rows
 from tests.unit.plan.records import addresses, cidrs, options
 
 OWN = frozenset(addresses("192.168.0.2", "192.168.1.2", "2001:db8::2"))
@@ -100,6 +103,35 @@ def test_node_gives_first_ip_of_each_family() -> None:
     assert known.node_ip(Family.IPV4) == parse_address("10.9.9.9")
     gone = with_node(known, None)
     assert (gone.zone, gone.node_ips) == ("", known.node_ips)
+
+
+def test_upstream_node_ip_rows(flow_file: FlowFile) -> None:
+    """A16.2: Test_detectNodeIPs: a bind address is the IP of its family, which comes first then."""
+    for row in node_ip_rows(flow_file.path):
+        bind = parse_address(row["bind"]) if row["bind"] else b""
+        bind = bind if any(bind) else b""
+        chosen = options(node_ips=node_ips(bind, ()), bind_address=bind)
+        known = with_node(chosen, Node("node-1", addresses(*row["node"])))
+        found = {f.label: address_text(known.node_ip(f)) for f in Family}
+        assert found == {"IPv4": row["v4"], "IPv6": row["v6"]}, row
+        if known.node_ips:
+            assert family_of(known.node_ips[0]).label == row["primary"], row
+
+
+def test_a_nodes_pod_cidrs_come_and_stay() -> None:
+    """A16.4: without any nobody is a pod, which is told; new ones count, none are no others."""
+    mine = options(detect_local_mode=DetectLocalMode.NODE_CIDR, local_cidrs=())
+    bare = with_node(mine, Node("node-1", addresses("10.9.9.9")))
+    assert lacks_pod_cidrs(bare)
+    for first in ("10.1.0.0/24", "10.2.0.0/24"):
+        known = with_node(bare, Node("node-1", (), "", cidrs(first)))
+        assert known.local_cidrs == cidrs(first)
+        assert not lacks_pod_cidrs(known)
+        assert with_node(known, Node("node-1")).local_cidrs == cidrs(first)
+        assert with_node(known, None).local_cidrs == cidrs(first)
+    by_cluster = options(local_cidrs=())
+    assert not lacks_pod_cidrs(by_cluster)
+    assert with_node(by_cluster, Node("node-1", (), "", cidrs("10.1.0.0/24"))).local_cidrs == ()
 
 
 def test_unknown_node_ip_is_loopback() -> None:

@@ -35,6 +35,7 @@ class FakeDatapath:
         self.writes = 0
         self.fail_at = 0
         self.waits = 0
+        self.forgotten: list[int] = []
         self.wrong_marks = 0
         self.former: dict[ServicePortName, int] = {}
         self.sockets_left = 0
@@ -221,6 +222,12 @@ class FakeDatapath:
         self._write("publish" if first else "-publish")
         self.services[service] = (first, generation)
         self.check()
+
+    def forget_counters(self, services: Iterable[int]) -> None:
+        """Note whose counters begin anew; nobody may have them yet."""
+        ids = list(services)
+        assert not any(self.services.get(each, (0, 0))[0] for each in ids)
+        self.forgotten += ids
 
     def wait_for_readers(self) -> None:
         """Note that the caller waited."""

@@ -170,6 +170,20 @@ def test_replaced_slots_wait_for_their_readers() -> None:
     assert datapath.services[1][0] != first
 
 
+def test_an_id_that_others_had_is_counted_from_zero() -> None:
+    """Counters of an id begin anew where it is given to another service, and only there."""
+    datapath = FakeDatapath(ROOM._replace(services=3))
+    syncer = Syncer(datapath, serves)
+    syncer.apply(plans(plan("a"), plan("b", vips=[2])))
+    syncer.apply(plans(plan("a", backends=[backend(2)])))
+    assert datapath.forgotten == []
+    (b,) = (n for n, named in datapath.read().names.items() if named.name.name == "b")
+    syncer.apply({plan("b").name: None})
+    syncer.reclaim()
+    syncer.apply(plans(plan("c", vips=[3])))
+    assert datapath.forgotten == [b]
+
+
 def test_a_frontend_moves_between_services_without_a_gap() -> None:
     """A ClusterIP that another service takes over is never missing from the map."""
     datapath = FakeDatapath()
