@@ -57,15 +57,10 @@ class Contents:
     """What the server answers with.
 
     `metrics` is read for each scrape. `proxy_mode` is what /proxyMode says. `configz` gives the
-    configuration in force as JSON; without it /configz is not found.
+    configuration in force, in JSON.
     """
 
-    def __init__(
-        self,
-        metrics: Exposition,
-        proxy_mode: str,
-        configz: Callable[[], str] | None = None,
-    ) -> None:
+    def __init__(self, metrics: Exposition, proxy_mode: str, configz: Callable[[], str]) -> None:
         self._healthy, self._asked = Meter(_HEALTHCHECK), Meter(_HEALTHCHECKS)
         slis = Exposition([lambda: (self._healthy.read(), self._asked.read())], process=False)
         self._answers: dict[str, Callable[[str], Page]] = {
@@ -74,9 +69,8 @@ class Contents:
             "/proxyMode": lambda _: Page(proxy_mode.encode()),
             "/healthz": self._healthz,
             "/healthz/ping": lambda _: Page(b"ok"),
+            "/configz": lambda _: Page(configz().encode(), JSON),
         }
-        if configz:
-            self._answers["/configz"] = lambda _: Page(configz().encode(), JSON)
 
     def page(self, path: str, query: str) -> Page:
         """Return the answer for a path and what follows its question mark."""

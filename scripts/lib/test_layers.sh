@@ -24,7 +24,30 @@ run_layer() {
 
 install_unit() { need_packages git clang-format shellcheck openssl; }
 install_datapath() { need_packages "${datapath_packages[@]}"; }
-install_e2e() { need_packages "${datapath_packages[@]}" openssl; }
+install_e2e() {
+    need_packages "${datapath_packages[@]}" openssl
+    need_prometheus
+}
+
+# need_prometheus: puts Debian's prometheus and promtool into .venv/prometheus. They are not
+# installed, since the package starts a service on every address of the machine.
+need_prometheus() {
+    local unpacked
+    [ ! -x "$venv/prometheus/promtool" ] || return 0
+    say "fetching prometheus"
+    unpacked=$(mktemp -d)
+    if ! (cd "$unpacked" && apt-get -q download prometheus >/dev/null 2>&1 </dev/null); then
+        logged "check the network and /etc/apt/sources.list" \
+            apt-get -o DPkg::Lock::Timeout=120 -q update
+        (cd "$unpacked" && logged "check that \`apt-get download prometheus\` works here" \
+            apt-get -q download prometheus)
+    fi
+    logged "try again: the package came broken" dpkg -x "$unpacked"/prometheus_*.deb "$unpacked"
+    mkdir -p "$venv/prometheus"
+    # promtool last: it says that both are there
+    mv "$unpacked/usr/bin/prometheus" "$unpacked/usr/bin/promtool" "$venv/prometheus/"
+    rm -rf "$unpacked"
+}
 
 # The linters run beside the tests: on two cores that halves the time of this layer.
 run_unit() {

@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.scrape import Scrape
-from pyproxy.model import Family
+from pyproxy.model import Family, Protocol, ServicePortName
 from pyproxy.plan.options import Options
+from pyproxy.tables import ServiceCounters
 
 TABLE: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_name("kube_proxy_metrics.toml").read_text(encoding="utf-8")
@@ -92,6 +93,25 @@ def test_both_families_are_there_from_the_start() -> None:
     """A counter that begins at its first event shows no rate for it."""
     families = of_mode("iptables")["kubeproxy_sync_proxy_rules_duration_seconds"].samples
     assert {sample.labels["ip_family"] for sample in families} == {"IPv4", "IPv6"}
+
+
+@pytest.mark.parametrize("answer", ["", "ebpf"])
+def test_the_mode_is_the_files_unless_a_setting_says_otherwise(answer: str) -> None:
+    """By proxyModeAnswer, for who has to be told something else (A13.3)."""
+    config = run_config(proxy_mode="nftables", proxy_mode_answer=answer)
+    contents = Scrape(config, Meters([Family.IPV4])).contents()
+    assert contents.page("/proxyMode", "").body == (answer or "nftables").encode()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_metrics_of_services_can_be_left_out(*, wanted: bool) -> None:
+    """By serviceMetrics; all others stay."""
+    scrape = Scrape(run_config(service_metrics=wanted), Meters([Family.IPV4]))
+    web = ServicePortName("default", "web", "http", Protocol.TCP)
+    scrape.services = lambda: {(Family.IPV4, web): ServiceCounters(1, 2, 3, 4)}
+    found = scraped(scrape)
+    assert ("pyproxy_service_bytes_total" in found) is wanted
+    assert "pyproxy_agent_info" in found
 
 
 def test_answers_of_the_health_port_are_counted() -> None:

@@ -146,6 +146,7 @@ def test_ten_thousand_services_cost_little_and_come_in_pieces() -> None:
         best = min(best, time.process_time() - started)
         longest = max(length for length, _ in pieces)
         lines = sum(count for _, count in pieces)
+    print(f"{lines} lines: {best:.3f} s of a CPU, with the process's own")
     assert best < MOST_CPU_S
     assert longest < CHUNK_LINES * 300
     assert lines > 80_000
