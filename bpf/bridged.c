@@ -2,7 +2,8 @@
 /*
  * A stage: a frame to a backend that passes the node's IP layer by, from one port of a bridge to
  * another. Answers to connections of ours go this way as well (egress.c), so that a direct
- * connection with the ends of one of those has to get another port here too (rule 4).
+ * connection with the ends of one of those has to get another port here too, or that one, if the
+ * direct one is older (rule 4).
  */
 #include "open.h"
 
@@ -30,6 +31,8 @@ int bridged(struct __sk_buff *skb)
 	case FOUND_NOTHING:
 		if (may_open(&packet))
 			stage_enter(skb, STAGE_DIRECT, &packet, SIDE_INGRESS);
+		else if (is_between_busy(&packet.src, &packet.dst))
+			stage_enter(skb, STAGE_ASIDE, &packet, SIDE_INGRESS);
 		return TC_NEXT;
 	default:
 		return TC_NEXT;

@@ -104,6 +104,8 @@ static __always_inline int later(struct __sk_buff *skb, const struct headers *he
 			addr_diff(&packet->dst.addr, &ends.dst.addr));
 	translated_note(skb, side);
 	count(side == SIDE_EGRESS ? COUNTER_PACKET_OUT : COUNTER_PACKET_IN);
+	if (found.role == (side == SIDE_EGRESS ? ROLE_REPLY : ROLE_REQUEST))
+		traffic_note(skb, found.copy.service, packet->ip);
 	packet_sum_fix(skb, diff);
 	if (addresses_write(skb, packet, &ends.src.addr, &ends.dst.addr, diff))
 		return TC_DROP;

@@ -10,7 +10,7 @@ int left(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct target target;
-	__u32 since = epoch(SETTING_FRONTEND_EPOCH), generation;
+	__u32 since = epoch(SETTING_FRONTEND_EPOCH), generation = 0;
 
 	if (stage_read(skb, &packet) != READ_DONE)
 		return TC_NEXT;

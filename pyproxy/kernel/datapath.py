@@ -10,8 +10,8 @@ from typing import Any
 
 from pyproxy.kernel.barrier import wait_for_readers
 from pyproxy.kernel.codec import addr_fold, text
-from pyproxy.kernel.connected import ConnectedSockets
-from pyproxy.kernel.left import LeftBackends
+from pyproxy.kernel.connected import Asked, ConnectedSockets
+from pyproxy.kernel.left import Backend, LeftBackends
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.marks import FrontendMarks
 from pyproxy.kernel.names import NAME, former_ids, name_fields, named_by
@@ -81,7 +81,7 @@ class KernelDatapath:
         self.marks = ArrayMap(str(maps / "marks"), write=write)
         self.settings = ArrayMap(str(maps / "settings"), write=write)
         self._frontend_marks = FrontendMarks(self.marks, self.settings)
-        self._sockets = ConnectedSockets(pins.shared)
+        self._sockets = ConnectedSockets(pins.shared, pins.family)
         self._left = LeftBackends(self._frontend_marks, self._sockets.may_have)
         self._cidrs = HashMap(str(maps / "cluster_cidrs"), ("length", "addr"), ("",))
         self._cluster = ClusterCidrs(self._cidrs, self.settings, self._frontend_marks)
@@ -125,10 +125,8 @@ class KernelDatapath:
         for (service, address, port), (flags,) in self.members.items():
             members.setdefault(service, []).append(Member(address, port, BackendFlag(flags)))
         if self._writes:
-            self._left.reset(
-                self._sockets.places(),
-                ((m.address, m.port) for found in members.values() for m in found),
-            )
+            asked = {each for _, each in self._sockets.asked()}
+            self._left.reset(self._got(each) for each in asked if not self._is_member(each))
         return Snapshot(
             frontends,
             runs,
@@ -266,15 +264,28 @@ class KernelDatapath:
         self._left.leave(self._datagrams(gone))
         self.members.delete((service, m.address, m.port) for service, m in gone)
 
-    def _datagrams(self, items: Iterable[tuple[int, Member]]) -> Iterator[tuple[Address, int]]:
-        """Give the ends of members of UDP services."""
+    def _datagrams(self, items: Iterable[tuple[int, Member]]) -> Iterator[Backend]:
+        """Give the members of UDP services."""
         protocols: dict[int, int] = {}
         for service, member in items:
             if service not in protocols:
                 named = self.names.get((service,))
                 protocols[service] = named[-1] if named else 0
             if protocols[service] == Protocol.UDP:
-                yield member.address, member.port
+                yield service, member.address, member.port
+
+    def _got(self, asked: Asked) -> Backend:
+        """Return what a socket has by what it asked for; of service 0 if that is no frontend."""
+        address, port = asked.service
+        for each in (address, bytes(len(address))):
+            found = self.frontends.get((each, port, int(Protocol.UDP)))
+            if found is not None:
+                return found[0], *asked.backend
+        return 0, *asked.backend
+
+    def _is_member(self, asked: Asked) -> bool:
+        """Return whether what a socket has is a backend of what it asked for."""
+        return self.members.get(self._got(asked)) is not None
 
     def end_left(self) -> int:
         """End this network namespace's UDP sockets to backends that left; return how many.
@@ -282,7 +293,7 @@ class KernelDatapath:
         Nothing is asked when a connected socket sends, and only what comes in from other namespaces
         can be led elsewhere (rule 20). Raises OSError where the kernel cannot.
         """
-        return self._sockets.end(self._left.take_fresh())
+        return self._sockets.end(self._left.take_fresh(), self._is_member)
 
     def put_sources(self, items: Sequence[tuple[int, Prefix]]) -> None:
         """Write who may ask services."""

@@ -26,14 +26,17 @@ class HashMap:
     def __init__(self, path: str, key: Sequence[str], value: Sequence[str]) -> None:
         self.fd = libbpf.obj_get(path)
         self.info = libbpf.map_info(self.fd)
-        key_layout, value_layout = _layouts(self.fd)
+        key_layout, self.layout = _layouts(self.fd)
         self.key = Codec(key_layout, self.info.key_size, key)
-        self.value = Codec(value_layout, self.info.value_size, value)
+        self.value = Codec(self.layout, self.info.value_size, value)
 
     def items(self) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """Return all elements."""
-        raw = libbpf.map_dump(self.fd, self.info.key_size, self.info.value_size)
-        return [(self.key.unpack(key), self.value.unpack(value)) for key, value in raw]
+        return [(self.key.unpack(key), self.value.unpack(value)) for key, value in self.raw()]
+
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """Return the bytes of all elements."""
+        return libbpf.map_dump(self.fd, self.info.key_size, self.info.value_size)
 
     def __len__(self) -> int:
         return libbpf.map_count(self.fd, self.info.key_size, self.info.value_size)

@@ -114,18 +114,6 @@ class FrontendMarks:
             self._wanted[index] |= bit
             self._store(index)
 
-    def note_whole(self, index: int) -> None:
-        """Have packets to all looked at whose mark is there, until reset()."""
-        for bit in (1 << n for n in range(8)):
-            self._counts[index, bit] += 1
-        self._wanted[index] = 0xFF
-        self._store(index)
-
-    @staticmethod
-    def index(address: Address, port: int) -> int:
-        """Return where the mark of an address and port is."""
-        return endpoint_hash(address, port)
-
     def forget(self, address: Address, port: int) -> None:
         """Take back one note()."""
         place = index, bit = _place(address, port)

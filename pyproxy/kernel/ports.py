@@ -14,6 +14,8 @@ RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 NODE_PORTS = (30_000, 32_767)  # kube-apiserver's --service-node-port-range
 FIRST_PORT = 1_024
 FEWEST_PORTS = 4_096
+# the longest list: every other port, six characters each
+MOST_CHARACTERS = 6 * 65_536 // 2
 
 
 def source_ports(local: tuple[int, int]) -> PortRange:
@@ -43,7 +45,10 @@ def local_port_range() -> tuple[int, int]:
 
 def reserved_ports() -> set[int]:
     """Return net.ipv4.ip_local_reserved_ports: no socket gets those by itself."""
-    return parse_ports(RESERVED_PORTS.read_text("ascii"))
+    # the kernel gives what fits into the first read, and no more to those that follow
+    # (proc_do_large_bitmap): read_text() asks for 8 KB
+    with RESERVED_PORTS.open("rb", buffering=0) as file:
+        return parse_ports((file.read(MOST_CHARACTERS) or b"").decode("ascii"))
 
 
 def reserve_ports(ports: Iterable[int]) -> None:

@@ -100,6 +100,25 @@ def test_rule_20_a_connected_socket_gets_another_backend(pods: Pods, covered: Co
     assert named(client.getpeername()) == pods.flavour.service(1)
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["agent", "another-agent"])
+def test_rule_20_another_services_backend_is_no_longer_the_sockets(
+    pods: Pods, covered: Covering, anew: bool
+) -> None:
+    """A pod that moves from one service to another answers nobody who asked for the first one."""
+    pods.apply(FIRST)
+    client, other = pods.client(), pods.client()
+    client.connect(pods.flavour.service(1))
+    pods.apply(SECOND)
+    pods.apply(FIRST, number=2)
+    other.connect(pods.flavour.service(2))
+    if anew:
+        covered.node.make_syncers()
+    pods.asks(client, SECOND)
+    before = counters(pods, covered)
+    pods.asks(other, FIRST)
+    assert counters(pods, covered) == before
+
+
 def test_rule_20_it_stays_with_that_one(pods: Pods) -> None:
     """Changes of other services move nobody; when that one leaves as well, it moves again."""
     pods.apply(FIRST)
@@ -197,16 +216,22 @@ def test_rule_20_tcp_sockets_take_nobodys_place(small: Node, flavour: Flavour) -
 
 @pytest.mark.parametrize(
     "asked",
-    [pytest.param("the service", marks=pytest.mark.kernel), "the backend", "the other service"],
+    [
+        pytest.param("the service", marks=pytest.mark.kernel),
+        "the backend",
+        "the other service",
+        "another with it",
+    ],
 )
 def test_rule_20_a_socket_of_the_node_is_told(node: Node, flavour: Flavour, asked: str) -> None:
     """No packet of its can be led elsewhere: it has to connect anew."""
     both = [service(flavour.family, n, [n], protocol=UDP) for n in (1, 2)]
-    node.apply(*both)
+    node.apply(*both, service(flavour.family, 4, [1], protocol=UDP))
     to = {
         "the service": flavour.service(1),
         "the backend": flavour.backend(1),
         "the other service": flavour.service(2),
+        "another with it": flavour.service(4),
     }
     with node.socket(flavour, UDP) as sock:
         sock.connect(to[asked])

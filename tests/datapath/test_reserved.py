@@ -74,6 +74,14 @@ def test_an_operators_ports_stay(node: Node, keep: Keep) -> None:
     assert keep(set()) == set()
 
 
+def test_however_many_an_operator_has_they_stay(node: Node, keep: Keep) -> None:
+    """The kernel says only once what it has, and only as much as there is room for."""
+    many = set(range(1_025, 10_001, 2))
+    operator(node, many)
+    assert keep({33_000}) == many | {33_000}
+    assert keep(set()) == many
+
+
 def test_cleanup_gives_back(node: Node, shared: Path, keep: Keep) -> None:
     """Whoever takes everything away knows what was ours, though the agent is gone."""
     operator(node, {8_080})

@@ -14,10 +14,11 @@ import pytest
 
 from pyproxy.kernel.addresses import UPLINK
 from pyproxy.model import Family, Protocol
+from pyproxy.plan.options import Options
 from tests.datapath.ends import backend, client, frontend, node_address, plan
 from tests.datapath.hooks import Hooks, Wire, passed
 from tests.datapath.node import Node
-from tests.datapath.packets import ACK, ETH_P, PEER_MAC, End, ether
+from tests.datapath.packets import ACK, ETH_P, PEER_MAC, SYN, End, ether
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
@@ -110,3 +111,25 @@ def test_rule_14_others_are_left_alone(hooks: Hooks, protocol: Protocol) -> None
         with hooks.node.counting(family):
             assert hooks.frame("ingress", frame) == passed(frame)
     assert len(hooks.table.claimed()) == 1
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["client", "backend"])
+def test_rule_04_an_older_bridged_connection_goes_on(hooks: Hooks, answers: bool) -> None:
+    """Where clients are hidden from a pod on their bridge: the service's gives up the port."""
+    family = hooks.family
+    c, f, b = client(family), frontend(family), backend(family)
+    hooks.configure(options=Options("here", masquerade_all=True))
+    hooks.write_device(node_address(family))
+    inside = hooks.ingress(hooks.tcp(c, f, SYN))
+    hooks.egress(inside.data)
+    source = hooks.table.only().source
+    hooks.egress(hooks.ingress(hooks.tcp(b, source, SYN | ACK)).data)
+    hooks.ingress(hooks.tcp(c, f, ACK))
+    for ends in ((b, c), (c, b)) if answers else ((c, b), (b, c)):
+        direct = bridged(hooks, hooks.tcp(*ends, ACK))
+        assert hooks.frame("ingress", direct) == passed(direct)
+        assert hooks.frame("egress", direct) == passed(direct)
+    other = hooks.table.only().inner
+    assert other.port != c.port
+    assert hooks.ingress(hooks.tcp(c, f, ACK)) == passed(hooks.tcp(other, b, ACK))
+    assert hooks.egress(hooks.tcp(other, b, ACK)) == passed(hooks.tcp(source, b, ACK))

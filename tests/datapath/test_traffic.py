@@ -20,6 +20,7 @@ from tests.datapath.flavours import Flavour
 from tests.datapath.hooks import Hooks, Wire
 from tests.datapath.node import Node
 from tests.datapath.packets import ACK, End
+from tests.datapath.pieces import cut
 from tests.datapath.services import service, service_name
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -65,6 +66,21 @@ def test_packets_count_for_the_service_of_their_connection(
         name: ServiceCounters(0, 1, len(sent), sum(len(each) for each in sent)),
         second: ServiceCounters(0, 1, 1, len(other)),
     }
+
+
+def test_fragments_count_as_the_packets_that_they_are(hooks: Hooks) -> None:
+    """Later ones, too: most of what a service has may be in those."""
+    family = hooks.family
+    hooks.node.apply(plan(family, UDP))
+    c, f, b = client(family), frontend(family), backend(family)
+    asked, answered = (cut(hooks.udp(*ends, bytes(280))) for ends in ((c, f), (b, c)))
+    for each in asked:
+        hooks.ingress(each)
+    for each in answered:
+        hooks.egress(each)
+    sent = [*asked, *answered]
+    (found,) = counted(hooks.node, family).values()
+    assert found == ServiceCounters(0, 1, len(sent), sum(map(len, sent)))
 
 
 def test_what_is_no_services_counts_for_nobody(hooks: Hooks) -> None:
