@@ -20,17 +20,34 @@ struct next_hop { /* struct bpf_redir_neigh */
 		   1]; /* there is room for IPv6; the last one is not handed over */
 };
 
+/*
+ * Send a packet, whose IP header is at `at`, to the gateway of an uplink. One that is on its way
+ * into a tunnel has no link-layer header, and the kernel would drop it.
+ */
+static __always_inline int to_gateway(struct __sk_buff *skb, __u32 at, __u32 uplink,
+				      const struct addr *gateway)
+{
+	struct next_hop next_hop = { .family = AF_FAMILY, .addr = *gateway };
+
+	if (!at && bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return TC_DROP;
+	return redirect_neigh(uplink, &next_hop, sizeof(next_hop) - sizeof(__u32), 0);
+}
+
 int back(struct __sk_buff *skb)
 {
-	__u32 uplink = skb->cb[2], left = skb->ifindex;
+	__u32 uplink = skb->cb[2], left = skb->ifindex, at = stage_ip(skb);
 	const struct device *by = devices.lookup(&left), *to = devices.lookup(&uplink);
-	struct next_hop next_hop = { .family = AF_FAMILY };
+	struct addr gateway;
 
 	/* what leaves to a pod, or by a port of the client's uplink, is on its way */
-	if (!by || !(by->flags & DEVICE_UPLINK) || by->route == uplink || !to ||
-	    !addr_fold(&to->gateway))
+	if (!by || !(by->flags & DEVICE_UPLINK) || by->route == uplink || !to)
 		return TC_NEXT;
-	next_hop.addr = to->gateway;
+	gateway = to->gateway;
+	if (!addr_fold(&gateway) && !(to->flags & DEVICE_TUNNEL))
+		return TC_NEXT;
 	count(COUNTER_PACKET_BACK);
-	return redirect_neigh(uplink, &next_hop, sizeof(next_hop) - sizeof(__u32), 0);
+	if (to->flags & DEVICE_TUNNEL)
+		return bpf_redirect(uplink, 0);
+	return to_gateway(skb, at, uplink, &gateway);
 }

@@ -306,6 +306,7 @@ enum device_flag {
 	DEVICE_FAST = 4, /* what comes by it may skip the stack: no program of others is left out */
 	DEVICE_PEER = 8, /* nor by what leaves straight to its other end, in another namespace */
 	DEVICE_PORT = 16, /* it is a port, and what is for its bridge is for this node */
+	DEVICE_TUNNEL = 32, /* no link layer: a default route leads by it without a gateway */
 };
 
 /*
@@ -322,10 +323,7 @@ struct way {
 	__u64 seen; /* when some connection was last sent there by the stack, in ticks */
 };
 
-/*
- * hop_sources: which address of a device stands for clients on the way to a network, as MASQUERADE
- * has it (inet_select_addr); by device 0, from which one the node's own processes ask there
- */
+/* hop_sources: a device's address for clients, by where they ask; of device 0 the node's own */
 struct hop_key {
 	__u32 length; /* of the network, and 32 */
 	__u32 ifindex;

@@ -29,7 +29,7 @@ from pyproxy.plan.options import (
 
 PROC_NET = Path("/proc/thread-self/net")
 SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
-UPLINK, PODS, FAST, PEER, PORT = 1, 2, 4, 8, 16  # enum device_flag of bpf/types.h
+UPLINK, PODS, FAST, PEER, PORT, TUNNEL = 1, 2, 4, 8, 16, 32  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
 # 127.0.0.1 stands for all of its network in the map
@@ -56,7 +56,8 @@ class DeviceFacts(NamedTuple):
 
     `source` is its first address of one family. For an uplink, `route` is the device that routes
     lead by: itself, or the bond or bridge that it is a port of; `gateway` is that of the best
-    default route by it. `bridge` is the link-layer address of the bridge that a PORT belongs to.
+    default route by it; a TUNNEL's has none. `bridge` is the link-layer address of the bridge that
+    a PORT belongs to.
     """
 
     source: Address
@@ -86,17 +87,20 @@ def device_facts(
     """
     present = list(devices)
     sources = _sources(family, present)
-    hops = netlink.hops(family)
+    tunnels = {device.ifindex for device in present if not device.has_link_layer}
+    hops = netlink.hops(family, tunnels)
     uplinks = _uplinks(hops)
     # default routes first, the best of them before all
     leading = sorted(hops, key=lambda hop: (not hop.is_default, hop.metric, hop.ifindex))
     gateways = {hop.ifindex: hop.gateway for hop in reversed(leading) if hop.is_default}
+    direct = {each for each in tunnels.intersection(gateways) if not gateways[each]}
     names = {device.ifindex: device.name for device in present}
     bridged = _bridged(uplinks)
     facts = {
         device.ifindex: DeviceFacts(
             sources.get(device.name, bytes(family.address_bytes)),
             (UPLINK if device.ifindex in uplinks else 0)
+            | (TUNNEL if device.ifindex in direct else 0)
             | (PORT if device.ifindex in bridged else 0)
             | (PODS if is_pod_interface(_name(device, names, bridged), options) else 0)
             # what leaves the node leaves by its uplink
@@ -107,9 +111,23 @@ def device_facts(
         )
         for device in present
     }
-    ways = (sources.get(names.get(hop.ifindex, "")) or hop.source for hop in leading)
-    own = next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
+    own = _node_address(family, leading, sources, names)
     return facts | ({NODE: DeviceFacts(own, 0)} if own else {})
+
+
+def _node_address(
+    family: Family,
+    leading: Iterable[netlink.Hop],
+    sources: Mapping[str, Address],
+    names: Mapping[int, str],
+) -> Address | None:
+    """Return what the node is called by; what leads to some network by a tunnel says nothing."""
+    ways = (
+        sources.get(names.get(hop.ifindex, "")) or hop.source
+        for hop in leading
+        if hop.is_default or not hop.is_direct
+    )
+    return next(filter(None, chain(ways, _loopback_addresses(family), sources.values())), None)
 
 
 def local_prefixes(family: Family, devices: Iterable[Device]) -> set[Prefix]:

@@ -70,10 +70,11 @@ class Link(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A way out of the node by a route of the main table; a default one counts without gateway.
+    """A way out of the node by a route of the main table.
 
     `to` is where it leads; `gateway` is b"" where there is none, or one of the other family.
-    `source` is what the node sends from by it, b"" where the route does not say.
+    `source` is what the node sends from by it, b"" where the route does not say. `is_direct`: there
+    is no gateway at all.
     """
 
     ifindex: int
@@ -82,6 +83,7 @@ class Hop(NamedTuple):
     to: Prefix = Prefix(b"", 0)
     gateway: Address = b""
     source: Address = b""
+    is_direct: bool = False
 
 
 class Own(NamedTuple):
@@ -141,8 +143,11 @@ def bridges() -> dict[int, bytes]:
     }
 
 
-def hops(family: Family) -> list[Hop]:
-    """Return where packets leave the node: each next hop with a gateway or of a default route."""
+def hops(family: Family, tunnels: Container[int] = ()) -> list[Hop]:
+    """Return where packets leave the node: each next hop with a gateway or of a default route.
+
+    By devices in `tunnels` all routes lead there: they have no neighbours that a gateway could be.
+    """
     number = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
     found = []
     for head, attributes in _dump(RTM_GETROUTE, _ROUTE, number):
@@ -155,10 +160,11 @@ def hops(family: Family) -> list[Hop]:
             (_number(attributes.get(RTA_OIF, b"")), attributes)
         ]
         for ifindex, own in ways:
-            if not length or RTA_GATEWAY in own or RTA_VIA in own:
+            is_direct = RTA_GATEWAY not in own and RTA_VIA not in own
+            if not length or not is_direct or ifindex in tunnels:
                 to = Prefix(attributes.get(RTA_DST, bytes(family.address_bytes)), length)
                 gateway = own.get(RTA_GATEWAY, b"")
-                found.append(Hop(ifindex, not length, metric, to, gateway, source))
+                found.append(Hop(ifindex, not length, metric, to, gateway, source, is_direct))
     return found
 
 

@@ -5,10 +5,10 @@
 # report) or LAYER.checks (one line a check: name, status, tab-separated), LAYER.exit (pytest's
 # exit status) and LAYER.seconds. tally.py counts them. scripts/test sets results and pytest_args.
 
-# What the tests drive; python3-bpfcc brings libbcc and libbpf.
+# What the tests drive; python3-bpfcc brings libbcc and libbpf, systemd brings networkd.
 datapath_packages=(
     python3-bpfcc iproute2 nftables iptables ipset ipvsadm kmod strace bpftool tcpdump gcc
-    libc6-dev procps util-linux
+    libc6-dev procps util-linux systemd dbus
 )
 
 run_layer() {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyproxy.kernel import inspect, libbpf, links, programs
-from pyproxy.kernel.addresses import FAST, PEER, PODS, PORT, UPLINK, NodeAddressFlag
+from pyproxy.kernel.addresses import FAST, PEER, PODS, PORT, TUNNEL, UPLINK, NodeAddressFlag
 from pyproxy.kernel.btf import Types
 from pyproxy.kernel.connections import Life
 from pyproxy.kernel.datapath import FrontendFlag
@@ -128,6 +128,7 @@ def stage_of(program: programs.Program) -> str:
                 "DEVICE_FAST": FAST,
                 "DEVICE_PEER": PEER,
                 "DEVICE_PORT": PORT,
+                "DEVICE_TUNNEL": TUNNEL,
             },
         ),
     ],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,9 +21,11 @@ from pyproxy.model import Family, Prefix, Protocol
 from pyproxy.plan.options import Options
 from pyproxy.tables import Backend
 from tests.datapath.covering import Covering, covering
-from tests.datapath.flavours import PORT
+from tests.datapath.flavours import PORT, SERVICE_PORT, service_address
 from tests.datapath.node import Node, run_ip
+from tests.datapath.packets import IP_BYTES, SYN, End, tcp, udp
 from tests.datapath.services import USABLE, service
+from tests.datapath.tunnel import TUN, Tunnel, tunnel
 from tests.datapath.wire import DEVICE, FAR, FLAVOURS, NEAR, SERVICE_AT, Wire, end_address, talk
 from tests.lab import netns
 from tests.lab.waiting import wait_for
@@ -248,3 +251,50 @@ def test_rule_15_an_uplink_without_a_route_back(
         before = covered.node.counters(family)["packet_back"]
         assert answered_by(covered, family, protocol)[SECOND]
         assert covered.node.counters(family)["packet_back"] == before
+
+
+@contextmanager
+def with_tunnel(covered: Covering, family: Family, metric: int) -> Iterator[Tunnel]:
+    """Give the near side a tunnel that leads everywhere, in place of the second uplink."""
+    near = covered.wire.paths[NEAR]
+    run_ip(near, f"route del {EVERYWHERE[family]} via {FAR_END[family]} metric 100")
+    with tunnel(near, f"route add {EVERYWHERE[family]} dev {TUN} metric {metric}") as made:
+        assert covered.attach(covered.wire.inside(devices)) == {}
+        yield made
+
+
+@pytest.mark.kernel
+def test_rule_15_out_of_a_tunnel(covered: Covering, family: Family, protocol: Protocol) -> None:
+    """What a route leads into one has no Ethernet header: it gets that of the client's uplink."""
+    with with_tunnel(covered, family, 100), steering(covered, family):
+        before = covered.node.counters(family)
+        found = answered_by(covered, family, protocol)
+        after = covered.node.counters(family)
+    sent_back, answers = (after[name] - before[name] for name in ("packet_back", "packet_out"))
+    assert sent_back == answers
+    assert found[DEVICE] >= answers
+
+
+@pytest.mark.kernel
+def test_rule_15_into_a_tunnel(covered: Covering, family: Family, protocol: Protocol) -> None:
+    """Who came by it is answered by it, without a gateway."""
+    wire, flavour = covered.wire, FLAVOURS[family]
+    covered.node.apply(service(family, SERVICE_AT[NEAR], [1], protocol=protocol))
+    client = End(ipaddress.ip_address(OUTSIDE[family]).packed, 4242)
+    frontend = End(service_address(family, SERVICE_AT[NEAR]), SERVICE_PORT)
+    with (
+        with_tunnel(covered, family, 1000) as far_end,
+        steering(covered, family),
+        wire.socket(NEAR, family, protocol) as backend,
+    ):
+        backend.bind(flavour.backend(1))
+        if protocol is Protocol.TCP:
+            backend.listen()
+            far_end.send(tcp(client, frontend, SYN))
+        else:
+            far_end.send(udp(client, frontend, b"who?"))
+            _, peer = backend.recvfrom(64)
+            backend.sendto(b"me", peer)
+        answer = far_end.receive(lambda packet: frontend.address + client.address in packet[:40])
+    ports = answer[IP_BYTES[family] :][:4]
+    assert struct.unpack("!HH", ports) == (frontend.port, client.port)
