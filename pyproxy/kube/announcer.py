@@ -87,7 +87,7 @@ class Announcer:
             if not (wanted or self._ports):
                 return
             self._ports = {
-                name: port_notice(name, uid_of(name), wanted[name]) for name in self._chosen(wanted)
+                name: self._port(name, uid_of(name), wanted[name]) for name in self._chosen(wanted)
             }
             self._take()
 
@@ -122,6 +122,13 @@ class Announcer:
             self._changed.notify_all()
             threads = [self._thread] if self._thread else []
         end(threads, [self._line])
+
+    def _port(self, name: ServicePortName, uid: str, note: str) -> Notice:
+        """Return the notice of a port, the one that there is if it says the same."""
+        known = self._ports.get(name)
+        if known and (known.uid, known.note) == (uid, note):
+            return known
+        return port_notice(name, uid, note)
 
     def _take(self) -> None:
         """Find out what is to be posted, and begin with it; the lock is held."""
