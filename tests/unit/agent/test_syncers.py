@@ -281,7 +281,7 @@ def test_what_is_planned_is_told_to_who_looks_for_a_fault(
     datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
 ) -> None:
     """At -v=4 there is a line for each service port and family, for one that is gone too."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="pyproxy")
     both = syncers(datapaths)
     both.apply(changes(plan("a")))
     both.apply(dict.fromkeys(changes(plan("a"))))
