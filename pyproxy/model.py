@@ -116,7 +116,8 @@ class Service(NamedTuple):
     youngest). `load_balancer_ips` are the ingress addresses of ipMode VIP (A2.3).
     `source_ranges` are all that parse, of both families. `external_policy_local` is already
     narrowed to the types for which it counts (A4.5). `affinity_timeout_s` is 0 for None.
-    `uid` is kept of Services with an SCTP port, which Events may be about: 0.1 KB each.
+    `uid` is kept of Services that Events may be about, 0.1 KB each: those with an SCTP port or a
+    health-check node port.
     """
 
     name: ObjectName

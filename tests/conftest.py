@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.load import KUBE_PROXY, FlowFile, FlowFileError, read_flow_file
+from tests.flows.load import CORNERS, KUBE_PROXY, FlowFile, FlowFileError, read_flow_file
 from tests.lab.compiled import PROGRAMS_DIR, programs_dir
 
 _MADE = pytest.StashKey[Path]()
@@ -29,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all tests of a run share what they compile."""
+    """Let all tests of a run share what they compile; refuse a --flows FILE that is none."""
+    if config.getoption("--flows"):
+        flow_files(config)
     if programs_dir() is None:
         config.stash[_MADE] = Path(tempfile.mkdtemp(prefix="pyproxy-programs-"))
         os.environ[PROGRAMS_DIR] = str(config.stash[_MADE])
@@ -42,9 +44,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def flow_files(config: pytest.Config) -> tuple[FlowFile, ...]:
-    """Return kube-proxy's own cases and those of every --flows FILE, each read once."""
+    """Return kube-proxy's own cases, more of its rules, and those of every --flows FILE.
+
+    A file that is named twice, in whatever way, is read once.
+    """
     if FLOW_FILES not in config.stash:
-        paths = [KUBE_PROXY, *map(Path, config.getoption("--flows"))]
+        paths = dict.fromkeys(
+            path.resolve()
+            for path in (KUBE_PROXY, CORNERS, *map(Path, config.getoption("--flows")))
+        )
         try:
             config.stash[FLOW_FILES] = tuple(read_flow_file(path) for path in paths)
         except FlowFileError as error:
@@ -55,8 +63,10 @@ def flow_files(config: pytest.Config) -> tuple[FlowFile, ...]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with `flow_case` for every case, and one with `flow_file` for every file."""
     if "flow_case" in metafunc.fixturenames:
-        cases = [case for file in flow_files(metafunc.config) for case in file.cases]
-        metafunc.parametrize("flow_case", cases, ids=[case.id for case in cases])
+        found = [(file, case) for file in flow_files(metafunc.config) for case in file.cases]
+        own = (KUBE_PROXY.name, CORNERS.name)
+        ids = [c.id if f.path.name in own else f"{f.path.stem}-{c.id}" for f, c in found]
+        metafunc.parametrize("flow_case", [case for _, case in found], ids=ids)
     if "flow_file" in metafunc.fixturenames:
         files = flow_files(metafunc.config)
         metafunc.parametrize("flow_file", files, ids=[file.path.name for file in files])

@@ -22,11 +22,12 @@ class RunConfig(NamedTuple):
 
     `master` is the API server's URL, "" for the one that credentials name. `conntrack` and
     `oom_score_adj` are what the host is to be given at the start (parity A17). `proxy_mode` is
-    kube-proxy's own name of the mode. With `bind_address_hard_fail` the agent ends where a server
-    cannot bind (A11, A12.7); with `enable_profiling` the metrics server profiles (A13.7). `files`
-    are the configuration's own, to be watched; `configuration` is the effective
-    KubeProxyConfiguration (kube.proxydocument). `proxy_mode_answer` is what /proxyMode says instead
-    of the mode, "" for nothing else. `service_metrics`: a scrape gets counters of every service.
+    kube-proxy's own name of the mode; `proxy_mode_answer` is what /proxyMode says instead, "" for
+    nothing else. `service_metrics`: a scrape gets counters of every service. With
+    `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
+    `remove_kube_proxy_rules` it removes what kube-proxy has left, once its own programs serve.
+    `files` are the configuration's own, to be watched; `configuration` is the effective
+    KubeProxyConfiguration (kube.proxydocument).
     """
 
     manifests: Path | None
@@ -45,14 +46,14 @@ class RunConfig(NamedTuple):
     master: str = ""
     conntrack: Conntrack = Conntrack()
     oom_score_adj: int = -999
+    remove_kube_proxy_rules: bool = True
     proxy_mode: str = "iptables"
+    proxy_mode_answer: str = ""
+    service_metrics: bool = True
     bind_address_hard_fail: bool = False
-    enable_profiling: bool = False
     logging: LogSettings = LogSettings()
     files: tuple[Path, ...] = ()
     configuration: Mapping[str, Any] = MappingProxyType({})
-    proxy_mode_answer: str = ""
-    service_metrics: bool = True
 
 
 class Chosen(NamedTuple):

@@ -6,7 +6,17 @@ from __future__ import annotations
 import logging
 
 from pyproxy.agent.problems import Problem, conflict, malformed, unreadable
-from pyproxy.kube.events import ANY_SERVICE, Change, Event, Kind, Record, Report, Synced, Trouble
+from pyproxy.kube.events import (
+    ANY_SERVICE,
+    Change,
+    Event,
+    Kind,
+    NodeListed,
+    Record,
+    Report,
+    Synced,
+    Trouble,
+)
 from pyproxy.model import (
     EndpointSlice,
     Node,
@@ -22,18 +32,24 @@ log = logging.getLogger(__name__)
 
 
 class Inbox:
-    """Takes events into a World; `synced` is set once every initial list has arrived."""
+    """Takes events into a World; `synced` is set once every initial list has arrived.
+
+    `knows_node`: whether there is a Node object of this node is known.
+    """
 
     def __init__(self, options: Options) -> None:
         self.world = World(options)
         self.reports: dict[str, Report] = {}
         self.troubles: dict[str, Trouble] = {}
         self.synced = False
+        self.knows_node = False
 
     def take(self, event: Event) -> None:
         """Take one event; nothing is planned yet."""
         if isinstance(event, Synced):
-            self.synced = True
+            self.synced = self.knows_node = True
+        elif isinstance(event, NodeListed):
+            self.knows_node = True
         elif isinstance(event, Report):
             self._report(event)
         elif isinstance(event, Trouble):

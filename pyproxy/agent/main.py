@@ -7,27 +7,32 @@ import contextlib
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
-from pyproxy.agent import report
+import pyproxy
+from pyproxy.agent import hostsetup, report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
+from pyproxy.agent.health import Healthiness
 from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
+from pyproxy.agent.messages import CoverChanged, Messages, Stop
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.reconfigure import reread
-from pyproxy.agent.run import Agent, CoverChanged, Message, Stop
+from pyproxy.agent.run import Agent
 from pyproxy.agent.scrape import Scrape
+from pyproxy.agent.serving import Serving, bind_failed
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.agent.upkeep import PinsGoneError
 from pyproxy.errors import ConfigError, PyproxyError
-from pyproxy.kernel import cgroup, features
+from pyproxy.kernel import cgroup, features, sockets
+from pyproxy.kernel.addresses import interface_addresses
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
@@ -36,10 +41,11 @@ from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.filewatch import FileWatch
 from pyproxy.kube.manifests import ManifestSource
-from pyproxy.kube.notices import Tell, tell_nobody
+from pyproxy.kube.notices import Teller, TellNobody
 from pyproxy.model import Family
 from pyproxy.plan.options import Mode
 from pyproxy.serve.health import HealthServer
+from pyproxy.serve.http import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +65,24 @@ def check_node(config: RunConfig) -> None:
 def prepare(config: RunConfig) -> None:
     """Do what needs more rights than serving does, and no more (parity A17.5)."""
     check_node(config)
+    hostsetup.set_conntrack(config.conntrack)
 
 
-def run(config: RunConfig, choose: Callable[[], Chosen] | None = None) -> None:
+def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     """Run an agent until SIGTERM or SIGINT; raises PyproxyError if it cannot start.
 
     `choose` reads the configuration's files again.
     """
+    config = chosen.config
     prepare(config)
     lock = Lock(config.run_dir, config.bpffs_root)
+    for remark in chosen.remarks:
+        log.warning("%s", remark)
+    hostsetup.set_oom_score(config.oom_score_adj)
     # the one before may have had the same pid, in a container of its own
     with contextlib.suppress(OSError):
         report.remove(config.run_dir)
-    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    messages = Messages()
     stopping = _watch_signals(messages)
     threading.excepthook = lambda crash: messages.put(_crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
@@ -96,19 +107,22 @@ def _start_anew() -> None:
 
 def _run(
     config: RunConfig,
-    choose: Callable[[], Chosen] | None,
-    messages: queue.SimpleQueue[Message],
+    choose: Callable[[], Chosen],
+    messages: Messages,
     stopping: threading.Event,
 ) -> None:
     with contextlib.ExitStack() as running:
         # programs compile while the objects are read
         loading = Loading(config, features.probe())
         running.callback(loading.abandon)
-        meters, scrape = _scrape(config, running)
+        meters = Meters(families(), config.proxy_mode)
+        parts = _Parts(config, messages, running, meters, _teller(config, running, meters.api))
+        scrape = _scrape(parts)
         source = _source(config, messages.put, meters.api)
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -123,31 +137,101 @@ def _run(
         sweeper = Sweeper(loaded.values())
         sweeper.start()
         running.callback(sweeper.stop)
-        tell = _teller(config, running, meters.api)
-        agent = Agent(config, loaded, cover, moves, messages, tell=tell, meters=meters)
-        _show(scrape, agent, loaded)
-        _serve_health(config, agent, running)
-        if choose and config.files:
+        agent = _agent(parts, loaded, cover, moves, scrape)
+        if config.files:
             running.callback(_watch_files(config, choose, messages).stop)
-        stop = agent.run()
-    if stop.reason:
-        raise PyproxyError(stop.reason, stop.remedy)
+        running.callback(agent.stop)
+        end = agent.run()
+    if end.reason:
+        raise PyproxyError(end.reason, end.remedy)
 
 
-def _serve_health(config: RunConfig, agent: Agent, running: contextlib.ExitStack) -> None:
-    if config.healthz_bind_address:
-        server = HealthServer(config.healthz_bind_address, agent.health)
-        server.start()
-        running.callback(server.stop)
+class _Parts(NamedTuple):
+    """What all parts are handed: `running` ends them with the agent."""
+
+    config: RunConfig
+    messages: Messages
+    running: contextlib.ExitStack
+    meters: Meters
+    teller: Teller
+
+    def bind_failed(self, reason: str) -> Callable[[str], None]:
+        """Return what is done where a server cannot listen: an Event of this reason, or the end."""
+        hard = self.config.bind_address_hard_fail
+        return bind_failed(reason, self.teller, self.messages, hard=hard)
 
 
-def _watch_files(
-    config: RunConfig, choose: Callable[[], Chosen], messages: queue.SimpleQueue[Message]
-) -> FileWatch:
+def _watch_files(config: RunConfig, choose: Callable[[], Chosen], messages: Messages) -> FileWatch:
     """Have the configuration's files read again whenever they change; they may have by now."""
     watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_node)))
     watch.start()
     return watch
+
+
+def _scrape(parts: _Parts) -> Scrape:
+    """Serve metrics from the start on: an API server that is away shows there, too."""
+    scrape = Scrape(parts.config, parts.meters)
+    server = scrape.server(parts.bind_failed("FailedToStartMetricServer"))
+    if server:
+        server.start()
+        parts.running.callback(server.stop)
+    return scrape
+
+
+def _agent(
+    parts: _Parts, loaded: dict[Family, Loaded], cover: Cover, moves: Moves, scrape: Scrape
+) -> Agent:
+    """Return the agent, with all that tells others of it."""
+    health = Healthiness(
+        loaded,
+        timeout_s=2 * parts.config.sync_period_s,
+        queued_at=lambda: parts.messages.queued_at,
+        are_attached=lambda family: sockets.are_attached(loaded[family].pins),
+    )
+    serving = _serving(parts, health)
+    parts.teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
+    agent = Agent(
+        parts.config,
+        loaded,
+        cover,
+        moves,
+        parts.messages,
+        health=health,
+        serving=serving,
+        tell=parts.teller.tell,
+        meters=parts.meters,
+    )
+    scrape.answers = serving.counts
+    scrape.configuration = lambda: agent.config.configuration
+    pins = {family: each.pins for family, each in loaded.items()}
+    scrape.services = ServiceTraffic(pins, agent.service_ids)
+    return agent
+
+
+def _serving(parts: _Parts, health: Healthiness) -> Serving:
+    """Return what answers over HTTP; nothing listens yet."""
+    config = parts.config
+    http = HttpServer()
+    http.start()
+    parts.running.callback(http.stop)
+    healthz = None
+    if config.healthz_bind_address:
+        healthz = HealthServer(
+            http,
+            config.healthz_bind_address,
+            health.health,
+            failed=parts.bind_failed("FailedToStartProxierHealthcheck"),
+            hard=config.bind_address_hard_fail,
+        )
+        parts.running.callback(healthz.stop)
+    return Serving(
+        config,
+        http,
+        healthz,
+        is_healthy=health.is_healthy,
+        teller=parts.teller,
+        own=interface_addresses,
+    )
 
 
 def _cover(
@@ -155,7 +239,7 @@ def _cover(
     loading: Loading,
     loaded: dict[Family, Loaded],
     bridged: Bridged,
-    messages: queue.SimpleQueue[Message],
+    messages: Messages,
 ) -> Cover:
     return Cover(
         loading.entries(loaded),
@@ -180,28 +264,6 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
-def _scrape(config: RunConfig, running: contextlib.ExitStack) -> tuple[Meters, Scrape]:
-    """Serve metrics from the start on: an API server that is away shows there, too."""
-    meters = Meters(families(), config.proxy_mode)
-    scrape = Scrape(config, meters)
-    server = scrape.server(scrape.contents(), lambda _: None)
-    if server:
-        server.start()
-        running.callback(server.stop)
-    return meters, scrape
-
-
-def _show(scrape: Scrape, agent: Agent, loaded: dict[Family, Loaded]) -> None:
-    """Let scrapes see what is in the kernel, and what is in force.
-
-    The maps stay open to the end: a scrape may be reading them until then.
-    """
-    pins = {family: each.pins for family, each in loaded.items()}
-    scrape.figures.pins = tuple(pins.values())
-    scrape.services = ServiceTraffic(pins, agent.service_ids)
-    scrape.config = lambda: agent.config
-
-
 def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     if config.manifests:
         return ManifestSource(config.manifests, put)
@@ -219,20 +281,20 @@ def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     )
 
 
-def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters) -> Tell:
+def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters) -> Teller:
     """Return who posts Events to the API server; where there is none, nobody does."""
     if config.manifests:
-        return tell_nobody
+        return TellNobody()
     from pyproxy.kube.announcer import Announcer  # noqa: PLC0415 - as in _source
     from pyproxy.kube.api_config import ApiSettings  # noqa: PLC0415
 
     settings = ApiSettings(config.kubeconfig, config.master)
     announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
-    return announcer.tell
+    return announcer
 
 
-def _watch_signals(messages: queue.SimpleQueue[Message]) -> threading.Event:
+def _watch_signals(messages: Messages) -> threading.Event:
     """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
 
     Returns an event that is set then, for who is not at the queue yet.

@@ -133,3 +133,19 @@ def not_attached(message: str) -> Problem:
         "mend what is named, or leave the device out with --devices: packets to services that "
         "come by it are not translated",
     )
+
+
+def healthz_not_served(message: str) -> Problem:
+    """Nobody can ask for this node's health; all else is served."""
+    return Problem(
+        "healthz-not-served", message, "free the address or give another; it is tried every 5 s"
+    )
+
+
+def check_not_served(message: str) -> Problem:
+    """A load balancer that asks for a service's health is not answered: it leaves this node out."""
+    return Problem(
+        "health-check-not-served",
+        message,
+        "free the address; it is tried again once a syncPeriod",
+    )

@@ -9,34 +9,36 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import queue
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
 import pyproxy
 from pyproxy.agent import report
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.cover import Cover
 from pyproxy.agent.filtered import Filtered
+from pyproxy.agent.former import FormerProxy
 from pyproxy.agent.forwarding import Forwarding
+from pyproxy.agent.health import Healthiness
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
+from pyproxy.agent.messages import CoverChanged, Message, Messages, ServersChanged, Stop
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
 from pyproxy.agent.ownips import OwnClusterIPs
 from pyproxy.agent.problems import no_pod_cidrs, not_attached, not_known
 from pyproxy.agent.reconfigure import Reconfiguring, Reread
 from pyproxy.agent.reserving import Reserving
+from pyproxy.agent.serving import Serving
 from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
-from pyproxy.kernel import cleanup, sockets, sweep
+from pyproxy.kernel import cleanup, sweep
 from pyproxy.kernel.pins import other_layouts
-from pyproxy.kube.events import Change, Event, Report, Trouble
-from pyproxy.kube.notices import Tell, tell_nobody
+from pyproxy.kube.events import Change, Report, Trouble
+from pyproxy.kube.notices import Tell
 from pyproxy.model import Family, ServicePortName, address_text
 from pyproxy.plan.options import DetectLocalMode, Options, lacks_pod_cidrs
-from pyproxy.serve.health import Health
 from pyproxy.tables import Kind, PortPlan
 
 log = logging.getLogger(__name__)
@@ -44,20 +46,6 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.5  # how long nothing must happen before replaced slots are freed
 REPORT_EVERY_S = 0.1
 REPORT_AGAIN_S = 5.0  # where the run-dir could not be written
-
-
-class CoverChanged(NamedTuple):
-    """Some device cannot be covered, or can be again."""
-
-
-class Stop(NamedTuple):
-    """The agent is to end; `reason` is what went wrong, "" if nothing did."""
-
-    reason: str = ""
-    remedy: str = "start it again, and report what the log says"
-
-
-Message: TypeAlias = Event | CoverChanged | Reread | Stop
 
 
 def _is_cluster_only(plan: PortPlan | None) -> bool:
@@ -81,53 +69,56 @@ class Agent:
         loaded: dict[Family, Loaded],
         cover: Cover,
         moves: Moves,
-        inbox: queue.SimpleQueue[Message],
+        messages: Messages,
         *,
-        tell: Tell = tell_nobody,
-        meters: Meters | None = None,
+        health: Healthiness,
+        serving: Serving,
+        tell: Tell,
+        meters: Meters,
     ) -> None:
         self._config = config
         self._cover = cover
         self._moves = moves
-        self._queue = inbox
+        self._messages = messages
+        self._health = health
+        self._serving = serving
         self._tell = tell
         self._inbox = Inbox(config.options)
         self._loaded = tuple(loaded.values())
         paths = (each.path for each in self._loaded)
         self._reconfiguring = Reconfiguring(config, paths, self._inbox.world)
-        self._meters = meters or Meters(tuple(loaded))
+        self._meters = meters
         self._syncers = Syncers(loaded, self._meters)
         datapaths = {family: each.datapath for family, each in loaded.items()}
         self._own_ips = OwnClusterIPs(datapaths, cover)
         self._filtered = Filtered(cover)
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
-        self._upkeep = Upkeep(
-            config.cgroup_root,
-            loaded,
-            self._syncers,
-            config.sync_period_s,
-            more=(self._reserve, self._own_ips.look, self._forwarding.keep),
-        )
+        self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
+        root, period_s = config.cgroup_root, config.sync_period_s
+        self._upkeep = Upkeep(root, loaded, self._syncers, period_s, more=self._looks())
         self._changed = True
         self._reporter = report.Reporter(config.run_dir)
         self._report_due = 0.0
         self._synced = False
 
-    def health(self) -> Health:
-        """Return whether the node is served; called from the server's threads."""
-        synced = self._synced and not self._syncers.failed
-        healthy = synced and all(sockets.are_attached(each.pins) for each in self._loaded)
-        return Health(healthy, self._syncers.last_success)
+    def _looks(self) -> tuple[Callable[[], None], ...]:
+        """Return what is looked at once a period, besides what the maps hold."""
+        former = self._former_proxy.look
+        return self._reserve, self._own_ips.look, self._forwarding.keep, self._retry_checks, former
 
     @property
     def config(self) -> RunConfig:
         """The configuration in force: servers' threads may read it."""
         return self._reconfiguring.config
 
-    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
-        """Return the ids of a family's service ports; called from the server's threads."""
+    def service_ids(self, family: Family) -> Mapping[ServicePortName, int]:
+        """Return the ids of a family's service ports: servers' threads may ask."""
         return self._syncers.service_ids(family)
+
+    def stop(self) -> None:
+        """End what goes on besides run()."""
+        self._former_proxy.stop()
 
     def run(self) -> Stop:
         """Handle messages until Stop; return it.
@@ -135,7 +126,8 @@ class Agent:
         Raises PinsGoneError where everything has to be loaded anew.
         """
         while True:
-            messages = self._wait()
+            messages = self._messages.wait(self._patience())
+            self._health.begin(self._messages.taken_at)
             stops = [each for each in messages if isinstance(each, Stop)]
             if stops:
                 self._report()
@@ -146,18 +138,9 @@ class Agent:
             if is_due:
                 self._upkeep.step()
 
-    def _wait(self) -> list[Message]:
-        try:
-            messages = [self._queue.get(timeout=self._patience())]
-        except queue.Empty:
-            return []
-        while not self._queue.empty():
-            messages.append(self._queue.get())
-        return messages
-
     def _patience(self) -> float | None:
         """Return for how many seconds the queue may stay silent before something is due."""
-        due = []
+        due: list[float | None] = []
         if self._synced and self._syncers.has_idle_work:
             due.append(IDLE_S)
         if self._synced:
@@ -166,11 +149,12 @@ class Agent:
             due.append(max(self._report_due - time.monotonic(), 0))
         if self._syncers.retry_at is not None:
             due.append(max(self._syncers.retry_at - time.monotonic(), 0))
-        return min(due, default=None)
+        due.append(self._serving.patience())
+        return min((each for each in due if each is not None), default=None)
 
     def _handle(self, messages: list[Message]) -> None:
         for each in messages:
-            if isinstance(each, CoverChanged | Report | Reread | Trouble):
+            if isinstance(each, CoverChanged | ServersChanged | Report | Reread | Trouble):
                 # worth telling before anything is synced, and then above all
                 self._changed = True
             if isinstance(each, CoverChanged) and self._synced:
@@ -179,17 +163,35 @@ class Agent:
                 self._meters.changed(each)
             if isinstance(each, Reread):
                 self._reconfigure(each)
-            elif not isinstance(each, CoverChanged | Stop):
+            elif not isinstance(each, CoverChanged | ServersChanged | Stop):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
+        self._tell_servers()
         if self._changed and time.monotonic() >= self._report_due:
             self._report()
 
     def _reconfigure(self, message: Reread) -> None:
         reason = self._reconfiguring.take(message)
         if reason:
-            self._queue.put(Stop(reason, "start it again, if nothing does so by itself"))
+            self._messages.put(Stop(reason, "start it again, if nothing does so by itself"))
+
+    def _tell_servers(self) -> None:
+        """Say what the servers answer from now on, once it is so."""
+        world = self._inbox.world
+        self._health.settle(self._syncers.unwritten, has_lists=self._inbox.synced)
+        self._health.know_node(world.node, must_be_known=self._config.manifests is None)
+        self._health.know_devices(covered=not (self._cover.failures or self._cover.facts_failure))
+        if self._synced and self._serving.serve(
+            world.health_checks, world.options, self._syncers.written
+        ):
+            self._changed = True
+        self._serving.open(self._inbox)
+
+    def _retry_checks(self) -> None:
+        world = self._inbox.world
+        if self._serving.retry(world.health_checks, world.options):
+            self._changed = True
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
@@ -218,6 +220,7 @@ class Agent:
             services, endpoints = self._syncers.counts()
             log.info("synced: %d services with %d endpoints", services, endpoints)
             self._take_over()
+            self._former_proxy.look()
             # what is there now mostly stays: later collections leave it out
             gc.freeze()
             gc.enable()
@@ -258,6 +261,7 @@ class Agent:
         problems = self._reconfiguring.problems()
         problems += self._inbox.problems() + self._syncers.problems()
         problems += self._reserving.problems() + self._forwarding.problems()
+        problems += self._serving.problems()
         problems += [not_attached(each) for each in self._cover.failures]
         if self._cover.facts_failure:
             problems.append(not_known(self._cover.facts_failure))

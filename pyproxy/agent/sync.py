@@ -62,6 +62,16 @@ class Syncers:
         """The families whose maps are not what they should be."""
         return frozenset(self._failed)
 
+    @property
+    def unwritten(self) -> frozenset[Family]:
+        """The families whose maps are not what they should be, ServiceCIDRs included."""
+        return frozenset(self.syncers if self._strict_failure else self._failed)
+
+    @property
+    def written(self) -> frozenset[Family]:
+        """The others."""
+        return frozenset(self.syncers) - self.unwritten
+
     def apply(
         self,
         changes: dict[PlanKey, PortPlan | None],
@@ -217,6 +227,12 @@ class Syncers:
         backends = sum(len(p.state.backends) for each in entries for p in each.values())
         return len(services), backends
 
+    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
+        """Return the ids of a family's service ports; for other threads, too."""
+        # one step that no other thread comes into, as the books are changed meanwhile
+        entries = list(self.syncers[family].books.programmed.items())
+        return {name: entry.service for name, entry in entries}
+
     def map_uses(self) -> list[MapStatus]:
         """Return how full the maps are, by the names and limits that status has."""
         return [
@@ -228,12 +244,6 @@ class Syncers:
                 Room._fields, syncer.books.counts(), syncer.books.room, strict=True
             )
         ]
-
-    def service_ids(self, family: Family) -> dict[ServicePortName, int]:
-        """Return the ids of a family's service ports; for other threads, too."""
-        # one step that no other thread comes into, as the books are changed meanwhile
-        entries = list(self.syncers[family].books.programmed.items())
-        return {name: entry.service for name, entry in entries}
 
     def node_ports(self) -> set[int]:
         """Return the ports by which addresses that may be the node's are served."""

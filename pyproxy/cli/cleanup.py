@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from pyproxy.cli.show import print_lines
 from pyproxy.errors import KernelError, PyproxyError
-from pyproxy.kernel import accepting
+from pyproxy.kernel import accepting, kubeproxy, kubeproxy_running
 from pyproxy.kernel.cleanup import detach_and_unpin, forget_run_dir
 from pyproxy.kernel.forward import CHAIN
 from pyproxy.kernel.kept import Kept
@@ -32,8 +33,31 @@ def clean(bpffs_root: Path, run_dir: Path, cache_dir: Path, *, force: bool) -> i
     return 0
 
 
+def clean_kube_proxy(run_dir: Path) -> int:
+    """Remove what kube-proxy has left; return 1 if not all of it could be, else 0.
+
+    An agent may run, which is told by its run-dir. Raises PyproxyError without root.
+    """
+    if os.geteuid() != 0:
+        raise PyproxyError("cleanup needs root", "run it as root or with sudo")
+    if who := kubeproxy_running.running(holder(run_dir)):
+        _warn(f"{who} runs here, and will write its rules again: stop it, and clean up again")
+    outcome = kubeproxy.remove()
+    print_lines(f"removed {line}" for line in outcome.removed)
+    print_lines(f"kept {line}" for line in outcome.kept)
+    for line in outcome.failed:
+        _warn(f"not removed: {line}")
+    if not any(outcome):
+        print_lines(["nothing of kube-proxy's was there"])
+    return 1 if outcome.failed else 0
+
+
+def _warn(line: str) -> None:
+    print(f"pyproxy: {line}", file=sys.stderr)
+
+
 def _withdraw() -> None:
-    """Take our rules out of netfilter's FORWARD; raises PyproxyError, when all else is gone."""
+    """Take our rules out of netfilter; raises PyproxyError, when all else is gone."""
     for family in Family:
         try:
             accepting.withdraw(family)
@@ -42,6 +66,13 @@ def _withdraw() -> None:
                 f"rules of {CHAIN} stay in {family.label}'s table filter: {error}",
                 "install the node's iptables, and clean up again; all else is removed",
             ) from error
+    try:
+        kubeproxy.unhold_connections()
+    except (KernelError, OSError) as error:
+        raise PyproxyError(
+            f"what keeps kube-proxy's connections translated stays: {error}",
+            "mend what is named, and clean up again; all else is removed",
+        ) from error
 
 
 def _refuse_under_agent(agent: int | None, bpffs_root: Path, run_dir: Path) -> None:

@@ -108,12 +108,17 @@ def check(
 
 @cli.command()
 @click.option("--force", is_flag=True, help="Even while an agent runs.")
+@click.option("--kube-proxy", is_flag=True, help="Remove kube-proxy's rules, nothing of ours.")
 @node_roots
 @cache_dir
-def cleanup(force: bool, bpffs_root: Path, run_dir: Path, cache_dir: Path, **_: Any) -> int:
+def cleanup(
+    force: bool, kube_proxy: bool, bpffs_root: Path, run_dir: Path, cache_dir: Path, **_: Any
+) -> int:
     """Detach and unpin everything; nothing of anybody else's is touched."""
     from pyproxy.cli import cleanup as command  # noqa: PLC0415 - as above
 
+    if kube_proxy:
+        return command.clean_kube_proxy(run_dir)
     return command.clean(bpffs_root, run_dir, cache_dir, force=force)
 
 

@@ -36,28 +36,20 @@ def run_agent(flags: dict[str, Any]) -> None:
     if flags.get("write_config_to"):
         _write_config(flags, flags["write_config_to"])
         return
-    config = config_from(flags)
+    chosen = choose(flags)
+    logs.configure(chosen.config.logging)
     if flags.get("init_only"):
-        prepare(config)
+        prepare(chosen.config)
     else:
-        run(config, functools.partial(choose, flags))
+        run(chosen, functools.partial(choose, flags))
 
 
-def config_from(flags: dict[str, Any]) -> RunConfig:
+def choose(flags: dict[str, Any]) -> Chosen:
     """Return what the agent runs with; raises ConfigError for what makes no sense.
 
     `flags` has all of the command's, None for those not given. --config rules over kube-proxy's
     flags as it does there; our own flags win over --pyproxy-config.
     """
-    chosen = choose(flags)
-    logs.configure(chosen.config.logging)
-    for remark in chosen.remarks:
-        log.warning("%s", remark)
-    return chosen.config
-
-
-def choose(flags: dict[str, Any]) -> Chosen:
-    """Return what config_from() does, and log nothing."""
     if flags["manifests"] and flags["kubeconfig"]:
         raise ConfigError("there are two sources of objects", "give --manifests or --kubeconfig")
     settings = read_settings(flags["config"], _proxy_flags(flags))
@@ -80,14 +72,14 @@ def choose(flags: dict[str, Any]) -> Chosen:
         master=flags.get("master") or "",
         conntrack=config.conntrack,
         oom_score_adj=config.oom_score_adj,
+        remove_kube_proxy_rules=own.remove_kube_proxy_rules,
         proxy_mode=config.proxy_mode,
+        proxy_mode_answer=own.proxy_mode_answer,
+        service_metrics=own.service_metrics,
         bind_address_hard_fail=config.bind_address_hard_fail,
-        enable_profiling=config.enable_profiling,
         logging=config.logging,
         files=tuple(filter(None, (flags["config"], flags["pyproxy_config"]))),
         configuration=settings.document,
-        proxy_mode_answer=own.proxy_mode_answer,
-        service_metrics=own.service_metrics,
     )
     return Chosen(chosen, (*settings.remarks, *warnings))
 

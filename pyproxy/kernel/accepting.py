@@ -7,10 +7,10 @@ first; ours comes last, so that no rule of others that drops something is passed
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 
 from pyproxy.errors import KernelError
+from pyproxy.kernel import iptables
 from pyproxy.kernel.forward import (
     CHAIN,
     FORWARD,
@@ -23,8 +23,6 @@ from pyproxy.kernel.forward import (
 )
 from pyproxy.model import Family
 
-LOCK_S = 5  # how long others may hold iptables' lock, as for kube-proxy
-
 
 def accept(family: Family, mark: int, *, again: bool = False) -> bool:
     """Have each FORWARD of a family accept what bears a mark, and answers.
@@ -35,7 +33,7 @@ def accept(family: Family, mark: int, *, again: bool = False) -> bool:
     present = filters(family) or [Filter(family, Flavour.USUAL, drops=False)]
     wrong = [each for each in present if again or not each.accepts]
     for each in wrong:
-        _restore(each, added(each, mark))
+        iptables.restore(command(each, "-restore"), added(each, mark))
     if wrong and not all(each.accepts for each in filters(family)):
         raise KernelError(f"rules of {command(wrong[0])} did not get to where {FORWARD} is")
     return bool(wrong)
@@ -45,7 +43,7 @@ def withdraw(family: Family) -> bool:
     """Take all of ours out of a family's tables; as accept(). Costs little where nothing is."""
     ours = [each for each in filters(family) if each.is_ours]
     for each in ours:
-        _restore(each, removed(each))
+        iptables.restore(command(each, "-restore"), removed(each))
     return bool(ours)
 
 
@@ -69,20 +67,3 @@ def _unjump(of: Filter) -> Iterator[str]:
 
 def _table(lines: list[str]) -> str:
     return "\n".join([f"*{TABLE}", *lines, "COMMIT", ""])
-
-
-def _restore(to: Filter, text: str) -> None:
-    """Change a table in one step, and nothing else in it."""
-    tool = command(to, "-restore")
-    try:
-        done = subprocess.run(
-            [tool, "--noflush", "-w", str(LOCK_S)],
-            input=text, capture_output=True, text=True, check=False, timeout=3 * LOCK_S,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise KernelError(f"{tool} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise KernelError(f"{tool} did not end") from error
-    if done.returncode:
-        said = " ".join(done.stderr.split())
-        raise KernelError(f"{tool}: {said or f'exit status {done.returncode}'}")

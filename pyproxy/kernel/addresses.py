@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.kernel import netlink
-from pyproxy.kernel.devices import Device
+from pyproxy.kernel.devices import Device, devices
 from pyproxy.model import Address, Family, Prefix, family_of
 from pyproxy.plan.local_detector import is_pod_interface
 from pyproxy.plan.options import (
@@ -120,6 +120,12 @@ def local_prefixes(family: Family, devices: Iterable[Device]) -> set[Prefix]:
     """
     foreign = {device.ifindex for device in devices if device.name == IPVS_DEVICE}
     return netlink.local_prefixes(family, foreign)
+
+
+def interface_addresses(family: Family) -> list[Address]:
+    """Return the addresses of this node's devices of a family, loopback's among them."""
+    found = local_prefixes(family, devices())
+    return sorted(each.address for each in found if not _is_network(each))
 
 
 def node_addresses(local: Iterable[Prefix], options: Options) -> dict[Address, NodeAddressFlag]:

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pyproxy.model import Address, Family, Prefix
@@ -260,6 +260,31 @@ def ask(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
                 if answer in {NLMSG_DONE, NLMSG_ERROR}:
                     return
                 yield found
+
+
+class Request(NamedTuple):
+    """A message of a batch; `flags` are all that it has."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+def batch(protocol: int, requests: Sequence[Request]) -> None:
+    """Send requests at once, and wait until those with NLM_F_ACK are done; raises OSError."""
+    sent = b"".join(
+        _HEADER.pack(_HEADER.size + len(each.body), each.kind, each.flags, number, 0) + each.body
+        for number, each in enumerate(requests, 1)
+    )
+    waiting = sum(bool(each.flags & NLM_F_ACK) for each in requests)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
+        netlink.bind((0, 0))
+        netlink.send(sent)
+        while waiting > 0:
+            for answer, found in _messages(netlink.recv(_BUFFER_BYTES)):
+                if answer == NLMSG_ERROR and (error := -_number(found[:4])):
+                    raise OSError(error, os.strerror(error))
+                waiting -= answer == NLMSG_ERROR
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

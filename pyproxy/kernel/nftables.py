@@ -72,7 +72,7 @@ def chain(family: str, table: str, name: str) -> Chain | None:
     """Return one of them, None where there is none; raises OSError. A node may have thousands."""
     wanted = _attribute(NFTA_CHAIN_TABLE, table) + _attribute(NFTA_CHAIN_NAME, name)
     try:
-        found = _chains(NLM_F_ACK, _HEAD.pack(_number_of(family), 0, 0) + wanted)
+        found = _chains(NLM_F_ACK, _HEAD.pack(number_of(family), 0, 0) + wanted)
     except FileNotFoundError:
         return None
     return found[0] if found else None
@@ -80,12 +80,17 @@ def chain(family: str, table: str, name: str) -> Chain | None:
 
 def rules(of: Chain) -> list[bytes]:
     """Return the expressions of a chain's rules as the kernel has them; raises OSError."""
-    head = _HEAD.pack(_number_of(of.family), 0, 0)
+    head = _HEAD.pack(number_of(of.family), 0, 0)
     wanted = _attribute(NFTA_RULE_TABLE, of.table) + _attribute(NFTA_RULE_CHAIN, of.name)
     return [
         attributes.get(NFTA_RULE_EXPRESSIONS, b"")
         for _, attributes in _ask(NFT_MSG_GETRULE, NLM_F_DUMP, head + wanted)
     ]
+
+
+def number_of(word: str) -> int:
+    """Return the kernel's number of a family that `nft` calls so."""
+    return next(number for number, each in WORDS.items() if each == word)
 
 
 def _chains(flags: int, body: bytes) -> list[Chain]:
@@ -120,10 +125,6 @@ def _ask(kind: int, flags: int, body: bytes) -> list[tuple[int, dict[int, bytes]
         (answer[0], dict(attributes_of(answer[_HEAD.size :])))
         for answer in ask(NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body)
     ]
-
-
-def _number_of(word: str) -> int:
-    return next(number for number, each in WORDS.items() if each == word)
 
 
 def _attribute(kind: int, text: str) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table `filter` of legacy iptables, read as `iptables-save` does but never brought into being.
+"""Tables of legacy iptables, read as `iptables-save` does but never brought into being.
 
 Asking for a table that is not there loads it, and from then on every packet passes its hooks; so
 /proc is asked first (iptables itself does not).
@@ -86,19 +86,27 @@ class Table(NamedTuple):
 
 def read(family: Family) -> Table | None:
     """Return the table of this network namespace, None where there is none; raises OSError."""
-    try:
-        names = NAMES[family].read_text(encoding="ascii").split()
-    except FileNotFoundError:
+    if FILTER not in names(family):
         return None
-    if FILTER not in names:
-        return None
-    name = FILTER.encode()
-    raw = _ask(family, SO_GET_INFO, _INFO.pack(name, *([0] * 13)), _INFO.size)
-    info = _INFO.unpack(raw)
-    hooks, underflows, size = info[2:7], info[7:12], info[13]
-    raw = _ask(family, SO_GET_ENTRIES, _ENTRIES.pack(name, size), _ENTRIES.size + size)
-    found = tuple(entries(raw[_ENTRIES.size :], family))
+    info = _info(family, FILTER)
+    hooks, underflows = info[2:7], info[7:12]
+    found = tuple(_entries(family, FILTER, info[13]))
     return Table(found, hooks[NF_INET_FORWARD], underflows[NF_INET_FORWARD])
+
+
+def names(family: Family) -> list[str]:
+    """Return the names of the tables that there are."""
+    try:
+        return NAMES[family].read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return []
+
+
+def chains(family: Family, table: str) -> list[str]:
+    """Return the names of the users' chains of a table that is there; raises OSError."""
+    found = _entries(family, table, _info(family, table)[13])
+    # the last one ends the table
+    return [each.begins for each in found if each.begins not in {"", "ERROR"}]
 
 
 def entries(raw: bytes, family: Family) -> Iterator[Entry]:
@@ -117,6 +125,17 @@ def entries(raw: bytes, family: Family) -> Iterator[Entry]:
             case _:
                 yield Entry(at)
         at += size
+
+
+def _info(family: Family, table: str) -> tuple[Any, ...]:
+    question = _INFO.pack(table.encode(), *([0] * 13))
+    return _INFO.unpack(_ask(family, SO_GET_INFO, question, _INFO.size))
+
+
+def _entries(family: Family, table: str, size: int) -> Iterator[Entry]:
+    question = _ENTRIES.pack(table.encode(), size)
+    raw = _ask(family, SO_GET_ENTRIES, question, _ENTRIES.size + size)
+    return entries(raw[_ENTRIES.size :], family)
 
 
 @cache

@@ -14,7 +14,7 @@ from pyproxy.kube.api_resources import Resource, resources
 from pyproxy.kube.api_troubles import Troubles
 from pyproxy.kube.client import Line
 from pyproxy.kube.ending import end
-from pyproxy.kube.events import Event, Put, Synced
+from pyproxy.kube.events import Event, Kind, NodeListed, Put, Synced
 from pyproxy.kube.reflector import Clocks, Reflector
 
 SYSTEM_CLOCKS = Clocks(time.time, time.monotonic, random.random)
@@ -98,5 +98,7 @@ class ApiSource:
                 return
             self._unlisted.discard(resource.kind)
             complete = not self._unlisted
+        if resource.kind is Kind.NODE:
+            self._put(NodeListed())
         if complete:
             self._put(Synced())

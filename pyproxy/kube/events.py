@@ -44,6 +44,13 @@ class Synced(NamedTuple):
     """Every initial list has been delivered: the state is complete for the first time."""
 
 
+class NodeListed(NamedTuple):
+    """Whether this node has a Node object is known: it has been delivered, or there is none.
+
+    Synced says so, too; a source need not have both.
+    """
+
+
 ANY_SERVICE = ObjectName("", "")
 
 
@@ -73,7 +80,7 @@ class Trouble(NamedTuple):
     since: float
 
 
-Event: TypeAlias = Change | Synced | Report | Trouble
+Event: TypeAlias = Change | Synced | NodeListed | Report | Trouble
 
 
 class Source(Protocol):

@@ -62,7 +62,6 @@ class ProxyConfig(NamedTuple):
     oom_score_adj: int = -999
     proxy_mode: str = Mode.IPTABLES.value
     bind_address_hard_fail: bool = False
-    enable_profiling: bool = False
     logging: LogSettings = LogSettings()
     sync_period_s: float = SYNC_PERIOD_S
     warnings: tuple[str, ...] = ()
@@ -184,7 +183,6 @@ def _validated(found: Walk) -> ProxyConfig:
         oom_score_adj=found.values.get("oomScoreAdj", ProxyConfig().oom_score_adj),
         proxy_mode=block_of(found),
         bind_address_hard_fail=found.values.get("bindAddressHardFail") is True,
-        enable_profiling=found.values.get("enableProfiling") is True,
         logging=log_settings(found),
         sync_period_s=sync_period_s(found),
         warnings=(*found.oddities, *found.warnings),

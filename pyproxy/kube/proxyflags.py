@@ -128,7 +128,7 @@ FLAGS: Mapping[str, ProxyFlag] = MappingProxyType(
         **_flags(
             _boolean,
             bind_address_hard_fail=("bindAddressHardFail", "End where a server cannot bind."),
-            profiling=("enableProfiling", "Serve profiles beside metrics."),
+            profiling=("enableProfiling", ""),
             masquerade_all=(
                 ("iptables.masqueradeAll", "nftables.masqueradeAll"),
                 "Hide all clients of ClusterIPs.",

@@ -26,6 +26,7 @@ IN_VAIN = {
     "clientConnection.contentType": _BY_JSON,
     "clientConnection.qps": _FEW,
     "configSyncPeriod": "objects are watched, and read anew only where a watch cannot go on",
+    "enableProfiling": "only a Go program has pprof, and /debug answers 404",
     "iptables.minSyncPeriod": _AT_ONCE,
     "ipvs.excludeCIDRs": _NO_IPVS,
     "ipvs.minSyncPeriod": _AT_ONCE,

@@ -41,6 +41,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "ipv6LocalhostNodePorts": BOOL,
         "protectNodePorts": BOOL,
         "proxyModeAnswer": STRING,
+        "removeKubeProxyRules": BOOL,
         "sameUplink": BOOL,
         "serviceMetrics": BOOL,
         "snatPortRange": PORT_RANGE,
@@ -85,6 +86,7 @@ class PyproxyConfig(NamedTuple):
     ipv6_localhost_node_ports: bool = False
     protect_node_ports: bool = True
     proxy_mode_answer: str = ""
+    remove_kube_proxy_rules: bool = True
     same_uplink: bool = True
     service_metrics: bool = True
     source_ports: PortRange | None = None
@@ -147,6 +149,7 @@ def _config(found: Walk) -> PyproxyConfig:
         ipv6_localhost_node_ports=found.values.get("ipv6LocalhostNodePorts") is True,
         protect_node_ports=found.values.get("protectNodePorts") is not False,
         proxy_mode_answer=found.text("proxyModeAnswer"),
+        remove_kube_proxy_rules=found.values.get("removeKubeProxyRules") is not False,
         same_uplink=found.values.get("sameUplink") is not False,
         service_metrics=found.values.get("serviceMetrics") is not False,
         source_ports=found.parsed("snatPortRange", _port_range, None),

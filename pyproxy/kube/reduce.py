@@ -42,6 +42,7 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
         return None
     external_local = _external_policy_local(spec)
     ports = _service_ports(spec.ports or [])
+    check_port = _health_check_node_port(spec) if external_local else 0
     return model.Service(
         name=name,
         created=meta.creation_timestamp or "",
@@ -54,8 +55,8 @@ def service(name: ObjectName, found: wire.Service) -> model.Service | None:
         internal_policy_local=spec.internal_traffic_policy == "Local",
         external_policy_local=external_local,
         affinity_timeout_s=_affinity_timeout_s(spec),
-        health_check_node_port=_health_check_node_port(spec) if external_local else 0,
-        uid=_uid(meta, ports),
+        health_check_node_port=check_port,
+        uid=_uid(meta, ports, check_port),
     )
 
 
@@ -139,10 +140,10 @@ def _target_port(port: wire.ServicePort) -> int:
     return target if isinstance(target, int) and target != port.port else 0
 
 
-def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort]) -> str:
+def _uid(meta: wire.ServiceMeta, ports: Iterable[model.ServicePort], check_port: int) -> str:
     """Return the uid of a Service that an Event may be about; others do not pay for it."""
     has_sctp = any(port.protocol is Protocol.SCTP for port in ports)
-    return (meta.uid or "") if has_sctp else ""
+    return (meta.uid or "") if has_sctp or check_port else ""
 
 
 def _load_balancer_ips(status: wire.ServiceStatus | None) -> tuple[Address, ...]:

@@ -8,6 +8,7 @@ Node object each have a word (bind address, "primary"), the agent settles it bef
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pyproxy.model import Address, Family, Node, Prefix, family_of
@@ -163,6 +164,21 @@ def node_port_addresses(family: Family, options: Options) -> tuple[Address, ...]
     """
     own = (address for address in options.local_addresses if family_of(address) is family)
     return tuple(sorted(address for address in own if is_node_port_address(address, options)))
+
+
+def health_check_addresses(
+    family: Family, options: Options, own: Iterable[Address]
+) -> tuple[Address, ...]:
+    """Return where health-check node ports of a family are served, all zeros for everywhere.
+
+    `own` are the addresses of the node's interfaces, loopback's included: nodePortAddresses are
+    matched with them as they are (parity A11.6), and may match none.
+    """
+    cidrs = _node_port_cidrs(family, options)
+    if not cidrs:
+        return (bytes(family.address_bytes),)
+    matching = {each for each in own if family_of(each) is family and in_any(each, cidrs)}
+    return tuple(sorted(matching))
 
 
 def _node_port_cidrs(family: Family, options: Options) -> tuple[Prefix, ...]:

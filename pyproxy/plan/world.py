@@ -22,6 +22,7 @@ from pyproxy.model import (
 from pyproxy.plan.build import plan_service
 from pyproxy.plan.claims import Claims, Conflict, PlanKey, key_of
 from pyproxy.plan.frontends import health_check_node_port
+from pyproxy.plan.health import HealthCheck, health_check
 from pyproxy.plan.options import Options, with_node
 from pyproxy.tables import PortPlan
 
@@ -46,6 +47,24 @@ class World:
         self._asked: dict[ObjectName, tuple[PortPlan, ...]] = {}
         self._published: dict[PlanKey, PortPlan] = {}
         self._dirty: set[ObjectName] = set()
+        self._node: Node | None = None
+        self._checked: dict[ObjectName, HealthCheck] = {}
+        self._checks: Mapping[ObjectName, HealthCheck] | None = None
+
+    @property
+    def node(self) -> Node | None:
+        """This node's Node object, None where there is none."""
+        return self._node
+
+    @property
+    def health_checks(self) -> Mapping[ObjectName, HealthCheck]:
+        """The services that load balancers ask for, as of the last `replan` (parity A10.5).
+
+        It is one and the same object until one of them changes.
+        """
+        if self._checks is None:
+            self._checks = MappingProxyType(dict(self._checked))
+        return self._checks
 
     @property
     def options(self) -> Options:
@@ -94,11 +113,13 @@ class World:
     def put_node(self, node: Node) -> None:
         """Take this node's zone and IPs; other nodes don't matter (parity A1.1, A5.5)."""
         if node.name == self._options.node_name:
+            self._node = node
             self.set_options(with_node(self._options, node))
 
     def drop_node(self, name: str) -> None:
         """Forget the zone of this node, when its Node object is gone."""
         if name == self._options.node_name:
+            self._node = None
             self.set_options(with_node(self._options, None))
 
     def put_service_cidr(self, found: ServiceCIDR) -> None:
@@ -148,7 +169,7 @@ class World:
     def is_empty(self) -> bool:
         """Whether no object, plan or claim is left, nor any memory of one."""
         objects = (self._services, self._slices, self._slice_owner, self._service_cidrs)
-        kept = (*objects, self._asked, self._published, self._dirty)
+        kept = (*objects, self._asked, self._published, self._dirty, self._checked)
         return not any(kept) and self._claims.is_empty()
 
     def _join_service_cidrs(self) -> None:
@@ -161,6 +182,7 @@ class World:
         """Plan one service, settle its claims; return the plans that may have changed by it."""
         old = self._asked.get(name, ())
         new = self._plan(name)
+        self._note_check(name, new)
         if new == old:
             return set()
         touched = {key_of(plan) for plan in (*old, *new)}
@@ -174,6 +196,18 @@ class World:
         else:
             self._asked.pop(name, None)
         return touched
+
+    def _note_check(self, name: ObjectName, plans: tuple[PortPlan, ...]) -> None:
+        """Keep what a load balancer is told of a service, which no plan has all of."""
+        service = self._services.get(name)
+        check = health_check(service, plans) if service else None
+        if check == self._checked.get(name):
+            return
+        self._checks = None
+        if check:
+            self._checked[name] = check
+        else:
+            del self._checked[name]
 
     def _plan(self, name: ObjectName) -> tuple[PortPlan, ...]:
         service = self._services.get(name)

@@ -7,8 +7,8 @@
 
 # What the tests drive; python3-bpfcc brings libbcc and libbpf.
 datapath_packages=(
-    python3-bpfcc iproute2 nftables iptables strace bpftool tcpdump gcc libc6-dev procps
-    util-linux
+    python3-bpfcc iproute2 nftables iptables ipset ipvsadm kmod strace bpftool tcpdump gcc
+    libc6-dev procps util-linux
 )
 
 run_layer() {

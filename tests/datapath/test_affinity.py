@@ -111,10 +111,10 @@ def test_all_frontends_of_a_service_port_share_it(hooks: Hooks, protocol: Protoc
 
 
 @pytest.mark.parametrize(("seconds", "remembered"), [(HOUR - 2, True), (HOUR + 2, False)])
-def test_it_lasts_as_long_as_it_says(
+def test_sequence_affinity_timeout(
     hooks: Hooks, protocol: Protocol, seconds: int, remembered: bool
 ) -> None:
-    """From the last new connection on (A6.2)."""
+    """It lasts as long as it says, from the last new connection on (A6.2)."""
     family = hooks.family
     hooks.node.apply(planned(family, protocol))
     to = frontend(family)
@@ -125,6 +125,20 @@ def test_it_lasts_as_long_as_it_says(
     between = [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)]
     grow_old(hooks.node, family, HOUR - 2)
     assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] == between
+
+
+def test_a_changed_timeout_counts_for_what_is_remembered(hooks: Hooks, protocol: Protocol) -> None:
+    """A memory's age is looked at when somebody comes again, by the timeout of then (A6.4)."""
+    family = hooks.family
+    to, made = frontend(family), planned(family, protocol)
+    hooks.node.apply(made)
+    before = [drawn(hooks, protocol, n, to) for n in range(1, 20)]
+    grow_old(hooks.node, family, 60)
+    hooks.node.apply(made._replace(affinity_timeout_s=62))
+    assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] == before
+    grow_old(hooks.node, family, 60)
+    hooks.node.apply(made._replace(affinity_timeout_s=58))
+    assert [drawn(hooks, protocol, n, to, 1) for n in range(1, 20)] != before
 
 
 def test_what_is_torn_is_not_believed(hooks: Hooks) -> None:

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
-from tests.lab import manifests
+from tests.lab import manifests, netns
 from tests.lab.agent import Agent
+from tests.lab.asked import get
 from tests.lab.waiting import wait_for
 
 # where objects come from has nothing to do with what translates
@@ -25,6 +28,13 @@ SERVICE_CIDRS = {
     "kind": "ServiceCIDR",
     "metadata": {"name": "kubernetes"},
 }
+TAKEN = 10300
+HARD_FAIL = f"""
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+bindAddressHardFail: true
+healthzBindAddress: 0.0.0.0:{TAKEN}
+"""
 NFTABLES = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -142,12 +152,14 @@ def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
     ports = [manifests.slice_port(8080, "SCTP", name="sctp")]
     api.put(service, manifests.endpoint_slice(app.name, 4, endpoints, ports))
 
+    before = len(api.asked("events", "create"))
+
     def posted() -> bool:
-        sent = api.asked("events", "create")
+        sent = api.asked("events", "create")[before:]
         return sorted(one.status for one in sent) == [201, 409]
 
     wait_for(posted, EVENTS_WITHIN_S, "both agents to post")
-    (event,) = api.events
+    (event,) = [one for one in api.events if one["regarding"]["kind"] == "Service"]
     assert (event["type"], event["reason"]) == ("Warning", "PortNotServed")
     assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("Service", app.name)
     assert event["regarding"]["uid"]
@@ -159,6 +171,44 @@ def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
     assert event["reportingInstance"] in [agent.node.name for agent in scene.agents]
     api.delete("Service", "default", app.name)
     wait_for(lambda: not any(one.status()["problems"] for one in scene.agents), 10, "no problem")
+
+
+def test_nodes_say_that_they_have_started(followed: Followed) -> None:
+    """As kube-proxy does, at once; `kubectl describe node` shows it."""
+
+    def started() -> set[str]:
+        found = [one for one in followed.api.events if one["reason"] == "Starting"]
+        return {one["regarding"]["name"] for one in found if one["type"] == "Normal"}
+
+    names = {node.name for node in followed.cluster.nodes}
+    wait_for(lambda: started() == names, 10, "both nodes' Events")
+
+
+def test_a_node_that_is_deleted_is_left_out_by_load_balancers(followed: Followed) -> None:
+    """Who the API server does not know is not eligible (1.36), and lives on."""
+    node, agent = followed.cluster.nodes[0], followed.scene.agents[0]
+    followed.api.delete("Node", "", node.name)
+    wait_for(lambda: agent.healthz() == 503, 10, "/healthz to answer 503")
+    assert get(node, "127.0.0.1", 10256, "/livez").status == 200
+    followed.api.put(manifests.node(node))
+    wait_for(lambda: agent.healthz() == 200, 10, "/healthz to answer 200")
+
+
+def test_an_address_in_use_ends_an_agent_that_is_told_so(followed: Followed, agent: Agent) -> None:
+    """bindAddressHardFail: status 1, an Event on the Node; services go on."""
+    config = followed.cluster.directory / "hard.yaml"
+    config.write_text(HARD_FAIL)
+    agent.stop()
+    agent.options = (*agent.options, f"--config={config}")
+    with closing(netns.inside(agent.node.netns, lambda: socket.create_server(("", TAKEN)))):
+        agent.launch()
+        wait_for(lambda: not agent.running, 30, "the agent to end")
+    assert agent.process is not None
+    assert agent.process.returncode == 1
+    last = f"failed to start proxy healthz on 0.0.0.0:{TAKEN}: Address already in use"
+    assert last in agent.tail(5)
+    said = {one["reason"]: one["note"] for one in followed.api.events if one["type"] == "Warning"}
+    assert said["FailedToStartProxierHealthcheck"] == last
 
 
 def test_nftables_mode_gets_on_without_service_cidrs(followed: Followed, agent: Agent) -> None:

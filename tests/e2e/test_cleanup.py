@@ -110,7 +110,8 @@ def test_cleanup_by_force(alone: Cluster) -> None:
     ours = bpf_objects.owned(agent)
     assert agent.healthz() == 200
     assert agent.cli("cleanup", "--force").status == 0
-    assert agent.healthz() == 503, "an agent whose programs are gone serves nobody"
+    # an agent whose programs are gone serves nobody
+    wait_for(lambda: agent.healthz() == 503, 5, "/healthz to answer 503")
     _stop(agent)
     _await_gone(ours)
     assert bpf_objects.on_node(node, alone.bpffs) == before

@@ -76,6 +76,7 @@ def test_kubeadms_config_map(followed: Followed, agent: Agent, volumes: Volumes)
     agent.stop()
     agent.start(*volumes.wrapper)
     assert agent.status()["problems"] == []
+    assert log(agent).count("config.conf: nodePortAddresses is not set") == 1
     app = scene.app("kubeadm")
     followed.api.put(app.service(), *app.slices(pods[:1]))
     scene.await_backends(app, pods[:1])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.e2e.scene import App, Scene
+from tests.e2e.scene import FAMILIES, App, Scene
 from tests.lab.hosts import Host
 from tests.lab.manifests import (
     NOT_READY,
@@ -22,6 +22,7 @@ from tests.lab.manifests import (
     service,
     slice_port,
 )
+from tests.lab.manifests import node as node_of
 from tests.lab.prober import Outcome, tcp
 from tests.lab.waiting import wait_for
 
@@ -152,3 +153,32 @@ def test_changed_slice_takes_effect_within_milliseconds(latencies: list[float]) 
     """A changed file reaches new connections: median at most 10 ms, the slowest 100 ms."""
     assert statistics.median(latencies) <= 10, latencies
     assert max(latencies) <= 100, latencies
+
+
+@pytest.mark.lab
+def test_the_zone_of_a_node_takes_effect_at_once(scene: Scene) -> None:
+    """Zone hints follow the label of the own Node; without it, or its Node, all are used (A5.5)."""
+    app, node = scene.app("zones"), scene.cluster.nodes[0]
+    near, far = scene.cluster.pods[:2]
+    slices: list[Object] = []
+    for pod, zone in ((near, "zone-a"), (far, "zone-b")):
+        for family in FAMILIES:
+            made = app.slice(family, [pod], suffix=zone)
+            made["endpoints"][0]["hints"] = {"forZones": [{"name": zone}]}
+            slices.append(made)
+    scene.put("zones.json", app.service(), *slices)
+    for zone, wanted in (
+        ("", [near, far]),
+        ("zone-a", [near]),
+        ("zone-b", [far]),
+        ("zone-c", [near, far]),
+        ("zone-a", [near]),
+    ):
+        own = node_of(node)
+        own["metadata"]["labels"]["topology.kubernetes.io/zone"] = zone
+        scene.put("zones-node.json", own)
+        for family in FAMILIES:
+            scene.await_answers(node, app.tcp(family), wanted)
+    scene.drop("zones-node.json")
+    scene.await_answers(node, app.tcp(), [near, far])
+    scene.drop("zones.json")

@@ -13,7 +13,7 @@ from tests.lab.manifests import service
 from tests.lab.waiting import wait_for
 
 SERVER_PORT, NODE_PORT = 7779, 31_190
-SIZES = "4000,60000"
+SIZES = "2000,4000,60000"
 WAYS = (
     "outside-elsewhere",
     "outside-here",
@@ -66,8 +66,8 @@ def way(scene: Scene, app: App, far: Host, name: str, family: int) -> tuple[Host
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", WAYS)
-def test_large_datagrams(scene: Scene, app: App, far: Host, family: int, name: str) -> None:
-    """4,000 and 60,000 bytes go and come, as they were, from the service's address."""
+def test_sequence_large_requests(scene: Scene, app: App, far: Host, family: int, name: str) -> None:
+    """2,000, 4,000 and 60,000 bytes go and come, as they were, from the service's address."""
     client, to, port = way(scene, app, far, name, family)
     script = ("datagrams.py", "ask", to, str(port))
     wait_for(lambda: client.script(*script, "1").returncode == 0, 5, "an answer")

@@ -59,19 +59,24 @@ def _change(scene: Scene, app: App, ready: Pod, ending: tuple[Pod, ...] = ()) ->
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["same-node", "other-node"])
-def test_held_connections_outlive_their_endpoint(
-    scene: Scene, client: Host, pair: tuple[Pod, Pod], family: int, which: int
+@pytest.mark.parametrize("way", ["packets", "as-the-setting-says"])
+def test_sequence_established_tcp_survives_endpoint_removal(
+    scene: Scene, pair: tuple[Pod, Pod], family: int, which: int, way: str
 ) -> None:
     """TCP stays while its backend ends and after it has left; new connections go elsewhere."""
     old, new = pair[which], pair[1 - which]
-    app = scene.app("held")
+    app, pod = scene.app("held"), scene.cluster.nodes[0].pods[0]
     scene.run(app, [old])
+    client = scene.cluster.free(pod) if way == "packets" else pod
     prober, to = client.prober, app.tcp(family)
     assert prober.open("held", to).error == ""
     for ending in ((old,), ()):
         _change(scene, app, new, ending)
         assert answered(prober.ask("held", to, 3)) == {old.name: 3}
         assert answered(prober.draw(to, 10)) == {new.name: 10}
+    scene.drop(f"{app.name}.json")
+    wait_for(lambda: not members(scene.agents[0], to.family, app.name), 5, "no service")
+    assert answered(prober.ask("held", to, 3)) == {old.name: 3}
     prober.close("held")
 
 

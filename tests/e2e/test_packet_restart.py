@@ -140,7 +140,11 @@ def resize(agent: Agent, entries: int, file: Path) -> None:
 
 
 def configure(agent: Agent, entries: int, file: Path) -> None:
-    """Give an agent a connection table of this size, from its next start on."""
+    """Give an agent a connection table of this size, from its next start on.
+
+    The file that it runs with stays as it is, or it would end.
+    """
+    file = file.with_name(f"{entries}-{file.name}")
     text = "apiVersion: pyproxy/v1alpha1\nkind: PyproxyConfiguration\n"
     file.write_text(text + f"connectionTable: {{maxEntries: {entries}}}\n", encoding="utf-8")
     kept = [each for each in agent.options if not each.startswith("--pyproxy-config")]

@@ -22,8 +22,8 @@ BETWEEN = 200  # new connections seen between two acts
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_kill_and_restart_under_traffic(own: Scene, web: App, agent: Agent, family: int) -> None:
-    """SIGKILL and restart: a held connection lives and not one of the new ones fails."""
+def test_sequence_proxy_restart(own: Scene, web: App, agent: Agent, family: int) -> None:
+    """SIGKILL and restart: a held connection lives, no new one fails, and new services work."""
     prober = own.cluster.nodes[0].pods[0].prober
     held = prober.open("held", web.tcp(family))
     assert held.error == ""
@@ -39,6 +39,9 @@ def test_kill_and_restart_under_traffic(own: Scene, web: App, agent: Agent, fami
         assert [outcome for outcome in outcomes if outcome.error] == [], stream
         assert set(answered(outcomes)) == {pod.name for pod in own.cluster.pods}
     prober.close("held")
+    later = own.app("later")
+    own.run(later, own.cluster.pods)
+    own.drop(f"{later.name}.json")
 
 
 def _await_flow(own: Scene, more: int) -> None:

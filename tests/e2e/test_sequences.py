@@ -151,6 +151,33 @@ def test_sequence_ports_added_removed(scene: Scene, way: str, family: int) -> No
     scene.await_answers(client, second, pods)
 
 
+@by_each_way
+@by_each_family
+def test_sequence_type_changes(scene: Scene, way: str, family: int) -> None:
+    """From ExternalName to ClusterIP to NodePort and back, each with what its type has."""
+    app, pods = scene.app("types"), scene.cluster.pods[1:4]
+    client = client_by(way, scene, scene.cluster.pods[0])
+    cluster_ip, own_node = app.tcp(family), node_port("TCP", scene.cluster.nodes[0], family)
+    slices = app.slices(pods)
+    steps: list[tuple[Object, bool, bool]] = [
+        (app.service(type="ExternalName", externalName="example.org"), False, False),
+        (app.service(), True, False),
+        (with_node_ports(app), True, True),
+        (app.service(), True, False),
+        (app.service(type="ExternalName", externalName="example.org"), False, False),
+        (with_node_ports(app), True, True),
+    ]
+    for made, has_address, has_node_port in steps:
+        scene.put(f"{app.name}.json", made, *slices)
+        # the lab's outside host answers at addresses that are nobody's
+        scene.await_answers(client, cluster_ip, pods if has_address else [scene.cluster.client])
+        if has_node_port:
+            scene.await_answers(client, own_node, pods)
+        else:
+            scene.await_error(client, own_node, "ECONNREFUSED")
+    scene.drop(f"{app.name}.json")
+
+
 def test_sequence_zero_downtime_blue_green(scene: Scene) -> None:
     """Every pod is replaced, each by one that became ready before: not one request fails."""
     rollout = Rollout(scene, scene.app("rolled"))

@@ -24,7 +24,7 @@ from tests.e2e.sequences import (
 from tests.lab import netns
 from tests.lab.capture import RST, Capture, Packet
 from tests.lab.hosts import Host, Pod, await_ready
-from tests.lab.manifests import READY, TERMINATING
+from tests.lab.manifests import NOT_READY, READY, TERMINATING
 from tests.lab.waiting import wait_for
 
 SOURCE_PORT = 6000
@@ -78,6 +78,30 @@ def test_sequence_udp_server_pod_cycles(scene: Scene, way: str, family: int, to:
     for name in ("kept", "held"):
         prober.close(name)
     scene.drop(f"{app.name}.json")
+
+
+@by_each_way
+@by_each_family
+@pytest.mark.parametrize("to", ["cluster-ip", "node-port"])
+def test_sequence_udp_unready_then_ready(scene: Scene, way: str, family: int, to: str) -> None:
+    """Who sends while no endpoint is ready reaches the one that becomes so, by the same socket."""
+    here, there = scene.cluster.nodes
+    pod, app = there.pods[1], scene.app("unready")
+    client = client_by(way, scene, here.pods[0])
+    prober = client.prober
+    address = node_port("UDP", here, family) if to == "node-port" else app.udp(family)
+    kept = replace(address, source_port=SOURCE_PORT, timeout_s=0.2)
+    scene.put(f"{app.name}.json", with_node_ports(app), *app.slices([pod], NOT_READY))
+    scene.await_error(client, app.tcp(family), "ECONNREFUSED")
+    prober.open("kept", kept)
+    try:
+        assert {each.who for each in prober.ask("kept", kept, 5)} == {""}
+        scene.put(f"{app.name}.json", with_node_ports(app), *app.slices([pod]))
+        await_same_socket(prober, "kept", kept, pod.name)
+        assert names(prober.ask("kept", kept, 3)) == {pod.name}
+    finally:
+        prober.close("kept")
+        scene.drop(f"{app.name}.json")
 
 
 @by_each_way

@@ -111,7 +111,7 @@ def test_two_sources_are_wrong_usage(cluster: Cluster) -> None:
         ("--bpffs-root", "/tmp/pyproxy", "mount -t bpf"),  # noqa: S108 - nothing is made there
         ("--run-dir", "/proc/pyproxy", "--run-dir"),
         ("--cluster-cidr", "10.0.0.0", "CIDR"),
-        ("--healthz-bind-address", "localhost:1", "IP:PORT"),
+        ("--healthz-bind-address", "localhost:1", "IP:port"),
         ("--hostname-override", " ", "hostname-override"),
         ("--config", "/nowhere", "--config"),
     ],

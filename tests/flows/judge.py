@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyproxy.model import endpoint_text
 from pyproxy.plan.connection import Connection, Decision, Verdict
 from pyproxy.plan.decide import decide, tables_of
-from pyproxy.tables import Backend, BackendFlag, PortPlan, ServiceFlag
+from pyproxy.tables import Backend, PortPlan, ServiceFlag
 from tests.flows.load import Case, Flow
 
 Decide = Callable[[Connection], Decision]
@@ -55,7 +55,11 @@ def categorize_complaints(case: Case, plans: Iterable[PortPlan]) -> Iterator[str
     expected = case.body.get("categorize")
     if expected is None or case.id.endswith(("-after", "-before")):
         return
-    (plan,) = plans
+    found = list(plans)
+    if len(found) != 1:
+        yield f"categorize: {len(found)} service ports, where it is for one"
+        return
+    (plan,) = found
     got = {
         "cluster": backend_texts(plan.cluster),
         "local": backend_texts(plan.local),
@@ -66,12 +70,6 @@ def categorize_complaints(case: Case, plans: Iterable[PortPlan]) -> Iterator[str
         wanted = expected[key] if isinstance(value, bool) else frozenset(expected[key] or ())
         if value != wanted:
             yield f"{key}: expected {_sorted(wanted)}, planned {_sorted(value)}"
-
-
-def local_ready_endpoints(plans: Iterable[PortPlan]) -> int:
-    """Count the local ready endpoints of plans, as a health check node port reports them."""
-    usable = BackendFlag.LOCAL | BackendFlag.READY
-    return len({m.address for p in plans for m in p.members if m.flags & usable == usable})
 
 
 def backend_texts(backends: Iterable[Backend]) -> frozenset[str]:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 
+from pyproxy.errors import SourceError
 from pyproxy.kube.addresses import parse_address, valid_addresses, valid_prefixes
 from pyproxy.kube.decode import decode
 from pyproxy.kube.events import Kind
@@ -17,8 +19,10 @@ from pyproxy.plan.connection import Connection
 from pyproxy.plan.options import DetectLocalMode, Mode, Options, with_node
 from pyproxy.plan.world import World
 from tests.flows.objects import Json, node_object, service_object, slice_object
+from tests.flows.schema import unknown_keys
 
 KUBE_PROXY = Path(__file__).with_name("kube-proxy.yaml")
+CORNERS = Path(__file__).with_name("corners.yaml")
 SCHEMA = "pyproxy-flows/1"
 _HEADER = ("schema", "upstream", "cases")
 
@@ -83,6 +87,7 @@ class FlowFile(NamedTuple):
     """A file of cases. `others` counts the entries of sections that aren't packet cases.
 
     `sequences` are the ids of behaviours in several steps, which tests of their names follow.
+    `unknown` are the keys of cases that mean nothing here, each with the case and its path.
     """
 
     path: Path
@@ -90,34 +95,64 @@ class FlowFile(NamedTuple):
     found: int
     others: dict[str, int]
     sequences: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def read_flow_file(path: Path) -> FlowFile:
     """Read one file. Raises FlowFileError where it isn't one or has what isn't understood."""
+    document = _document(path)
+    bodies = document.get("cases")
+    bodies = [] if bodies is None else bodies
+    if not isinstance(bodies, list):
+        raise FlowFileError(f"{path}: `cases` is no list")
+    unknown: list[str] = []
+    cases: list[Case] = []
+    for number, body in enumerate(bodies, 1):
+        called = _called(body, number)
+        try:
+            unknown += [f"case {called}: {key}" for key in unknown_keys(body)]
+            made = tuple(_cases_of(body))
+            for case in made:
+                case.world()  # or an object of it is malformed
+        except (msgspec.ValidationError, SourceError, ValueError) as error:
+            raise FlowFileError(f"{path}, case {called}: {error}") from error
+        cases += made
+    return FlowFile(
+        path=path,
+        cases=tuple(cases),
+        found=sum(_count_flows(body, body["backends"]) for body in bodies),
+        others={key: _entries(document[key]) for key in document if key not in _HEADER},
+        sequences=_sequences(path, document),
+        unknown=tuple(unknown),
+    )
+
+
+def _document(path: Path) -> Json:
     try:
         document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
     except (OSError, yaml.YAMLError) as error:
         raise FlowFileError(f"{path} can't be read as YAML: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise FlowFileError(f"{path} is no file of packet cases: it needs `schema: {SCHEMA}`")
-    bodies = document.get("cases") or []
-    try:
-        cases = tuple(case for body in bodies for case in _cases_of(body))
-    except (KeyError, ValueError) as error:
-        raise FlowFileError(f"{path} has a case with a missing or unknown {error}") from error
-    return FlowFile(
-        path=path,
-        cases=cases,
-        found=sum(_count_flows(body, body["backends"]) for body in bodies),
-        others={key: _entries(document[key]) for key in document if key not in _HEADER},
-        sequences=tuple(each["id"] for each in document.get("sequences") or ()),
-    )
+    return document
+
+
+def _called(body: Any, number: int) -> str:
+    """Return what to call a case by that may not even have a name."""
+    return str(body["id"]) if isinstance(body, dict) and "id" in body else f"number {number}"
+
+
+def _sequences(path: Path, document: Json) -> tuple[str, ...]:
+    found = document.get("sequences") or []
+    if not isinstance(found, list) or not all(isinstance(s, dict) and "id" in s for s in found):
+        raise FlowFileError(f"{path}: `sequences` is no list of mappings with an `id`")
+    return tuple(str(each["id"]) for each in found)
 
 
 def _entries(section: Any) -> int:
     """Count what a section of another kind holds."""
     rows = section.get("rows", section) if isinstance(section, dict) else section
-    return len(rows)
+    return len(rows) if isinstance(rows, list | dict) else 1
 
 
 def _count_flows(node: Any, backends: list[str]) -> int:
@@ -127,7 +162,7 @@ def _count_flows(node: Any, backends: list[str]) -> int:
     if not isinstance(node, dict):
         return 0
     if "srcRole" in node:
-        return len(node.get("only", backends))
+        return len(node.get("only") or backends)
     return sum(_count_flows(item, backends) for item in node.values())
 
 
@@ -149,14 +184,15 @@ def _states_of(body: Json) -> Iterator[tuple[str, Json, list[Json]]]:
     for state in body.get("before", []):
         yield "-before", {**body, "endpointslices": unlabelled}, state["flows"]
     for state in body.get("after", []):
-        if state["action"].casefold() != "delete all endpointslices":
-            raise FlowFileError(f"case {body['id']}: unknown action {state['action']!r}")
+        action = state.get("action", "")
+        if action.casefold() != "delete all endpointslices":
+            raise ValueError(f"unknown action {action!r}")
         yield "-after", {**body, "endpointslices": []}, state["flows"]
 
 
 def _flows_of(shorts: list[Json], mode: Mode) -> Iterator[Flow]:
     for short in shorts:
-        if mode.value in short.get("only", [mode.value]):
+        if mode.value in (short.get("only") or [mode.value]):
             expect = short["expect"]
             yield Flow(
                 name=short["name"],
@@ -193,17 +229,13 @@ def _options(body: Json, mode: Mode) -> Options:
     return with_node(options, Node(node["name"], addresses))
 
 
-def node_port_address_rows(path: Path) -> list[Json]:
-    """Return the rows about nodePortAddresses of a file, none if it has no such section."""
-    return _rows(path, "nodeport_addresses")
-
-
-def node_ip_rows(path: Path) -> list[Json]:
-    """Return the rows about the Node's IPs and bindAddress, as node_port_address_rows()."""
-    return _rows(path, "node_ips")
-
-
-def _rows(path: Path, section: str) -> list[Json]:
-    document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
-    rows: list[Json] = document.get(section, {}).get("rows", [])
+def section_rows(path: Path, section: str) -> list[Json]:
+    """Return the rows of a section that is no packet cases, none if the file has none of it."""
+    rows: list[Json] = (_document(path).get(section) or {}).get("rows", [])
     return rows
+
+
+def steps_of(path: Path, section: str) -> Json:
+    """Return a section of a file that is told in steps, {} if the file has none of that name."""
+    found: Json = _document(path).get(section) or {}
+    return found

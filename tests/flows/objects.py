@@ -15,7 +15,10 @@ _CONDITIONS = {
 }
 # Keys of a service's shorthand that are spec fields as they stand.
 _SPEC_KEYS = (
+    "clusterIP",
+    "clusterIPs",
     "externalIPs",
+    "externalName",
     "externalTrafficPolicy",
     "internalTrafficPolicy",
     "healthCheckNodePort",
@@ -27,14 +30,11 @@ _SPEC_KEYS = (
 
 def service_object(short: Json, age: int) -> Json:
     """Return a Service; `age` counts seconds, so that a case's services differ in age."""
-    namespace, name = short["name"].split("/")
+    namespace, name = _split(short["name"])
     spec = {key: short[key] for key in _SPEC_KEYS if key in short}
-    spec |= {
-        "type": short["type"],
-        "clusterIP": short["clusterIP"],
-        "clusterIPs": short.get("clusterIPs", [short["clusterIP"]]),
-        "ports": short["ports"],
-    }
+    spec |= {"type": short["type"], "ports": short["ports"]}
+    if short.get("clusterIP"):
+        spec.setdefault("clusterIPs", [short["clusterIP"]])
     affinity = short.get("sessionAffinity")
     if affinity:
         spec["sessionAffinity"] = affinity["type"]
@@ -53,9 +53,16 @@ def service_object(short: Json, age: int) -> Json:
     }
 
 
+def _split(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name):
+        raise ValueError(f"{text!r} is no namespace/name")
+    return namespace, name
+
+
 def slice_object(short: Json, number: int) -> Json:
     """Return an EndpointSlice; `number` makes its name where the shorthand has none."""
-    namespace, service = short["service"].split("/")
+    namespace, service = _split(short["service"])
     labels = {"kubernetes.io/service-name": service, **short.get("labels", {})}
     return {
         "apiVersion": "discovery.k8s.io/v1",
@@ -72,9 +79,9 @@ def slice_object(short: Json, number: int) -> Json:
 
 
 def _endpoint_object(short: Json) -> Json:
-    conditions = short.get("conditions", _CONDITIONS[short.get("state", "ready")])
+    conditions = short.get("conditions") or _CONDITIONS[short.get("state", "ready")]
     endpoint: Json = {"addresses": [short["ip"]], "conditions": conditions}
-    if "node" in short:
+    if short.get("node"):
         endpoint["nodeName"] = short["node"]
     hints = {}
     if short.get("zoneHints"):
@@ -93,6 +100,6 @@ def node_object(short: Json) -> Json:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": short["name"], "labels": short.get("labels", {})},
-        "spec": {"podCIDRs": [short["podCIDR"]]},
+        "spec": {"podCIDRs": [short["podCIDR"]] if short.get("podCIDR") else []},
         "status": {"addresses": addresses},
     }

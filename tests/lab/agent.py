@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyproxy.agent import report
 from tests.lab import netns
 from tests.lab.compiled import programs_dir
 from tests.lab.hosts import Node
@@ -19,7 +20,7 @@ from tests.lab.waiting import wait_for
 PYPROXY = Path(__file__).parents[2] / ".venv/bin/pyproxy"
 """The program under test."""
 
-START_TIMEOUT_S = 200.0
+START_TIMEOUT_S = 60.0
 HEALTHZ = ("127.0.0.1", 10256)
 
 
@@ -92,9 +93,12 @@ class Agent:
         return time.monotonic() - started
 
     def await_synced(self) -> None:
-        """Wait for /healthz; raise RuntimeError with the end of the log when that is in vain."""
+        """Wait until it is; raise RuntimeError with the end of the log when that is in vain.
+
+        /healthz alone does not say so: who waits for the first lists is healthy.
+        """
         try:
-            wait_for(self._synced_or_ended, START_TIMEOUT_S, "/healthz to answer 200")
+            wait_for(self._synced_or_ended, START_TIMEOUT_S, "the agent to be healthy and synced")
         except TimeoutError as error:
             raise RuntimeError(f"the agent of {self.node.name}: {error}{self.tail()}") from error
         if self._ended():
@@ -171,7 +175,11 @@ class Agent:
         return not self.running
 
     def _synced_or_ended(self) -> bool:
-        return self._ended() or self.healthz() == 200
+        return self._ended() or (self.healthz() == 200 and self._is_synced())
+
+    def _is_synced(self) -> bool:
+        state = report.read(self.run_dir)
+        return state is not None and state.synced
 
 
 def _get_healthz() -> int:

@@ -43,6 +43,7 @@ LIBRARIES = {
     "kubernetes": {"kube"},
     "urllib3": {"kube"},
     "prometheus_client": {"serve"},
+    "h11": {"serve"},
     "click": {"cli", "__main__"},
     "rich": {"cli", "__main__"},
 }

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.load import KUBE_PROXY, FlowFile, read_flow_file
+from tests.flows.load import KUBE_PROXY, FlowFile, read_flow_file, steps_of
 
 TESTS = Path(__file__).resolve().parents[1]
 LAYERS = ("datapath", "e2e")
+# told in steps, too; they need no kernel
+SECTIONS = ("healthcheck_server", "proxier_health")
 
 
 def names_in(text: str) -> set[str]:
@@ -21,9 +23,9 @@ def names_in(text: str) -> set[str]:
     return {node.name for node in found if node.name.startswith("test_")}
 
 
-def all_tests() -> set[str]:
-    """Return the names of the tests that run programs in a kernel."""
-    files = (path for layer in LAYERS for path in (TESTS / layer).glob("test_*.py"))
+def all_tests(*layers: str) -> set[str]:
+    """Return the names of the tests in some layers: those that run programs in a kernel."""
+    files = (path for layer in layers or LAYERS for path in (TESTS / layer).rglob("test_*.py"))
     return set().union(*(names_in(path.read_text()) for path in files))
 
 
@@ -35,6 +37,14 @@ def without_test(ids: Iterable[str], tests: set[str]) -> list[str]:
 def test_every_sequence_has_a_test(flow_file: FlowFile) -> None:
     """One that somebody adds fails here until its steps are written down as a test."""
     assert without_test(flow_file.sequences, all_tests()) == []
+
+
+def test_every_section_of_steps_has_a_test() -> None:
+    """And kube-proxy's own file has each of them."""
+    tests = all_tests("unit")
+    for section in SECTIONS:
+        assert f"test_{section}" in tests
+        assert steps_of(KUBE_PROXY, section)["steps"]
 
 
 def test_there_are_sequences() -> None:

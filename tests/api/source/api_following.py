@@ -16,7 +16,7 @@ from pyproxy.kube.api import SYSTEM_CLOCKS, ApiSource
 from pyproxy.kube.api_config import ApiSettings
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.api_pace import Pace
-from pyproxy.kube.events import Change, Event, Kind, Record, Report, Synced, Trouble
+from pyproxy.kube.events import Change, Event, Kind, NodeListed, Record, Report, Synced, Trouble
 from pyproxy.model import Service
 from tests.api.source.scripted import Json
 
@@ -63,12 +63,15 @@ class Followed:
         self.reports: dict[str, str] = {}
         self.troubles: dict[str, Trouble] = {}
         self.synced = 0
+        self.node_listed = 0
 
     def take(self, event: Event) -> None:
         """Take one event."""
         self.seen.append(event)
         if isinstance(event, Synced):
             self.synced += 1
+        elif isinstance(event, NodeListed):
+            self.node_listed += 1
         elif isinstance(event, Report):
             self.reports[event.source] = event.message
         elif isinstance(event, Trouble):

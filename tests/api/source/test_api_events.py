@@ -324,7 +324,7 @@ def test_a_place_is_kept_and_handed_on(server: ApiServer, settings: ApiSettings)
         tell(announcer, {WEB: NOTE, **names(MOST_NOTICES)})
         assert announcer._pending == first
         tell(announcer, {WEB: NOTE, **names(MOST_NOTICES - 1)})
-        assert {one.port for one in announcer._pending - first} == {WEB}
+        assert {one.name.name for one in announcer._pending - first} == {WEB.name}
 
 
 def test_a_calm_makes_it_quick_again(server: ApiServer, settings: ApiSettings) -> None:

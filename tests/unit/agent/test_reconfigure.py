@@ -139,7 +139,7 @@ def test_options_that_need_a_start(options: dict[str, Any]) -> None:
         {"sync_period_s": 5.0},
         {"conntrack": Conntrack(min=0)},
         {"oom_score_adj": 0},
-        {"enable_profiling": True},
+        {"bind_address_hard_fail": True},
         {"proxy_mode": "ipvs"},
     ],
 )

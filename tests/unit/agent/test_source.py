@@ -15,7 +15,7 @@ from pyproxy.kube.api import ApiSource
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Kind
 from pyproxy.kube.manifests import ManifestSource
-from pyproxy.kube.notices import tell_nobody
+from pyproxy.kube.notices import TellNobody
 from pyproxy.plan.options import Mode, Options
 
 SOMEWHERE = Path("/nowhere")
@@ -55,10 +55,12 @@ def test_manifests_come_first() -> None:
 def test_events_are_posted_where_there_is_an_api_server() -> None:
     """Manifests have none; what posts ends with the agent."""
     with contextlib.ExitStack() as running:
-        assert _teller(config(Mode.IPTABLES, SOMEWHERE), running, ApiMeters()) is tell_nobody
-        tell_nobody({}, str)
-        tell = _teller(config(Mode.IPTABLES), running, ApiMeters())
-        announcer = getattr(tell, "__self__", None)
+        nobody = _teller(config(Mode.IPTABLES, SOMEWHERE), running, ApiMeters())
+        assert isinstance(nobody, TellNobody)
+        nobody.tell({}, str)
+        nobody.tell_checks(())
+        nobody.about_node("Starting", "pyproxy", wait_s=60)
+        announcer = _teller(config(Mode.IPTABLES), running, ApiMeters())
         assert isinstance(announcer, Announcer)
         assert not announcer._stopping.is_set()
     assert announcer._stopping.is_set()

@@ -277,6 +277,20 @@ def test_a_kernel_that_ends_no_sockets_is_named(
     assert len(datapaths[Family.IPV4].frontends) == 1
 
 
+def test_what_is_planned_is_told_to_who_looks_for_a_fault(
+    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At -v=4 there is a line for each service port and family, for one that is gone too."""
+    caplog.set_level(logging.DEBUG)
+    both = syncers(datapaths)
+    both.apply(changes(plan("a")))
+    both.apply(dict.fromkeys(changes(plan("a"))))
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    name = next(iter(changes(plan("a")))).name
+    assert told[0] == f"{name}, IPv4: 1 frontends, 1 backends"
+    assert told[-1] == f"{name}, IPv6: 0 frontends, 0 backends"
+
+
 def test_what_is_written_is_measured_by_family(datapaths: dict[Family, FakeDatapath]) -> None:
     """The first time and after a failure all there is, else what has changed (A20.1, A20.2)."""
     meters = Meters(tuple(Family))
@@ -308,17 +322,3 @@ def test_map_uses_are_what_the_maps_hold(datapaths: dict[Family, FakeDatapath]) 
     assert used["IPv4 members"].used == len(datapaths[Family.IPV4].members)
     assert used["IPv6 services"] == ("IPv6 services", 2, ROOM.services - 1)
     assert "IPv4 node_names" in used
-
-
-def test_what_is_planned_is_told_to_who_looks_for_a_fault(
-    datapaths: dict[Family, FakeDatapath], caplog: pytest.LogCaptureFixture
-) -> None:
-    """At -v=4 there is a line for each service port and family, for one that is gone too."""
-    caplog.set_level(logging.DEBUG)
-    both = syncers(datapaths)
-    both.apply(changes(plan("a")))
-    both.apply(dict.fromkeys(changes(plan("a"))))
-    told = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
-    name = next(iter(changes(plan("a")))).name
-    assert told[0] == f"{name}, IPv4: 1 frontends, 1 backends"
-    assert told[-1] == f"{name}, IPv6: 0 frontends, 0 backends"

@@ -34,7 +34,7 @@ def _logging_as_before() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """What agents are started with, instead of agents."""
     configs: list[RunConfig] = []
-    monkeypatch.setattr(run, "run", lambda config, _: configs.append(config))
+    monkeypatch.setattr(run, "run", lambda chosen, _: configs.append(chosen.config))
     monkeypatch.setattr(cgroup, "find_root", lambda: Path("/found/cgroup"))
     return configs
 
@@ -75,7 +75,6 @@ def test_what_servers_and_host_are_given(started: list[RunConfig]) -> None:
     assert main(["run", *flags.split(), "--proxy-mode=ipvs", "--bind-address=10.0.0.9"]) == 0
     (config,) = started
     assert (config.master, config.oom_score_adj) == ("https://x:1", -5)
-    assert config.enable_profiling
     assert config.bind_address_hard_fail
     assert config.proxy_mode == "ipvs"
     assert config.options.node_ips == (bytes((10, 0, 0, 9)),)

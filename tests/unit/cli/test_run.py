@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pyproxy.cli.run import config_from
+from pyproxy.agent.config import RunConfig
+from pyproxy.cli.run import choose
 from pyproxy.errors import ConfigError
 
 FLAGS: dict[str, Any] = {
@@ -35,6 +36,11 @@ hostnameOverride: From-File
 clusterCIDR: 10.0.0.0/8
 healthzBindAddress: 127.0.0.1:1
 """
+
+
+def config_from(flags: dict[str, Any]) -> RunConfig:
+    """Return what an agent would run with."""
+    return choose(flags).config
 
 
 def test_defaults_are_kube_proxys() -> None:
@@ -71,7 +77,17 @@ def test_node_ports_are_served_where_a_flag_says(
     assert options.node_ports_on_primary is primary
 
 
-def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"), [("10.0.0.1", bytes((10, 0, 0, 1))), ("0.0.0.0", b""), ('"::"', b"")]
+)
+def test_bind_address_stands_for_the_node(tmp_path: Path, text: str, expected: bytes) -> None:
+    """It binds no socket, but is the node's IP; all zeros are no address (parity A16.2, A16.3)."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{FILE}bindAddress: {text}\n", encoding="utf-8")
+    assert choose(FLAGS | {"config": file}).config.options.bind_address == expected
+
+
+def test_the_file_rules_but_for_the_name(tmp_path: Path) -> None:
     """Flags that kube-proxy ignores beside --config are ignored aloud (parity A18.10)."""
     file = tmp_path / "config.yaml"
     file.write_text(FILE, encoding="utf-8")
@@ -80,8 +96,16 @@ def test_the_file_rules_but_for_the_name(tmp_path: Path, caplog: pytest.LogCaptu
     assert config.options.node_name == "from-file"
     assert config.options.local_cidrs[0].length == 8
     assert config.healthz_bind_address == ("127.0.0.1", 1)
-    assert "--cluster-cidr is ignored" in caplog.text
+    assert "--cluster-cidr is ignored: --config rules" in choose(flags).remarks
     assert config_from(flags | {"hostname_override": "flag"}).options.node_name == "flag"
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_an_address_that_cannot_be_had_may_end_the_agent(tmp_path: Path, *, hard: bool) -> None:
+    """It is the field bindAddressHardFail (parity A12.7)."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{FILE}bindAddressHardFail: {str(hard).lower()}\n", encoding="utf-8")
+    assert config_from(FLAGS | {"config": file}).bind_address_hard_fail is hard
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ connectionTable: {maxEntries: 2000, tcpOpeningTimeout: 7s, tcpClosedTimeout: 3s}
 def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """What agents are started with, instead of agents; the machine has one cgroup root."""
     configs: list[RunConfig] = []
-    monkeypatch.setattr(run, "run", lambda config, _: configs.append(config))
+    monkeypatch.setattr(run, "run", lambda chosen, _: configs.append(chosen.config))
     monkeypatch.setattr(cgroup, "find_root", functools.partial(Path, "/found/cgroup"))
     return configs
 
@@ -151,16 +151,18 @@ def test_the_source_of_objects(
     assert config.manifests == (Path(manifests) if manifests else None)
 
 
-def test_warnings_are_logged_with_the_file(
-    started: list[RunConfig], own_file: Path, proxy_file: Path, caplog: pytest.LogCaptureFixture
+def test_warnings_name_the_file(
+    monkeypatch: pytest.MonkeyPatch, own_file: Path, proxy_file: Path
 ) -> None:
     """A field that does nothing is named once, with where it stands."""
     own_file.write_text(OWN_FILE + "colour: red\n", encoding="utf-8")
     proxy_file.write_text(PROXY_FILE + "colour: red\n", encoding="utf-8")
-    assert config_of(started, "--config", proxy_file, "--pyproxy-config", own_file)
-    told = [r.getMessage() for r in caplog.records if "colour" in r.getMessage()]
-    assert told == [f"{path}: colour is unknown: it is passed over"
-                    for path in (proxy_file, own_file)]  # fmt: skip
+    remarks: list[str] = []
+    monkeypatch.setattr(run, "run", lambda chosen, _: remarks.extend(chosen.remarks))
+    assert main(["run", f"--config={proxy_file}", f"--pyproxy-config={own_file}"]) == 0
+    assert [each for each in remarks if "colour" in each] == [
+        f"{path}: colour is unknown: it is passed over" for path in (proxy_file, own_file)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def test_the_uid_is_kept_where_an_event_may_need_it() -> None:
         document["metadata"]["uid"] = "11-22"
         assert service_of(document).uid == uid
     assert not service_of(builders.service(ports=sctp)).uid
+    checked = builders.service(
+        type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30200
+    )
+    checked["metadata"]["uid"] = "33-44"
+    assert service_of(checked).uid == "33-44"
 
 
 def test_the_builders_give_equal_objects_and_records() -> None:

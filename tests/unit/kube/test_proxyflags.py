@@ -69,7 +69,7 @@ def test_flags_set_fields() -> None:
         conntrack_max_per_core="1", conntrack_min="2", conntrack_tcp_be_liberal="T",
         conntrack_tcp_timeout_established="3s", conntrack_tcp_timeout_close_wait="4s",
         conntrack_udp_timeout="5s", conntrack_udp_timeout_stream="6s",
-        bind_address_hard_fail="true", profiling="1", feature_gates="AllowServiceExternalIPs=false",
+        bind_address_hard_fail="true", feature_gates="AllowServiceExternalIPs=false",
     ).config  # fmt: skip
     assert found.node_name == "node"
     assert found.bind_address == bytes((10, 0, 0, 9))
@@ -82,7 +82,6 @@ def test_flags_set_fields() -> None:
     assert found.conntrack == Conntrack(1, 2, True, 3, 4, 5, 6)
     assert found.oom_score_adj == -7
     assert found.bind_address_hard_fail
-    assert found.enable_profiling
 
 
 def test_pods_by_interface() -> None:
@@ -137,6 +136,7 @@ def test_logging_flags() -> None:
         ({"kube_api_qps": "50"}, "--kube-api-qps has no meaning here: the agent sends"),
         ({"iptables_min_sync_period": "5s"}, "--iptables-min-sync-period has no meaning here"),
         ({"boot_id_file": "/x"}, "--boot-id-file has no meaning here: it had none"),
+        ({"profiling": "true"}, "--profiling has no meaning here: only a Go program"),
         ({"proxy_port_range": "1-2"}, "--proxy-port-range has no meaning here"),
     ],
 )

@@ -35,7 +35,7 @@ def said(text: str) -> tuple[str, ...]:
         "mode: ipvs\nipvs: {syncPeriod: 5s}\niptables: {masqueradeAll: true}",
         "winkernel: {enableDSR: false}",
         "oomScoreAdj: 7\nconntrack: {maxPerCore: 1, min: 2, tcpBeLiberal: true}",
-        "enableProfiling: true\nbindAddressHardFail: true",
+        "bindAddressHardFail: true",
         "clusterCIDR: 10.0.0.0/8,fd00::/8",
     ],
 )
@@ -49,6 +49,7 @@ def test_defaults_and_what_is_used_need_no_word(text: str) -> None:
     [
         ("configSyncPeriod: 1m", "configSyncPeriod has no meaning here: objects are watched"),
         ("iptables: {minSyncPeriod: 2s}", "iptables.minSyncPeriod has no meaning here: every"),
+        ("enableProfiling: true", "enableProfiling has no meaning here: only a Go program"),
         ("portRange: 1-2", "portRange has no meaning here: no port is taken"),
         ("windowsRunAsService: true", "windowsRunAsService has no meaning here: it is for W"),
         ("showHiddenMetricsForVersion: '1.2'", "showHiddenMetricsForVersion has no meaning"),
@@ -92,7 +93,7 @@ def test_every_field_is_used_or_has_a_reason() -> None:
         "conntrack.tcpBeLiberal", "conntrack.tcpCloseWaitTimeout",
         "conntrack.tcpEstablishedTimeout", "conntrack.udpStreamTimeout", "conntrack.udpTimeout",
         "detectLocal.bridgeInterface", "detectLocal.interfaceNamePrefix", "detectLocalMode",
-        "enableProfiling", "featureGates", "healthzBindAddress", "hostnameOverride",
+        "featureGates", "healthzBindAddress", "hostnameOverride",
         "iptables.localhostNodePorts", "iptables.masqueradeAll", "iptables.masqueradeBit",
         "iptables.syncPeriod", "ipvs.syncPeriod", "logging.format", "logging.verbosity",
         "logging.vmodule", "metricsBindAddress", "mode", "nftables.masqueradeAll",

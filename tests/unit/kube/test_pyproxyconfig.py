@@ -38,6 +38,7 @@ hideClients: true
 ipv6LocalhostNodePorts: true
 protectNodePorts: false
 proxyModeAnswer: ebpf
+removeKubeProxyRules: false
 sameUplink: false
 serviceMetrics: false
 snatPortRange: 10000-19999
@@ -63,6 +64,7 @@ EXPECTED = PyproxyConfig(
     ipv6_localhost_node_ports=True,
     protect_node_ports=False,
     proxy_mode_answer="ebpf",
+    remove_kube_proxy_rules=False,
     same_uplink=False,
     service_metrics=False,
     source_ports=PortRange(10_000, 10_000),

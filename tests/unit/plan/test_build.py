@@ -37,6 +37,12 @@ def test_every_kind_of_address_is_a_frontend() -> None:
     ]
 
 
+def test_no_node_port_is_no_frontend() -> None:
+    """A2.4: allocateLoadBalancerNodePorts false leaves 0, which is no NodePort."""
+    item = service(balanced=["1.2.3.4"], type="LoadBalancer", external_policy_local=True)
+    assert [kind for kind, *_ in shown(only_plan(item))] == ["CLUSTER_IP", "LOAD_BALANCER"]
+
+
 def test_repeated_addresses_are_one_frontend() -> None:
     """A2.2: an address listed twice is harmless."""
     item = service(external=["8.8.8.8", "8.8.8.8", "172.30.0.1"])

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pyproxy.plan import decide as rules
 from pyproxy.plan.connection import Verdict
-from tests.flows.judge import judge, local_ready_endpoints
-from tests.flows.load import KUBE_PROXY, Case, FlowFile, FlowFileError, read_flow_file
+from tests.flows.judge import judge
+from tests.flows.load import CORNERS, KUBE_PROXY, Case, FlowFile, FlowFileError, read_flow_file
 
 
 def test_case_is_decided_as_kube_proxy_does(flow_case: Case) -> None:
@@ -28,7 +30,10 @@ def test_every_flow_is_executed(flow_file: FlowFile, capsys: pytest.CaptureFixtu
         others = ", ".join(f"{key} {count}" for key, count in flow_file.others.items())
         print(f"\n{flow_file.path.name}: executed {executed} = found {flow_file.found} flows")
         print(f"  sections of other kinds, not run here: {others or 'none'}")
-    assert executed == flow_file.found > 0
+        for each in flow_file.unknown:
+            print(f"  means nothing here: {each}")
+    assert executed == flow_file.found
+    assert flow_file.found or flow_file.others
 
 
 def test_health_check_counts_local_ready_endpoints(flow_file: FlowFile) -> None:
@@ -40,7 +45,9 @@ def test_health_check_counts_local_ready_endpoints(flow_file: FlowFile) -> None:
         world = case.world()
         world.replan()
         assert list(world.health_check_node_ports().values()) == [expected["port"]]
-        assert local_ready_endpoints(world.plans.values()) == expected["localEndpoints"]
+        (check,) = world.health_checks.values()
+        assert check.port == expected["port"]
+        assert list(check.endpoints.values()) == [expected["localEndpoints"]]
 
 
 def test_wrong_expectations_are_noticed() -> None:
@@ -145,17 +152,97 @@ def test_states_of_a_case_are_each_tried(tmp_path: Path) -> None:
     ("old", "new", "reason"),
     [
         ("delete all endpointslices", "juggle", "unknown action 'juggle'"),
-        ("iptables", "ipvs", "'ipvs' is not a valid Mode"),
-        ("expect: REJECT, ", "", "missing or unknown 'expect'"),
+        ("iptables", "ipvs", r"'ipvs' - at `\$.backends\[0\]`"),
+        ("expect: REJECT, ", "", r"missing required field `expect` - at `\$.flows\[0\]`"),
+        ("expect: REJECT", "expect: 7", r"got `int` - at `\$.flows\[0\].expect`"),
+        ("masq: false", "masq: 0", r"got `int` - at `\$.flows\[0\].masq`"),
+        ("srcRole: pod", "srcRole: host", r"'host' - at `\$.flows\[0\].srcRole`"),
         ("src: 10.0.0.2", "src: 10.0.0", "not an IP address"),
+        ("mode: ClusterCIDR", "mode: Guess", "'Guess' is not a valid DetectLocalMode"),
+        ("{ip: 10.0.0.1}", "{ip: 10.0.0.1, state: ill}", r"'ill' - at `\$.endpointslices"),
+        ("ip: 10.0.0.1", "ip: 10.0.1", "EndpointSlice ns/a-000-slice is malformed"),
+        ("service: ns/a", "service: a", "'a' is no namespace/name"),
+        ("before: [{", "before: [{flows: 1}, {", r"got `int` - at `\$.before\[0\].flows`"),
     ],
 )
 def test_malformed_case_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
-    """A case that isn't understood is an error, never a case less."""
+    """A case that isn't understood is an error that names it, never a case less."""
     path = tmp_path / "flows.yaml"
     path.write_text(LABELLED.replace(old, new))
+    with pytest.raises(FlowFileError, match=f"flows.yaml, case labelled: .*{reason}"):
+        read_flow_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("cases: {}", "`cases` is no list"),
+        ("cases: [7]", "case number 1: Expected `object`, got `int`"),
+        ("cases: [{id: a}]", "case a: Object missing required field `backends`"),
+        ("sequences: [one]", "`sequences` is no list of mappings"),
+    ],
+)
+def test_malformed_section_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    """Whatever stands where cases or sequences should is named in a sentence."""
+    path = tmp_path / "flows.yaml"
+    path.write_text(f"schema: pyproxy-flows/1\n{text}\n")
     with pytest.raises(FlowFileError, match=reason):
         read_flow_file(path)
+
+
+def test_keys_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    """What the loader does not know may change what a case means: it is told where it stands."""
+    path = tmp_path / "flows.yaml"
+    text = LABELLED.replace("{ip: 10.0.0.1}", "{ip: 10.0.0.1, weight: 3}")
+    text = text.replace("type: ClusterIP", "type: ClusterIP, externalTraficPolicy: Local")
+    path.write_text(text.replace("- id: labelled", "- id: labelled\n  mood: good"))
+    assert set(read_flow_file(path).unknown) == {
+        "case labelled: mood",
+        "case labelled: services[0].externalTraficPolicy",
+        "case labelled: endpointslices[0].endpoints[0].weight",
+    }
+    assert [f for f in (KUBE_PROXY, CORNERS) if read_flow_file(f).unknown] == []
+
+
+def test_sets_of_several_ports_are_no_sets(tmp_path: Path) -> None:
+    """`categorize` is about the only port of a case; where there are two, that is the complaint."""
+    path = tmp_path / "flows.yaml"
+    sets = "{cluster: [], local: null, allReachable: [], hasAnyEndpoints: false}"
+    text = LABELLED.replace("- id: labelled", f"- id: labelled\n  categorize: {sets}")
+    path.write_text(text.replace("port: 80}]", "port: 80}, {name: q, port: 81}]"))
+    complaints = [c for case in read_flow_file(path).cases for c in judge(case).complaints]
+    assert {c.partition(": ")[2] for c in complaints} == {
+        "categorize: 2 service ports, where it is for one"
+    }
+
+
+def run_with_flows(tmp_path: Path, *files: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest on this file's first tests with --flows; return what it says."""
+    options = [option for file in files for option in ("--flows", str(file))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    chosen = "labelled or test_every_flow_is_executed"
+    return subprocess.run(
+        [*command, "-k", chosen, *options, f"--basetemp={tmp_path / 'base'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+
+
+def test_several_files_may_be_given(tmp_path: Path) -> None:
+    """Each is executed and counted once, however often it is named; one bad file is a sentence."""
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for path in paths:
+        path.write_text(LABELLED)
+    done = run_with_flows(tmp_path, *paths, paths[0], KUBE_PROXY)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("executed 5 = found 5 flows") == 2
+    assert done.stdout.count("kube-proxy.yaml: executed") == 1
+    paths[1].write_text("schema: other/1")
+    refused = run_with_flows(tmp_path, *paths)
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "two.yaml is no file of packet cases" in refused.stderr
 
 
 def test_missing_file_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pyproxy.plan.options import (
     node_port_addresses,
     with_node,
 )
-from tests.flows.load import FlowFile, node_ip_rows, node_port_address_rows
+from tests.flows.load import FlowFile, section_rows
 from tests.unit.plan.records import addresses, cidrs, options
 
 OWN = frozenset(addresses("192.168.0.2", "192.168.1.2", "2001:db8::2"))
@@ -85,7 +85,7 @@ def test_loopback_is_local() -> None:
 
 def test_upstream_node_port_rows(flow_file: FlowFile) -> None:
     """A7.1: the addresses that upstream's own test expects for CIDRs and interfaces."""
-    for row in node_port_address_rows(flow_file.path):
+    for row in section_rows(flow_file.path, "nodeport_addresses"):
         own = frozenset(parse_address(text.split("/")[0]) for text in row["ifaces"])
         outer = frozenset(a for a in own if not is_local(a, options(local_addresses=frozenset())))
         chosen = options(local_addresses=outer, node_port_addresses=cidrs(*row["cidrs"]))
@@ -105,9 +105,21 @@ def test_node_gives_first_ip_of_each_family() -> None:
     assert (gone.zone, gone.node_ips) == ("", known.node_ips)
 
 
+def test_primary_stands_for_the_node_ips() -> None:
+    """A7.2: NodePorts on the Node's own IPs; of a family without one, on all of its addresses."""
+    own = addresses("192.168.0.2", "192.168.1.2", "2001:db8::2", "2001:db8::3")
+    chosen = options(node_ports_on_primary=True, local_addresses=frozenset(own))
+    both = with_node(chosen, Node("node-1", addresses("192.168.1.2", "2001:db8::3")))
+    assert node_port_addresses(Family.IPV4, both) == addresses("192.168.1.2")
+    assert node_port_addresses(Family.IPV6, both) == addresses("2001:db8::3")
+    lone = with_node(chosen, Node("node-1", addresses("192.168.1.2")))
+    assert node_port_addresses(Family.IPV4, lone) == addresses("192.168.1.2")
+    assert node_port_addresses(Family.IPV6, lone) == addresses("2001:db8::2", "2001:db8::3")
+
+
 def test_upstream_node_ip_rows(flow_file: FlowFile) -> None:
     """A16.2: Test_detectNodeIPs: a bind address is the IP of its family, which comes first then."""
-    for row in node_ip_rows(flow_file.path):
+    for row in section_rows(flow_file.path, "node_ips"):
         bind = parse_address(row["bind"]) if row["bind"] else b""
         bind = bind if any(bind) else b""
         chosen = options(node_ips=node_ips(bind, ()), bind_address=bind)
@@ -116,6 +128,16 @@ def test_upstream_node_ip_rows(flow_file: FlowFile) -> None:
         assert found == {"IPv4": row["v4"], "IPv6": row["v6"]}, row
         if known.node_ips:
             assert family_of(known.node_ips[0]).label == row["primary"], row
+
+
+def test_bind_address_counts_without_a_node() -> None:
+    """A16.2: before the Node is known, and when it goes."""
+    bind = parse_address("10.0.0.1")
+    chosen = options(node_ips=node_ips(bind, ()), bind_address=bind)
+    assert chosen.node_ip(Family.IPV4) == bind
+    known = with_node(chosen, Node("node-1", addresses("192.168.0.7", "fd00::7")))
+    assert known.node_ips == addresses("10.0.0.1", "fd00::7")
+    assert with_node(known, None).node_ips == addresses("10.0.0.1", "fd00::7")
 
 
 def test_a_nodes_pod_cidrs_come_and_stay() -> None:

@@ -12,7 +12,17 @@ from pyproxy.model import Family, Node, ObjectName, Protocol, Service, ServicePo
 from pyproxy.plan.claims import Conflict, PlanKey
 from pyproxy.plan.world import World
 from pyproxy.tables import FrontendKey
-from tests.unit.plan.records import HTTP, NODE, endpoint, options, piece, service, texts
+from tests.unit.plan.records import (
+    HTTP,
+    NODE,
+    addresses,
+    cidrs,
+    endpoint,
+    options,
+    piece,
+    service,
+    texts,
+)
 
 SHARED = FrontendKey(parse_address("8.8.8.8"), 80, Protocol.TCP.value)
 OLD = service("b-old", ["172.30.0.1"], external=["8.8.8.8"])
@@ -149,6 +159,25 @@ def test_zone_change_plans_every_service_again() -> None:
     assert world.replan() == {}
     world.drop_node(NODE)
     assert len(world.replan()) == 1
+
+
+def test_address_of_the_node_counts_at_once() -> None:
+    """A10.3: whether ranges let the node in by its own address follows the Node object, live."""
+    world = World(options())
+    ranges = cidrs("192.168.7.0/24")
+    world.put_service(service(balanced=["1.2.3.4"], source_ranges=ranges, type="LoadBalancer"))
+    world.put_slice(piece(endpoint("10.0.0.1")))
+    world.replan()
+    key = next(iter(world.plans))
+    assert world.plans[key].source_ranges == ranges
+    world.put_node(Node(NODE, addresses("192.168.7.7"), zone="zone-a"))
+    assert set(world.replan()) == {key}
+    assert world.plans[key].source_ranges == tuple(sorted((*ranges, *cidrs("1.2.3.4/32"))))
+    world.put_node(Node("node-9", addresses("192.168.0.2")))
+    assert world.replan() == {}
+    world.put_node(Node(NODE, addresses("192.168.0.2"), zone="zone-a"))
+    assert world.replan()[key] is not None
+    assert world.plans[key].source_ranges == ranges
 
 
 def test_setting_that_plans_do_not_depend_on_changes_no_plan() -> None:

@@ -23,8 +23,8 @@ from pyproxy.serve.exposition import Exposition
 from pyproxy.serve.listening import MOST_CLIENTS, Listener
 from pyproxy.tables import ServiceCounters
 from tests.lab.waiting import wait_for
-from tests.unit.agent.test_health import free_port
 from tests.unit.serve.test_exposition import many
+from tests.unit.serve.test_health import free_port
 
 THING = Reading(Spec("things_total", Type.COUNTER, "Things."), {(): 3})
 FEW = 2000  # services whose text no socket takes at once

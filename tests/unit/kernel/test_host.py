@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's connection tracking is sized as kube-proxy does it; below a root of the tests'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyproxy.agent import hostsetup
+from pyproxy.kernel import host
+from pyproxy.tables import Conntrack
+
+DEFAULT = Conntrack()
+NOTHING = Conntrack(0, 131_072, tcp_established_timeout_s=0, tcp_close_wait_timeout_s=0)
+BEFORE = {
+    "nf_conntrack_max": 262_144,
+    "nf_conntrack_tcp_be_liberal": 0,
+    "nf_conntrack_tcp_timeout_established": 432_000,
+    "nf_conntrack_tcp_timeout_close_wait": 60,
+    "nf_conntrack_udp_timeout": 30,
+    "nf_conntrack_udp_timeout_stream": 120,
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What the kernel shows of itself; 65536 is its own default of buckets."""
+    sysctls = tmp_path / host.SYSCTLS
+    sysctls.mkdir(parents=True)
+    for name, value in BEFORE.items():
+        (sysctls / name).write_text(f"{value}\n")
+    for path, value in ((host.HASH_SIZE, 65_536), (host.OOM_SCORE, 0)):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(f"{value}\n")
+    return tmp_path
+
+
+def present(root: Path) -> dict[str, int]:
+    """Return what is set now and was not before."""
+    values = {name: int((root / host.SYSCTLS / name).read_text()) for name in BEFORE}
+    values["hashsize"] = int((root / host.HASH_SIZE).read_text())
+    return {name: n for name, n in values.items() if BEFORE.get(name, 65_536) != n}
+
+
+@pytest.mark.parametrize(
+    ("max_per_core", "least", "cpus", "size"),
+    [
+        (32_768, 131_072, 2, 131_072),  # the least
+        (32_768, 131_072, 8, 262_144),
+        (32_768, 131_072, 32, 1_048_576),
+        (32_768, 131_072, 96, 1_048_576),  # not more
+        (1, 2_000_000, 2, 2_000_000),  # which does not hold for the least
+        (0, 131_072, 8, 0),  # which does not count then
+    ],
+)
+def test_the_size(max_per_core: int, least: int, cpus: int, size: int) -> None:
+    """By the CPUs, between both bounds (A17.1)."""
+    assert host.wanted_size(Conntrack(max_per_core, least), cpus) == size
+
+
+def test_what_kube_proxy_sets_by_default(root: Path) -> None:
+    """Its size and TCP's timeouts; UDP's are the kernel's (A17.2, A19.4)."""
+    assert host.set_conntrack(DEFAULT, root, 2) == [
+        "nf_conntrack_max: 131072 (was 262144)",
+        "nf_conntrack_tcp_timeout_established: 86400 (was 432000)",
+        "nf_conntrack_tcp_timeout_close_wait: 3600 (was 60)",
+    ]
+    assert len(present(root)) == 3
+    assert host.set_conntrack(DEFAULT, root, 2) == [], "all is as wanted"
+
+
+def test_all_that_can_be_set(root: Path) -> None:
+    """The table's buckets are a quarter of its size, where they were fewer."""
+    host.set_conntrack(Conntrack(1 << 17, 0, True, 1, 2, 3, 4), root, 8)
+    assert present(root) == {
+        "nf_conntrack_max": 1 << 20,
+        "nf_conntrack_tcp_be_liberal": 1,
+        "nf_conntrack_tcp_timeout_established": 1,
+        "nf_conntrack_tcp_timeout_close_wait": 2,
+        "nf_conntrack_udp_timeout": 3,
+        "nf_conntrack_udp_timeout_stream": 4,
+        "hashsize": 1 << 18,
+    }
+
+
+def test_a_table_of_another_namespace(root: Path) -> None:
+    """There the size is read-only, even where it is the wanted one: it is not ours to widen."""
+    (root / host.SYSCTLS / host.SIZE).write_text("1048576")
+    (root / host.SYSCTLS / host.SIZE).chmod(0o444)
+    host.set_conntrack(DEFAULT, root, 64)
+    assert (root / host.HASH_SIZE).read_text() == "65536\n"
+
+
+def test_zeros_leave_the_kernel_alone(root: Path) -> None:
+    """So kind has it, whose nodes share a kernel; liberal is only ever switched on."""
+    (root / host.SYSCTLS / "nf_conntrack_tcp_be_liberal").write_text("1")
+    assert host.set_conntrack(NOTHING, root, 64) == []
+
+
+def test_a_kernel_that_tracks_nothing(tmp_path: Path) -> None:
+    """Has nothing to be set, and that is no failure."""
+    assert host.set_conntrack(DEFAULT, tmp_path, 2) == []
+
+
+def test_what_cannot_be_set_costs_nothing_else(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a network namespace of its own nobody may size the machine's table: hashsize stays, too.
+
+    One line says what to do, and the agent goes on.
+    """
+    refused = root / host.SYSCTLS / host.SIZE
+    refused.unlink()
+    refused.mkdir()
+    monkeypatch.setattr(host.set_conntrack, "__defaults__", (root, 64))
+    hostsetup.set_conntrack(DEFAULT)
+    assert (root / host.SYSCTLS / "nf_conntrack_tcp_timeout_close_wait").read_text() == "3600\n"
+    assert (root / host.HASH_SIZE).read_text() == "65536\n"
+    (warning,) = (each for each in caplog.records if each.levelname == "WARNING")
+    assert str(refused) in warning.message
+    assert "set conntrack.maxPerCore" in warning.message
+
+
+def test_the_oom_score(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As kube-proxy's; a failure is only logged (A17.4)."""
+    monkeypatch.setattr(host.set_oom_score, "__defaults__", (root,))
+    hostsetup.set_oom_score(-999)
+    assert (root / host.OOM_SCORE).read_text() == "-999\n"
+    assert caplog.messages == []
+    (root / host.OOM_SCORE).unlink()
+    hostsetup.set_oom_score(-999)
+    assert caplog.messages[0].startswith("oom_score_adj stays as it is, not -999")
