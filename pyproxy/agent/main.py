@@ -122,6 +122,7 @@ def _run(
         source.start()
         running.callback(source.stop)
         loaded = loading.finish(lambda: not stopping.is_set())
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
         bridged = Bridged({family: each.path for family, each in loaded.items()})
         cover = _cover(config, loading, loaded, bridged, messages)
         watch = Watch(cover.refresh, config.sync_period_s)
@@ -170,8 +171,7 @@ def _watch_files(config: RunConfig, choose: Callable[[], Chosen], messages: Mess
 def _scrape(parts: _Parts) -> Scrape:
     """Serve metrics from the start on: an API server that is away shows there, too."""
     scrape = Scrape(parts.config, parts.meters)
-    failed = parts.bind_failed("FailedToStartMetricServer")
-    server = scrape.server(scrape.contents(), failed)
+    server = scrape.server(parts.bind_failed("FailedToStartMetricServer"))
     if server:
         server.start()
         parts.running.callback(server.stop)
@@ -202,7 +202,7 @@ def _agent(
         meters=parts.meters,
     )
     scrape.answers = serving.counts
-    scrape.config = lambda: agent.config
+    scrape.configuration = lambda: agent.config.configuration
     pins = {family: each.pins for family, each in loaded.items()}
     scrape.services = ServiceTraffic(pins, agent.service_ids)
     return agent

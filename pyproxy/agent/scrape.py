@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from pyproxy.agent import kubeproxymetrics as kp
 from pyproxy.agent.config import RunConfig
@@ -25,16 +26,16 @@ class Scrape:
     """What a scrape of this agent gets. Parts that come up later are handed in as they do.
 
     `answers` counts what the health port has answered, by path and status; `services` gives what
-    there was of each service port, `config` what is in force. They are called by the threads that
-    scrape.
+    there was of each service port; `configuration` is the one in force. All are called by the
+    threads that scrape.
     """
 
     def __init__(self, config: RunConfig, meters: Meters) -> None:
         self._config = config
         self._meters = meters
-        self.config: Callable[[], RunConfig] = lambda: config
         self.figures = Figures(lambda: meters.maps)
         self.answers: Callable[[], Mapping[tuple[str, int], int]] = dict
+        self.configuration: Callable[[], Mapping[str, Any]] = lambda: config.configuration
         self.services: Callable[[], Mapping[tuple[Family, ServicePortName], ServiceCounters]] = dict
 
     def exposition(self) -> Exposition:
@@ -49,19 +50,23 @@ class Scrape:
         )
         return Exposition(sources, self._of_services if self._config.service_metrics else None)
 
+    def server(self, failed: Callable[[str], None] = lambda _: None) -> Listener | None:
+        """Return the server, to be started; None where there shall be none.
+
+        `failed` is called with what went wrong where it cannot listen, once while it is the same.
+        """
+        address = self._config.metrics_bind_address
+        if address is None:
+            return None
+        return debug_server(address, self.contents(), _once(address, failed))
+
     def contents(self) -> Contents:
         """Return what the port answers."""
         mode = self._config.proxy_mode_answer or self._config.proxy_mode
-        return Contents(self.exposition(), mode, lambda: configz(self.config().configuration))
+        return Contents(self.exposition(), mode, self._configz)
 
-    def server(self, contents: Contents, failed: Callable[[str], None]) -> Listener | None:
-        """Return the server, to be started; None where there shall be none.
-
-        `failed` is called with what went wrong where the address cannot be bound (A13.1), once as
-        long as it is the same.
-        """
-        address = self._config.metrics_bind_address
-        return debug_server(address, contents, _once(address, failed)) if address else None
+    def _configz(self) -> str:
+        return configz(self.configuration())
 
     def _of_services(self) -> Mapping[tuple[Family, ServicePortName], ServiceCounters]:
         return self.services()

@@ -57,10 +57,15 @@ class Contents:
     """What the server answers with.
 
     `metrics` is read for each scrape. `proxy_mode` is what /proxyMode says. `configz` gives the
-    configuration in force, in JSON.
+    configuration in force as JSON; without it /configz is not found.
     """
 
-    def __init__(self, metrics: Exposition, proxy_mode: str, configz: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        metrics: Exposition,
+        proxy_mode: str,
+        configz: Callable[[], str] | None = None,
+    ) -> None:
         self._healthy, self._asked = Meter(_HEALTHCHECK), Meter(_HEALTHCHECKS)
         slis = Exposition([lambda: (self._healthy.read(), self._asked.read())], process=False)
         self._answers: dict[str, Callable[[str], Page]] = {
@@ -69,8 +74,9 @@ class Contents:
             "/proxyMode": lambda _: Page(proxy_mode.encode()),
             "/healthz": self._healthz,
             "/healthz/ping": lambda _: Page(b"ok"),
-            "/configz": lambda _: Page(configz().encode(), JSON),
         }
+        if configz:
+            self._answers["/configz"] = lambda _: Page(configz().encode(), JSON)
 
     def page(self, path: str, query: str) -> Page:
         """Return the answer for a path and what follows its question mark."""
