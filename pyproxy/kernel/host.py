@@ -41,14 +41,15 @@ def set_conntrack(settings: Conntrack, root: Path = ROOT, cpus: int = 0) -> list
         return []
     done: list[str] = []
     failures = []
-    size = wanted_size(settings, cpus or os.cpu_count() or 1)
+    # the table is the whole machine's: who is in a network namespace of his own leaves it alone
+    is_ours = (root / SYSCTLS / SIZE).stat().st_mode & stat.S_IWUSR
+    size = wanted_size(settings, cpus or os.cpu_count() or 1) if is_ours else 0
     for path, value in _values(settings, size):
         try:
             done += _write(root / path, value)
         except OSError as error:
             failures.append(error)
-    # the table is the whole machine's: who is in a network namespace of his own leaves it alone
-    if size and not failures and (root / SYSCTLS / SIZE).stat().st_mode & stat.S_IWUSR:
+    if size and not failures:
         try:
             done += _widen(root / HASH_SIZE, size // ENTRIES_A_BUCKET)
         except OSError as error:
