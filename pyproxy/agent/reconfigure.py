@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pyproxy.agent import logs
+from pyproxy.agent import hostsetup, logs
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.problems import Problem, config_invalid
 from pyproxy.errors import PyproxyError
@@ -19,7 +19,7 @@ from pyproxy.kernel.packetpath import PacketPath
 from pyproxy.kube.proxylogging import LogSettings
 from pyproxy.plan.options import DetectLocalMode, Options
 from pyproxy.plan.world import World
-from pyproxy.tables import ConnectionTimeouts
+from pyproxy.tables import ConnectionTimeouts, Conntrack
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,10 @@ class Reconfiguring:
         if wanted.connections != self.config.connections:
             for path in self._paths:
                 path.write_timeouts(wanted.connections.timeouts)
+        if wanted.conntrack != self.config.conntrack:
+            hostsetup.set_conntrack(wanted.conntrack)
+        if wanted.oom_score_adj != self.config.oom_score_adj:
+            hostsetup.set_oom_score(wanted.oom_score_adj)
         self._world.set_options(self._world.options._replace(**_live(wanted.options)))
         self.config = wanted
         log.info("changed configuration is in force")
@@ -118,6 +122,8 @@ def _fixed(config: RunConfig) -> RunConfig:
     return config._replace(
         options=config.options._replace(**_live(Options(""))),
         connections=config.connections._replace(timeouts=ConnectionTimeouts()),
+        conntrack=Conntrack(),
+        oom_score_adj=0,
         logging=LogSettings(),
         configuration={},
     )

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from pyproxy.agent import hostsetup
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.reconfigure import LIVE_OPTIONS, UPDATED, Reconfiguring, Reread, reread
 from pyproxy.errors import ConfigError
@@ -137,8 +138,6 @@ def test_options_that_need_a_start(options: dict[str, Any]) -> None:
         {"connections": ConnectionTable(2048)},
         {"connections": ConnectionTable(source_ports=PortRange(2000, 5))},
         {"sync_period_s": 5.0},
-        {"conntrack": Conntrack(min=0)},
-        {"oom_score_adj": 0},
         {"bind_address_hard_fail": True},
         {"proxy_mode": "ipvs"},
     ],
@@ -154,6 +153,18 @@ def test_timeouts_change_live() -> None:
     timeouts = ConnectionTimeouts(udp=7)
     assert scene.take(CONFIG._replace(connections=ConnectionTable(timeouts=timeouts))) == ""
     assert scene.path.timeouts == [timeouts]
+
+
+def test_what_the_host_is_given_changes_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kube-proxy sets at its start alone; only what is another one is set."""
+    given: list[object] = []
+    monkeypatch.setattr(hostsetup, "set_conntrack", given.append)
+    monkeypatch.setattr(hostsetup, "set_oom_score", given.append)
+    scene = Scene()
+    wanted = CONFIG._replace(conntrack=Conntrack(min=7))
+    assert scene.take(wanted) == ""
+    assert scene.take(wanted._replace(oom_score_adj=-5)) == ""
+    assert given == [Conntrack(min=7), -5]
 
 
 def test_logging_changes_live(caplog: pytest.LogCaptureFixture) -> None:
