@@ -36,7 +36,7 @@ PORTS = NodeAddressFlag.PORTS
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *hops: Hop, **files: str) -> None:
     """Let /proc/net have these files and no others, and routes these next hops."""
     monkeypatch.setattr(addresses, "PROC_NET", tmp_path)
-    monkeypatch.setattr(netlink, "hops", lambda _: list(hops))
+    monkeypatch.setattr(netlink, "hops", lambda *_: list(hops))
     monkeypatch.setattr(netlink, "ports", lambda _: [])
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
