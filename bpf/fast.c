@@ -112,8 +112,12 @@ static __always_inline int fast_send(struct __sk_buff *skb, struct packet *packe
 		return TC_DROP;
 	count(COUNTER_PACKET_FAST);
 	traffic_note(skb, going->service, ETH_HLEN);
-	if (going->way.flags & DEVICE_PEER)
+	if (going->way.flags & DEVICE_PEER) {
+		/* what is for a bridge; kernels before 6.16 do not forget it on the way */
+		if (skb->pkt_type != PACKET_HOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(going->way.ifindex, 0);
+	}
 	/* it leaves by a device with programs of ours */
 	skb->tc_index = TRANSLATED_OUT;
 	return bpf_redirect(going->way.ifindex, 0);

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.kernel.addresses import FAST, UPLINK, DeviceFacts
+from pyproxy.kernel.addresses import FAST, PEER, PORT, UPLINK, DeviceFacts
 from pyproxy.kernel.devices import devices
 from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.maps import ArrayMap
@@ -37,6 +37,7 @@ FORWARDING = {
     "net/ipv6/conf/default/forwarding": "1",
 }
 ROUTER, ASKING, SERVING = "router", "asking", "serving"
+BRIDGE, BRIDGE_MAC = "bridge", "02:b6:1d:70:5e:9a"
 MACS = {
     ASKING: ("02:a7:41:3c:9e:01", "02:5d:08:f3:62:1b"),
     SERVING: ("02:13:c9:70:b4:e5", "02:e8:36:ad:57:92"),
@@ -133,6 +134,29 @@ class Routing:
             }
         )
         self.path.write_fast_path(BOTH)
+
+    def bridge_asking(self) -> None:
+        """Make the client's device a port of a bridge, which has the router's address then."""
+        router, gateway = self.paths[ROUTER], self.gateway(ASKING)
+        address = ipaddress.ip_address(client(self.family).address)
+        length = address.max_prefixlen
+        run_ip(router, f"addr flush dev {ASKING} scope global", f"link add {BRIDGE} type bridge")
+        run_ip(router, f"link set {BRIDGE} address {BRIDGE_MAC} mtu {MTUS[ASKING]} up")
+        run_ip(router, f"link set {ASKING} master {BRIDGE}")
+        run_ip(router, f"addr add {gateway}/{length} dev {BRIDGE}")
+        run_ip(router, f"route replace {address}/{length} dev {BRIDGE}")
+        (bridge,) = (each for each in netns.inside(router, devices) if each.name == BRIDGE)
+        self._undo.callback(self.node.detach, [bridge], router)
+        assert self.node.attach([bridge], router) == {}
+        mac = bytes.fromhex(BRIDGE_MAC.replace(":", ""))
+        near, far = node_address(self.family, 1), node_address(self.family, 2)
+        self.path.write_devices(
+            {
+                self.ends.asking: DeviceFacts(near, UPLINK | FAST | PORT, bridge=mac),
+                bridge.ifindex: DeviceFacts(near, UPLINK | FAST),
+                self.ends.serving: DeviceFacts(far, UPLINK | FAST | PEER),
+            }
+        )
 
     def open(self, where: str, protocol: Protocol) -> socket.socket:
         """Return a socket of a namespace, which is closed in the end."""
