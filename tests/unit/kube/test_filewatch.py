@@ -113,7 +113,7 @@ def test_the_same_contents_and_other_files_are_nothing(tmp_path: Path) -> None:
     assert told.times == 2
 
 
-class Heard(INotify):
+class Heard(INotify):  # type: ignore[misc]  # it has no types
     """Notes the names of what has been heard of."""
 
     names: ClassVar[list[str]] = []
