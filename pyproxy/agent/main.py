@@ -189,6 +189,7 @@ def _agent(
         are_attached=lambda family: sockets.are_attached(loaded[family].pins),
     )
     serving = _serving(parts, health)
+    serving.metrics_failure = lambda: scrape.failure
     parts.teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
     agent = Agent(
         parts.config,

@@ -93,6 +93,11 @@ class Listener:
         self._server: BoundedServer | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether it has its address."""
+        return self._server is not None
+
     def start(self) -> None:
         """Begin to serve."""
         self._thread.start()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -20,7 +21,10 @@ from pyproxy.kernel import sockets
 from pyproxy.kube.events import Synced
 from pyproxy.kube.notices import TellNobody
 from pyproxy.model import Family
+from pyproxy.serve import listening
+from tests.lab.waiting import wait_for
 from tests.unit.agent.test_reconfigure import CONFIG
+from tests.unit.serve.test_health import free_port
 
 COUNTS = {("healthz", 200): 3, ("livez", 503): 1}
 AGE_S = 60.0
@@ -80,6 +84,28 @@ def test_a_scrape_gets_what_the_health_port_has_answered(running: contextlib.Exi
         "kubeproxy_proxy_healthz_total": {("200",): 3, ("503",): 0},
         "kubeproxy_proxy_livez_total": {("200",): 0, ("503",): 1},
     }
+
+
+def test_a_scrape_that_nobody_can_get_is_told_of(
+    running: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as somebody else has the address; each reason goes to the Event once (A13.1)."""
+    monkeypatch.setattr(listening, "RETRY_S", 0.05)
+    scrape, told = Started(30.0, running).scrape, list[str]()
+    address = ("127.0.0.1", free_port())
+    scrape._config = CONFIG._replace(metrics_bind_address=address)
+    with socket.socket() as other:
+        other.bind(address)
+        other.listen()
+        server = scrape.server(told.append)
+        assert server
+        assert scrape.failure == ""
+        server.start()
+        running.callback(server.stop)
+        why = f"failed to start metrics server on 127.0.0.1:{address[1]}: Address already in use"
+        wait_for(lambda: scrape.failure == why, 10, "the failure")
+    wait_for(lambda: scrape.failure == "", 10, "the server to listen")
+    assert told == [why]
 
 
 def test_configz_shows_what_is_in_force(running: contextlib.ExitStack) -> None:
