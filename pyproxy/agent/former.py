@@ -7,6 +7,7 @@ which would end with its virtual servers; those of its rules go on (A21.5).
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -19,6 +20,8 @@ from pyproxy.kernel import kubeproxy, kubeproxy_ipvs, kubeproxy_running
 log = logging.getLogger(__name__)
 
 STOP_S = 2.0
+# others write rules at this very moment: a later look will do
+_CHANGING = {errno.EAGAIN, errno.EINTR, errno.ENOENT}
 
 
 class FormerProxy:
@@ -44,6 +47,8 @@ class FormerProxy:
         try:
             self._is_due = kubeproxy.is_there()
         except OSError as error:
+            if error.errno in _CHANGING:
+                return
             log.warning("whether kube-proxy has left rules is not known: %s", error)
             self._is_due = False
         if self._is_due and not self._has_to_wait():
@@ -67,10 +72,15 @@ class FormerProxy:
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "pyproxy", "cleanup", "--kube-proxy"]
-        self._child = subprocess.Popen(
-            [*command, "--run-dir", str(self._run_dir)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        try:
+            self._child = subprocess.Popen(
+                [*command, "--run-dir", str(self._run_dir)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                encoding="utf-8", errors="replace",
+            )  # fmt: skip
+        except OSError as error:
+            log.warning("kube-proxy's rules stay until the next start: %s", error)
+            return
         self._reader.start()
 
     def _read(self) -> None:

@@ -7,6 +7,7 @@ Nothing that is served depends on it: what cannot be set is logged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from pyproxy.kernel import host
 from pyproxy.tables import Conntrack
@@ -25,6 +26,24 @@ def set_conntrack(settings: Conntrack) -> None:
             " agent write /proc/sys and /sys, or set conntrack.maxPerCore and its timeouts to 0",
             error.message,
         )
+
+
+class LateTracking:
+    """Sizes the kernel's connection tracking where that comes only when the agent runs.
+
+    kube-proxy's own rules have the kernel load it; here it is a CNI's, or a firewall's. `settings`
+    gives those in force.
+    """
+
+    def __init__(self, settings: Callable[[], Conntrack]) -> None:
+        self._settings = settings
+        self._is_due = not host.tracks_connections()
+
+    def look(self) -> None:
+        """Set what there is to set, once: what others have changed since stays."""
+        if self._is_due and host.tracks_connections():
+            self._is_due = False
+            set_conntrack(self._settings())
 
 
 def set_oom_score(score: int) -> None:

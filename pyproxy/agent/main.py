@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -161,9 +162,18 @@ class _Parts(NamedTuple):
         return bind_failed(reason, self.teller, self.messages, hard=hard)
 
 
+def check_again(config: RunConfig) -> None:
+    """Raise what would keep an agent from starting again: the one that runs had better stay."""
+    check_node(config)
+    if not config.manifests:
+        from pyproxy.kube.api_config import ApiSettings, Credentials  # noqa: PLC0415 - as in _source
+
+        Credentials(ApiSettings(config.kubeconfig, config.master), time.time).check()
+
+
 def _watch_files(config: RunConfig, choose: Callable[[], Chosen], messages: Messages) -> FileWatch:
     """Have the configuration's files read again whenever they change; they may have by now."""
-    watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_node)))
+    watch = FileWatch(config.files, lambda: messages.put(reread(choose, check_again)))
     watch.start()
     return watch
 
@@ -189,6 +199,7 @@ def _agent(
         are_attached=lambda family: sockets.are_attached(loaded[family].pins),
     )
     serving = _serving(parts, health)
+    serving.metrics_failure = lambda: scrape.failure
     parts.teller.about_node("Starting", f"pyproxy {pyproxy.__version__}", kind="Normal")
     agent = Agent(
         parts.config,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pyproxy.agent import kubeproxymetrics as kp
@@ -82,6 +82,7 @@ class Meters:
         )
         self._without: dict[str, set[PlanKey]] = {policy: set() for policy in _POLICIES}
         self._triggers: defaultdict[Family, dict[ObjectName, list[float]]] = defaultdict(dict)
+        self._waiting: Counter[Family] = Counter()
         self.state: State | None = None
         self.maps: list[MapStatus] = []
         self.api = ApiMeters()
@@ -90,6 +91,8 @@ class Meters:
     def changed(self, event: Change) -> None:
         """Note a change that came in and has to get into the maps."""
         slice_ = event.object if isinstance(event.object, EndpointSlice) else None
+        if slice_ and slice_.family not in self._families:
+            return  # nobody writes it (A1.9)
         self._queue([slice_.family] if slice_ else self._families)
         if event.kind not in self._total:
             return
@@ -101,8 +104,13 @@ class Meters:
             self._note_trigger(slice_, event.trigger_time)
         elif event.kind is Kind.ENDPOINT_SLICE and slice_ is None:
             # what is gone was triggered by nothing that could be measured (A20.3)
-            for waiting in self._triggers.values():
-                waiting.pop(event.name, None)
+            for family, waiting in self._triggers.items():
+                self._waiting[family] -= len(waiting.pop(event.name, ()))
+
+    @property
+    def waiting(self) -> int:
+        """How many changes wait for their family to be written, to be measured then."""
+        return self._waiting.total()
 
     def planned(self, changes: Mapping[PlanKey, PortPlan | None]) -> None:
         """Note plans that changed; None for one that is gone."""
@@ -130,6 +138,7 @@ class Meters:
         for family in self._families:
             if family not in failed:
                 self._last.set(now, family.label)
+                self._waiting.pop(family, None)
                 for triggers in self._triggers.pop(family, {}).values():
                     for trigger in triggers:
                         self._programming.observe(now - trigger, family.label)
@@ -169,9 +178,9 @@ class Meters:
             self._queued.set(now, family.label)
 
     def _note_trigger(self, piece: EndpointSlice, time_: float) -> None:
-        waiting = self._triggers[piece.family]
-        if len(waiting) < MOST_TRIGGERS:
-            waiting.setdefault(piece.name, []).append(time_)
+        if self._waiting[piece.family] < MOST_TRIGGERS:
+            self._waiting[piece.family] += 1
+            self._triggers[piece.family].setdefault(piece.name, []).append(time_)
 
 
 def _lacks_local(plan: PortPlan, policy: int) -> bool:

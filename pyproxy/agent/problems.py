@@ -142,6 +142,13 @@ def healthz_not_served(message: str) -> Problem:
     )
 
 
+def metrics_not_served(message: str) -> Problem:
+    """Nobody can scrape this node; all else is served."""
+    return Problem(
+        "metrics-not-served", message, "free the address or give another; it is tried every 5 s"
+    )
+
+
 def check_not_served(message: str) -> Problem:
     """A load balancer that asks for a service's health is not answered: it leaves this node out."""
     return Problem(

@@ -70,6 +70,7 @@ class Reconfiguring:
         self._paths = tuple(paths)
         self._world = world
         self._error = ""
+        self._remarks: tuple[str, ...] | None = None  # those of the start are logged already
 
     def take(self, message: Reread) -> str:
         """Take over what can be; return why the agent is to end, "" if it need not."""
@@ -81,14 +82,16 @@ class Reconfiguring:
         if self._error:
             log.info("the configuration can be used again")
             self._error = ""
-        wanted = message.chosen.config
-        if wanted == self.config:
-            return ""
+        wanted, remarks = message.chosen
         if _fixed(wanted) != _fixed(self.config):
             return UPDATED
-        for remark in message.chosen.remarks:
-            log.warning("%s", remark)
-        self._apply(wanted)
+        known = remarks if self._remarks is None else self._remarks
+        if wanted != self.config or remarks != known:
+            for remark in remarks:
+                log.warning("%s", remark)
+        self._remarks = remarks
+        if wanted != self.config:
+            self._apply(wanted)
         return ""
 
     def problems(self) -> list[Problem]:

@@ -21,6 +21,7 @@ from pyproxy.agent.filtered import Filtered
 from pyproxy.agent.former import FormerProxy
 from pyproxy.agent.forwarding import Forwarding
 from pyproxy.agent.health import Healthiness
+from pyproxy.agent.hostsetup import LateTracking
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded
 from pyproxy.agent.messages import CoverChanged, Message, Messages, ServersChanged, Stop
@@ -95,6 +96,7 @@ class Agent:
         self._reserving = Reserving(self._loaded[0].pins.shared)
         self._forwarding = Forwarding(loaded, config.options.forward_mark)
         self._former_proxy = FormerProxy(config.run_dir, wanted=config.remove_kube_proxy_rules)
+        self._tracking = LateTracking(lambda: self.config.conntrack)
         root, period_s = config.cgroup_root, config.sync_period_s
         self._upkeep = Upkeep(root, loaded, self._syncers, period_s, more=self._looks())
         self._changed = True
@@ -104,8 +106,14 @@ class Agent:
 
     def _looks(self) -> tuple[Callable[[], None], ...]:
         """Return what is looked at once a period, besides what the maps hold."""
-        former = self._former_proxy.look
-        return self._reserve, self._own_ips.look, self._forwarding.keep, self._retry_checks, former
+        return (
+            self._reserve,
+            self._own_ips.look,
+            self._forwarding.keep,
+            self._retry_checks,
+            self._former_proxy.look,
+            self._tracking.look,
+        )
 
     @property
     def config(self) -> RunConfig:

@@ -33,6 +33,8 @@ class Scrape:
     def __init__(self, config: RunConfig, meters: Meters) -> None:
         self._config = config
         self._meters = meters
+        self._listener: Listener | None = None
+        self._said = ""
         self.figures = Figures(lambda: meters.maps)
         self.answers: Callable[[], Mapping[tuple[str, int], int]] = dict
         self.configuration: Callable[[], Mapping[str, Any]] = lambda: config.configuration
@@ -58,7 +60,27 @@ class Scrape:
         address = self._config.metrics_bind_address
         if address is None:
             return None
-        return debug_server(address, self.contents(), _once(address, failed))
+        self._listener = debug_server(address, self.contents(), self._once(address, failed))
+        return self._listener
+
+    @property
+    def failure(self) -> str:
+        """Why nobody can scrape, "" where somebody can, or nobody shall."""
+        return "" if self._listener is None or self._listener.is_listening else self._said
+
+    def _once(
+        self, address: tuple[str, int], failed: Callable[[str], None]
+    ) -> Callable[[OSError], None]:
+        """Return what calls `failed` with a sentence whenever that is another one than before."""
+
+        def tell(error: OSError) -> None:
+            host, port = address
+            why = f"failed to start metrics server on {host}:{port}: {error.strerror}"
+            if why != self._said:
+                self._said = why
+                failed(why)
+
+        return tell
 
     def contents(self) -> Contents:
         """Return what the port answers."""
@@ -83,18 +105,3 @@ class Scrape:
                 if asked.strip("/") == path:
                     values[(str(code),)] = number
             yield Reading(spec, values)
-
-
-def _once(address: tuple[str, int], failed: Callable[[str], None]) -> Callable[[OSError], None]:
-    """Return what calls `failed` with a sentence whenever that is another one than before."""
-    said = ""
-
-    def tell(error: OSError) -> None:
-        nonlocal said
-        host, port = address
-        why = f"failed to start metrics server on {host}:{port}: {error.strerror}"
-        if why != said:
-            said = why
-            failed(why)
-
-    return tell

@@ -10,7 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pyproxy.agent.config import RunConfig
 from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.messages import Messages, ServersChanged, Stop
-from pyproxy.agent.problems import Problem, check_not_served, healthz_not_served
+from pyproxy.agent.problems import (
+    Problem,
+    check_not_served,
+    healthz_not_served,
+    metrics_not_served,
+)
 from pyproxy.kube.notices import Notice, Teller, check_notice
 from pyproxy.model import Address, Family, ObjectName
 from pyproxy.plan.health import HealthCheck
@@ -72,6 +77,9 @@ class Serving:
         self._teller = teller
         self._own = own
         self._clock = clock
+        # handed in by who serves them
+        self.metrics_failure: Callable[[], str] = str
+        self._told: list[Problem] = []
         self._is_open = healthz is None
         self._node_known_at: float | None = None
         self._services: dict[Family, ServiceHealth] = {}
@@ -106,9 +114,11 @@ class Serving:
         return self._sync(changed, checks, options) if changed else False
 
     def retry(self, checks: Checks, options: Options) -> bool:
-        """Try again what could not be served; return whether anything was different."""
+        """Try again what could not be served; return whether problems() has become another one."""
         failed = [family for family, found in self._failures.items() if found]
-        return self._sync(failed, checks, options) if failed else False
+        changed = self._sync(failed, checks, options) if failed else False
+        # servers try by themselves, and nobody tells when one listens at last
+        return changed or self._server_problems() != self._told
 
     def counts(self) -> Mapping[tuple[str, int], int]:
         """Return how often /healthz and /livez were answered (HealthServer.counts)."""
@@ -116,11 +126,17 @@ class Serving:
 
     def problems(self) -> list[Problem]:
         """Return what cannot be served and why."""
-        failure = self._healthz.failure if self._healthz else ""
-        found = [healthz_not_served(failure)] if failure else []
-        return found + [
+        self._told = self._server_problems()
+        return self._told + [
             check_not_served(note) for note in sorted(each.note for each in self._all())
         ]
+
+    def _server_problems(self) -> list[Problem]:
+        failure = self._healthz.failure if self._healthz else ""
+        found = [healthz_not_served(failure)] if failure else []
+        if why := self.metrics_failure():
+            found.append(metrics_not_served(why))
+        return found
 
     def _all(self) -> frozenset[Notice]:
         return frozenset().union(*self._failures.values())

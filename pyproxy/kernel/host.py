@@ -31,13 +31,18 @@ def wanted_size(settings: Conntrack, cpus: int) -> int:
     return MOST_ENTRIES if scaled > MOST_ENTRIES else max(scaled, settings.min)
 
 
+def tracks_connections(root: Path = ROOT) -> bool:
+    """Return whether the kernel has its connection tracking: the module comes when it is needed."""
+    return (root / SYSCTLS / SIZE).exists()
+
+
 def set_conntrack(settings: Conntrack, root: Path = ROOT, cpus: int = 0) -> list[str]:
     """Set what differs; return a line for each thing that was set.
 
     Of those that cannot be set the others do not suffer: OSErrors are raised in one group. Where
     the kernel tracks nothing there is nothing to set.
     """
-    if not (root / SYSCTLS / SIZE).exists():
+    if not tracks_connections(root):
         return []
     done: list[str] = []
     failures = []

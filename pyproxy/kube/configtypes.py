@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,7 +81,8 @@ def _is_flush_frequency(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not _is_bool(value)
+    # JSON has no others
+    return isinstance(value, int | float) and not _is_bool(value) and math.isfinite(value)
 
 
 def _is_strings(value: Any) -> bool:

@@ -3,7 +3,8 @@
 
 A ConfigMap's volume replaces the link `..data`, editors rename, others write in place: so the
 directories of a file, of what it links to and of the links between are watched, and what
-was read is compared. What inotify tells nobody is seen within LOOK_S.
+was read is compared. A file that somebody is writing is left alone until it is closed: half of one
+may be valid. What inotify tells nobody is seen within LOOK_S.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import contextlib
 import logging
 import os
 import select
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from inotify_simple import INotify, flags
+from inotify_simple import Event, INotify, flags
 
 from pyproxy.kube.manifests import read_file
 
@@ -26,7 +28,8 @@ LOOK_S = 30.0
 SETTLE_S = 0.1  # who replaces a file by two steps has done both
 _LINKS = 40  # as the kernel has it (MAXSYMLINKS)
 _MASK = (
-    flags.CLOSE_WRITE
+    flags.MODIFY
+    | flags.CLOSE_WRITE
     | flags.MOVED_TO
     | flags.MOVED_FROM
     | flags.DELETE
@@ -52,6 +55,9 @@ class FileWatch:
         self._stop = threading.Event()
         self._wake = -1
         self._thread: threading.Thread | None = None
+        # what a watch of inotify is of; and which files somebody is writing
+        self._directories: dict[int, Path] = {}
+        self._writing: set[Path] = set()
 
     def start(self) -> None:
         """Begin; where the kernel gives no inotify, files are looked at now and then."""
@@ -80,14 +86,16 @@ class FileWatch:
             before: list[bytes | None] | None = None
             while not self._stop.is_set():
                 self._watch(notify)
-                now = [_contents(file) for file in self._files]
+                now = before if self._writing else [_contents(file) for file in self._files]
                 if now != before:
                     before = now
                     self._changed()
                 if poll.poll(self._look_s * 1000):
                     self._stop.wait(SETTLE_S)
-                if notify:
-                    notify.read(timeout=0)
+                else:
+                    self._writing.clear()
+                for event in notify.read(timeout=0) if notify else ():
+                    self._take(event)
 
     def _watch(self, notify: INotify | None) -> None:
         """Watch what directories lead to the files now; one that is watched stays so."""
@@ -95,7 +103,17 @@ class FileWatch:
             return
         for directory in {each for file in self._files for each in _directories(file)}:
             with contextlib.suppress(OSError):
-                notify.add_watch(directory, _MASK)
+                self._directories[notify.add_watch(directory, _MASK)] = _real(directory)
+
+    def _take(self, event: Event) -> None:
+        """Note who begins to write a file of ours, and who has done."""
+        file = self._directories.get(event.wd, Path()) / event.name
+        if event.mask & flags.Q_OVERFLOW:
+            self._writing.clear()
+        elif event.mask & flags.MODIFY or (event.mask & flags.CREATE and _is_empty(file)):
+            self._writing |= {file} & set(map(_real, self._files))
+        else:
+            self._writing.discard(file)
 
 
 def _inotify() -> INotify | None:
@@ -123,6 +141,20 @@ def _directories(file: Path) -> Iterator[Path]:
             yield link.parent
         rest = path.relative_to(link)
         paths.append(Path(os.path.normpath(link.parent / link.readlink() / rest)))
+
+
+def _real(path: Path) -> Path:
+    """Return a path without links; unlike resolve() it takes links that lead in circles."""
+    return Path(os.path.realpath(path))
+
+
+def _is_empty(file: Path) -> bool:
+    """Tell a file that its writer has just made from a link to a finished one."""
+    try:
+        found = file.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _contents(file: Path) -> bytes | None:

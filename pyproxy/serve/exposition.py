@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from pyproxy.meters import Distribution, Reading, Type
 from pyproxy.model import Family, ServicePortName
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_Found = TypeVar("_Found")
 Read: TypeAlias = Callable[[], Iterable[Reading]]
 ReadServices: TypeAlias = Callable[[], Mapping[tuple[Family, ServicePortName], ServiceCounters]]
 
@@ -36,10 +38,10 @@ class Exposition:
     def __init__(
         self, sources: Sequence[Read], services: ReadServices | None = None, *, process: bool = True
     ) -> None:
-        self._sources = tuple(sources)
+        self._sources = tuple(partial(_whole, each) for each in sources)
         self._services = services
         self._process = process
-        self._failed: set[Read] = set()
+        self._failed: set[Callable[[], object]] = set()
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the text, in pieces of some 100 KB at most."""
@@ -52,21 +54,31 @@ class Exposition:
         if self._process:
             ProcessCollector(registry=registry)
         yield generate_latest(registry)
-        if self._services:
-            yield from service_lines(self._services())
+        found = self._asked(self._services) if self._services else None
+        if found is not None:
+            yield from service_lines(found)
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything but what there is of every service, for the library."""
         for source in self._sources:
-            try:
-                readings = list(source())
-            except Exception:
-                if source not in self._failed:
-                    log.exception("some metrics are missing")
-                self._failed.add(source)
-            else:
-                self._failed.discard(source)
-                yield from map(_metric, readings)
+            yield from map(_metric, self._asked(source) or ())
+
+    def _asked(self, source: Callable[[], _Found]) -> _Found | None:
+        """Return what a source gives, None where it fails."""
+        try:
+            found = source()
+        except Exception:
+            if source not in self._failed:
+                log.exception("some metrics are missing")
+            self._failed.add(source)
+            return None
+        self._failed.discard(source)
+        return found
+
+
+def _whole(source: Read) -> list[Reading]:
+    """Return all that a source gives: what fails midway is not there."""
+    return list(source())
 
 
 def _metric(reading: Reading) -> Metric:

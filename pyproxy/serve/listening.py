@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import socketserver
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from pyproxy.serve.http import listening
 
 log = logging.getLogger(__name__)
 
@@ -28,21 +29,24 @@ class BoundedServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128  # with more waiting, clients lose seconds
 
     def __init__(
         self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], context: Any
     ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.context = context
+        self._address = address
         self._clients: dict[Any, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind as HTTPServer does, but without asking the DNS for the host's name."""
-        socketserver.TCPServer.server_bind(self)
+        """Listen, without asking the DNS for the host's name as HTTPServer does."""
+        self.socket.close()
+        self.socket = listening(*self._address, both=True)
+        self.server_name, self.server_port = self._address
+
+    def server_activate(self) -> None:
+        """Do nothing: it listens already."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin to serve a client."""
@@ -88,6 +92,11 @@ class Listener:
         self._lock = threading.Lock()  # of _server, against a stop() while it is being made
         self._server: BoundedServer | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it has its address."""
+        return self._server is not None
 
     def start(self) -> None:
         """Begin to serve."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,46 @@ def test_nothing_is_started(host: Host, case: str, caplog: pytest.LogCaptureFixt
     assert host.started == []
     assert host.looks == (case != "unwanted")
     assert bool(caplog.messages) is (case == "unknown")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR, errno.ENOENT])
+def test_rules_that_others_change_meanwhile_are_looked_at_again(host: Host, number: int) -> None:
+    """What cannot be read for it is no reason to leave kube-proxy's where they are."""
+    host.error = OSError(number, "try again")
+    made = FormerProxy(Path("/run/here"), wanted=True)
+    made.look()
+    assert host.started == []
+    host.error = None
+    made.look()
+    assert len(host.started) == 1
+    made.stop()
+
+
+def test_a_node_without_room_for_a_process_keeps_its_agent(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rules stay, and the log says so: all else is served."""
+    assert host.has_rules
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    made = FormerProxy(Path("/run/here"), wanted=True)
+    made.look()
+    assert "Resource temporarily unavailable" in caplog.text
+    made.stop()
+
+
+def test_what_is_no_text_ends_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """A tool may say anything in any encoding; an agent ends when a thread of it does."""
+    caplog.set_level("INFO")
+    host.says = "import sys; sys.stdout.buffer.write(b'removed \\xff')"
+    made = FormerProxy(Path("/run/here"), wanted=True)
+    made.look()
+    wait_for(lambda: caplog.messages, 10, "a line")
+    assert caplog.messages == ["kube-proxy's rules: removed \ufffd"]
+    made.stop()
 
 
 @pytest.mark.parametrize("reason", ["kube-proxy (pid 7)", "IPVS, which carries 3 connections,"])

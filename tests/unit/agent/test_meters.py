@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+
+from pyproxy.agent import meters
 from pyproxy.agent.meters import Meters
 from pyproxy.kube.events import Change, Kind
 from pyproxy.meters import Distribution, Labels
@@ -19,11 +24,11 @@ NO_LOCAL = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
 
 
 class Clocked:
-    """Meters of a dual-stack node whose time can be set."""
+    """Meters of a node, dual-stack unless told otherwise, whose time can be set."""
 
-    def __init__(self, mode: str = "iptables") -> None:
+    def __init__(self, mode: str = "iptables", families: Sequence[Family] = (V4, V6)) -> None:
         self.now = START
-        self.meters = Meters([V4, V6], mode, lambda: self.now)
+        self.meters = Meters(families, mode, lambda: self.now)
 
     def read(self, name: str) -> dict[Labels, float | Distribution]:
         """Return a metric's values by labels."""
@@ -81,6 +86,31 @@ def test_only_what_happened_since_the_start_is_measured() -> None:
     clocked.now = START + 2
     clocked.meters.settled([])
     assert clocked.seen(PROGRAMMING) == (0, 0.0)
+
+
+def test_what_the_node_does_not_serve_is_not_waited_for() -> None:
+    """A slice of a family that this node lacks is nobody's change: kube-proxy passes it over."""
+    clocked = Clocked(families=[V4])
+    for second in range(3):
+        clocked.meters.changed(slice_change(START + second + 1, "web-6", "fd00::1"))
+    assert clocked.meters.waiting == 0
+    assert clocked.read("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds").keys() == {
+        (V4.label,)
+    }
+    assert clocked.value("kubeproxy_sync_proxy_rules_endpoint_changes_total") == 0
+
+
+def test_triggers_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that cannot be written for days remembers no more changes than there is room for."""
+    monkeypatch.setattr(meters, "MOST_TRIGGERS", 3)
+    clocked = Clocked()
+    for second in range(5):
+        clocked.meters.changed(slice_change(START + second + 1))
+    assert clocked.meters.waiting == 3
+    clocked.meters.changed(Change(Kind.ENDPOINT_SLICE, ObjectName("default", "web-a"), None))
+    assert clocked.meters.waiting == 0
+    clocked.meters.changed(slice_change(START + 6))
+    assert clocked.meters.waiting == 1
 
 
 def test_changes_wait_until_the_maps_have_them() -> None:

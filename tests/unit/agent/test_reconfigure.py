@@ -190,6 +190,16 @@ def test_the_same_again_is_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
+def test_a_field_that_is_passed_over_is_named_though_nothing_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who misspells a field while the agent runs finds it in the log (A19.1), once."""
+    scene = Scene()
+    for remarks in ((), ("x is unknown",), ("x is unknown",)):
+        assert scene.take(CONFIG, *remarks) == ""
+    assert caplog.text.count("x is unknown") == 1
+
+
 def test_a_bad_file_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """It is a problem until it is mended, and is logged once."""
     caplog.set_level(logging.INFO)

@@ -128,7 +128,7 @@ def test_healthz_waits_for_an_address(one: One, *, is_known: bool) -> None:
         one.take_node(addresses=())
     one.inbox.take(NodeListed())
     assert not one.opens()
-    assert one.serving.patience() == NODE_IP_WAIT_S
+    assert one.serving.patience() == NODE_IP_WAIT_S == 30
     one.now_s += NODE_IP_WAIT_S - 1
     assert not one.opens()
     assert one.serving.patience() == 1
@@ -234,6 +234,24 @@ def test_healthz_that_cannot_listen_is_a_problem(one: One) -> None:
     one.healthz.failure = "failed to start proxy healthz on 127.0.0.1:1: in use"
     (problem,) = one.serving.problems()
     assert (problem.code, problem.message) == ("healthz-not-served", one.healthz.failure)
+
+
+def test_metrics_that_cannot_be_scraped_are_a_problem(one: One) -> None:
+    """Status says it as the log does."""
+    one.serving.metrics_failure = lambda: "failed to start metrics server on ::1:1: in use"
+    (problem,) = one.serving.problems()
+    assert (problem.code, problem.message) == ("metrics-not-served", one.serving.metrics_failure())
+
+
+def test_a_server_that_listens_at_last_is_no_problem_any_more(one: One) -> None:
+    """Nothing else need happen on the node for status to say so."""
+    one.healthz.failure = "failed to start proxy healthz on 127.0.0.1:1: in use"
+    assert one.serving.problems()
+    assert not one.serving.retry({}, Options("n1"))
+    one.healthz.failure = ""
+    assert one.serving.retry({}, Options("n1"))
+    assert not one.serving.problems()
+    assert not one.serving.retry({}, Options("n1"))
 
 
 @pytest.mark.parametrize("hard", [False, True])

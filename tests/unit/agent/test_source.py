@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.agent.config import RunConfig
+from pyproxy.agent import main
+from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.main import _source, _teller
+from pyproxy.agent.reconfigure import reread
 from pyproxy.kube.announcer import Announcer
 from pyproxy.kube.api import ApiSource
 from pyproxy.kube.api_meters import ApiMeters
@@ -45,6 +47,19 @@ def test_service_cidrs_are_asked_for_in_nftables_mode_only(mode: Mode) -> None:
     kinds = {one.kind for one in source._resources}
     assert kinds - {Kind.SERVICE_CIDR} == {Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE}
     assert (Kind.SERVICE_CIDR in kinds) is (mode is Mode.NFTABLES)
+
+
+def test_a_kubeconfig_that_is_not_there_ends_no_agent_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a configuration is bad: an agent could not start with it."""
+    monkeypatch.setattr(main, "check_node", lambda _: None)
+    changed = config(Mode.IPTABLES)
+    read = reread(lambda: Chosen(changed, ()), main.check_again)
+    assert read.chosen is None
+    assert f"{SOMEWHERE} cannot be read" in read.error
+    manifests = config(Mode.IPTABLES, SOMEWHERE)
+    assert reread(lambda: Chosen(manifests, ()), main.check_again).chosen
 
 
 def test_manifests_come_first() -> None:

@@ -124,6 +124,34 @@ def test_what_cannot_be_set_costs_nothing_else(
     assert "set conntrack.maxPerCore" in warning.message
 
 
+def test_tracking_that_comes_late_is_set_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of ours loads it: the settings count when a CNI does, and not over an operator's."""
+    size = root / host.SYSCTLS / host.SIZE
+    size.rename(root / "not-yet")
+    monkeypatch.setattr(host.tracks_connections, "__defaults__", (root,))
+    monkeypatch.setattr(host.set_conntrack, "__defaults__", (root, 32))
+    late = hostsetup.LateTracking(lambda: DEFAULT)
+    late.look()
+    assert present_timeouts(root) == (432_000, 60)
+    (root / "not-yet").rename(size)
+    late.look()
+    assert size.read_text() == "1048576\n"
+    assert present_timeouts(root) == (86_400, 3600)
+    size.write_text("7\n")
+    late.look()
+    hostsetup.LateTracking(lambda: DEFAULT).look()
+    assert size.read_text() == "7\n"
+
+
+def present_timeouts(root: Path) -> tuple[int, int]:
+    """Return how long TCP's connections are tracked, established and half closed."""
+    at = root / host.SYSCTLS / "nf_conntrack_tcp_timeout_"
+    established, close_wait = (
+        int(Path(f"{at}{name}").read_text()) for name in ("established", "close_wait")
+    )
+    return established, close_wait
+
+
 def test_the_oom_score(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,8 +8,10 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from inotify_simple import Event, INotify
 
 from pyproxy.kube import filewatch
 from pyproxy.kube.filewatch import FileWatch
@@ -109,6 +111,64 @@ def test_the_same_contents_and_other_files_are_nothing(tmp_path: Path) -> None:
             (tmp_path / "other").rename(file)
         told.wait(2)
     assert told.times == 2
+
+
+class Heard(INotify):  # type: ignore[misc]  # it has no types
+    """Notes the names of what has been heard of."""
+
+    names: ClassVar[list[str]] = []
+
+    def read(self, *args: Any, **options: Any) -> list[Event]:
+        """As INotify's."""
+        found: list[Event] = super().read(*args, **options)
+        self.names.extend(each.name for each in found)
+        return found
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_file_that_is_being_written_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
+) -> None:
+    """Half a file may be a valid one: until its writer has closed it, other events are none."""
+    monkeypatch.setattr(filewatch, "INotify", Heard)
+    monkeypatch.setattr(Heard, "names", [])
+    file, seen = tmp_path / "config", list[str]()
+    if not is_new:
+        file.write_text("1", encoding="utf-8")
+    watch = FileWatch([file], lambda: seen.append(file.read_text() if file.exists() else ""))
+    watch.start()
+    wait_for(lambda: seen, SOON_S, "the first call")
+    with file.open("w", encoding="utf-8") as writing:
+        for number, text in enumerate(("", "ha", "lf")):
+            writing.write(text)
+            writing.flush()
+            for name in (f"{number}-a", f"{number}-b"):  # a look is over when the next is heard of
+                (tmp_path / name).touch()
+                wait_for(lambda name=name: name in Heard.names, SOON_S, name)  # type: ignore[misc]
+    wait_for(lambda: len(seen) > 1, SOON_S, "the second call")
+    watch.stop()
+    assert seen[1:] == ["half"]
+
+
+def test_links_that_lead_in_circles_are_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """Until they lead somewhere."""
+    file = tmp_path / "config"
+    file.symlink_to("other")
+    (tmp_path / "other").symlink_to("config")
+    with watching(file) as told:
+        (tmp_path / "other").unlink()
+        (tmp_path / "other").write_text("1", encoding="utf-8")
+        told.wait(2)
+
+
+def test_who_never_ends_to_write_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    """When nothing was heard of it for as long as a look without inotify may take."""
+    file = tmp_path / "config"
+    file.write_text("1", encoding="utf-8")
+    with watching(file, look_s=0.05) as told, file.open("w", encoding="utf-8") as writing:
+        writing.write("2")
+        writing.flush()
+        told.wait(2)
 
 
 def test_without_inotify_files_are_looked_at(

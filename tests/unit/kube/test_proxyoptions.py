@@ -50,6 +50,13 @@ def test_masquerade_all_is_the_modes_own(text: str, *, masquerades: bool) -> Non
     assert options(text).masquerade_all is masquerades
 
 
+@pytest.mark.parametrize(("mode", "bit"), [("iptables", 3), ("ipvs", 3), ("nftables", 5)], ids=str)
+def test_the_masquerade_bit_is_the_modes_own(mode: str, bit: int) -> None:
+    """That of ipvs is in the block of iptables (A19.9)."""
+    text = f"mode: {mode}\niptables: {{masqueradeBit: 3}}\nnftables: {{masqueradeBit: 5}}"
+    assert options(text).masquerade_bit == bit
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -211,6 +211,39 @@ def test_what_breaks_is_an_error_of_the_server(served: Served) -> None:
     assert served.get("/healthz").status == 200
 
 
+def test_what_breaks_midway_ends_nothing_else(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client sees that it has not all of it; an agent ends when a thread does, and none may."""
+    crashes: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        raise ValueError("no second piece")
+
+    served.contents._answers["/configz"] = lambda _: Page(pieces())
+    with pytest.raises(http.client.IncompleteRead):
+        served.get("/configz")
+    said = f"a client of port {served.port} was not answered"
+    wait_for(lambda: crashes or said in caplog.text, PATIENCE_S, "the thread to end")
+    assert not crashes
+    assert served.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_all_zeros_stand_for_both_families(host: str) -> None:
+    """As to Go's net package, and on the health port: a scraper may come by either."""
+    made = Served()
+    server = debug_server((host, made.port), made.contents)
+    server.start()
+    wait_for(made.listens, PATIENCE_S, "the server to listen")
+    for scraper in ("127.0.0.1", "::1"):
+        made.address = (scraper, made.port)
+        assert made.get("/healthz").status == 200
+    server.stop()
+
+
 def test_an_address_in_use_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every five seconds; who wants to end the agent for it is told each time (A13.1)."""
     monkeypatch.setattr(listening, "RETRY_S", 0.05)

@@ -87,6 +87,19 @@ def test_a_source_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> No
     assert told == [0, 1, 1, 1, 2]
 
 
+def test_services_that_cannot_be_read_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """As any source: all else is there, and whole."""
+
+    def broken() -> Counted:
+        raise ValueError("the map is gone")
+
+    info = Reading(COUNTED, {(): 2})
+    exposition = Exposition([lambda: [info]], broken, process=False)
+    for _ in range(2):
+        assert {name for name, _ in samples(text_of(exposition))} == {"things_total"}
+    assert len(caplog.records) == 1
+
+
 def test_each_service_has_its_counters() -> None:
     """By namespace, name, port, protocol, family; connections by their path."""
     web = ServicePortName("shop", "web", "http", Protocol.TCP)
