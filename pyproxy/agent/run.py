@@ -190,11 +190,11 @@ class Agent:
         self._health.settle(self._syncers.unwritten, has_lists=self._inbox.synced)
         self._health.know_node(world.node, must_be_known=self._config.manifests is None)
         self._health.know_devices(covered=not (self._cover.failures or self._cover.facts_failure))
+        self._serving.open(self._inbox)
         if self._synced and self._serving.serve(
             world.health_checks, world.options, self._syncers.written
         ):
             self._changed = True
-        self._serving.open(self._inbox)
 
     def _retry_checks(self) -> None:
         world = self._inbox.world

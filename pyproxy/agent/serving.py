@@ -108,8 +108,11 @@ class Serving:
     def serve(self, checks: Checks, options: Options, written: Collection[Family]) -> bool:
         """Bring the health-check node ports of families that are synced up to date.
 
-        Returns whether it has become another one what cannot be served.
+        Returns whether it has become another one what cannot be served. Where the Node's own
+        addresses are to listen they are waited for, as for /healthz: they are chosen once.
         """
+        if options.node_ports_on_primary and not options.node_ips and not self._is_open:
+            return False
         changed = [each for each in written if self._served.get(each) is not checks]
         return self._sync(changed, checks, options) if changed else False
 

@@ -185,6 +185,21 @@ def test_addresses_are_chosen_once(one: One) -> None:
     assert (listens(port), listens(port, "127.0.0.9")) == (True, False)
 
 
+def test_the_nodes_own_addresses_are_waited_for(one: One) -> None:
+    """They listen where nodePortAddresses is primary; after half a minute without any all do."""
+    primary = Options("n1", node_ports_on_primary=True)
+    port = free_port()
+    one.take_node(addresses=())
+    one.inbox.take(NodeListed())
+    assert not one.opens()
+    one.serving.serve(check(port), primary, IPV4)
+    assert not listens(port)
+    one.now_s += 30
+    assert one.opens()
+    one.serving.serve(check(port), primary, IPV4)
+    wait_for(lambda: listens(port), 5, "the port to be served")
+
+
 def test_a_port_in_use_is_told(one: One, caplog: pytest.LogCaptureFixture) -> None:
     """In the log, in status and by an Event on the Service, until it is served (parity A11.7)."""
     port = free_port()
