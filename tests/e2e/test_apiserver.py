@@ -23,7 +23,7 @@ from tests.lab.waiting import wait_for
 pytestmark = pytest.mark.once
 
 PROGRAMMED_WITHIN_S = 0.5
-EVENTS_WITHIN_S = 45.0  # each node waits half a minute at most
+EVENTS_WITHIN_S = 45.0  # each node waits half a minute at most, while no Event has failed
 SERVICE_CIDRS = {
     "apiVersion": "networking.k8s.io/v1",
     "kind": "ServiceCIDR",
@@ -76,6 +76,43 @@ def test_a_change_of_a_slice_takes_effect_at_once(followed: Followed) -> None:
         followed.api.put(app.slice(4, [pod]))
         scene.await_answers(pods[0], app.tcp(4), [pod])
         assert time.monotonic() - started < PROGRAMMED_WITHIN_S
+
+
+def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
+    """SCTP with a changed port: one Event for all nodes, in the words of `status`."""
+    api, scene, pods = followed.api, followed.scene, followed.cluster.pods
+    app = scene.app("sctp")
+    name = f"default/{app.name}:sctp/SCTP"
+    service = manifests.service(
+        app.name, app.addresses, [manifests.port(80, "SCTP", name="sctp", target=8080)]
+    )
+    endpoints = [manifests.endpoint(pods[0], 4)]
+    ports = [manifests.slice_port(8080, "SCTP", name="sctp")]
+    api.put(service, manifests.endpoint_slice(app.name, 4, endpoints, ports))
+
+    before = len(api.asked("events", "create"))
+
+    def of_services() -> list[dict[str, Any]]:
+        return [one for one in api.events if one["regarding"]["kind"] == "Service"]
+
+    def posted() -> bool:
+        # a node may yet be saying that it has started: that is nobody else's Event
+        sent = [one.status for one in api.asked("events", "create")[before:]]
+        return sent.count(409) == 1 and bool(of_services())
+
+    wait_for(posted, EVENTS_WITHIN_S, "both agents to post")
+    (event,) = of_services()
+    assert (event["type"], event["reason"]) == ("Warning", "PortNotServed")
+    assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("Service", app.name)
+    assert event["regarding"]["uid"]
+    assert name in event["note"]
+    for agent in scene.agents:
+        (problem,) = agent.status()["problems"]
+        assert (problem["code"], problem["message"]) == ("not-served", event["note"])
+        assert agent.healthz() == 200
+    assert event["reportingInstance"] in [agent.node.name for agent in scene.agents]
+    api.delete("Service", "default", app.name)
+    wait_for(lambda: not any(one.status()["problems"] for one in scene.agents), 10, "no problem")
 
 
 def test_an_api_server_that_is_down_loses_nothing(followed: Followed) -> None:
@@ -139,43 +176,6 @@ def test_a_token_that_is_rotated_on_disk_is_taken_up(followed: Followed) -> None
     followed.api.put(app.service(), *app.slices(pods[:1]))
     scene.await_backends(app, pods[:1])
     assert [agent.pid for agent in scene.agents if agent.running] == pids
-
-
-def test_a_port_that_is_not_served_gets_an_event(followed: Followed) -> None:
-    """SCTP with a changed port: one Event for all nodes, in the words of `status`."""
-    api, scene, pods = followed.api, followed.scene, followed.cluster.pods
-    app = scene.app("sctp")
-    name = f"default/{app.name}:sctp/SCTP"
-    service = manifests.service(
-        app.name, app.addresses, [manifests.port(80, "SCTP", name="sctp", target=8080)]
-    )
-    endpoints = [manifests.endpoint(pods[0], 4)]
-    ports = [manifests.slice_port(8080, "SCTP", name="sctp")]
-    api.put(service, manifests.endpoint_slice(app.name, 4, endpoints, ports))
-
-    before = len(api.asked("events", "create"))
-
-    def of_services() -> list[dict[str, Any]]:
-        return [one for one in api.events if one["regarding"]["kind"] == "Service"]
-
-    def posted() -> bool:
-        # a node may yet be saying that it has started: that is nobody else's Event
-        sent = [one.status for one in api.asked("events", "create")[before:]]
-        return sent.count(409) == 1 and bool(of_services())
-
-    wait_for(posted, EVENTS_WITHIN_S, "both agents to post")
-    (event,) = of_services()
-    assert (event["type"], event["reason"]) == ("Warning", "PortNotServed")
-    assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("Service", app.name)
-    assert event["regarding"]["uid"]
-    assert name in event["note"]
-    for agent in scene.agents:
-        (problem,) = agent.status()["problems"]
-        assert (problem["code"], problem["message"]) == ("not-served", event["note"])
-        assert agent.healthz() == 200
-    assert event["reportingInstance"] in [agent.node.name for agent in scene.agents]
-    api.delete("Service", "default", app.name)
-    wait_for(lambda: not any(one.status()["problems"] for one in scene.agents), 10, "no problem")
 
 
 def test_nodes_say_that_they_have_started(followed: Followed) -> None:
