@@ -32,6 +32,8 @@ SIOCGIFADDR = 0x8915  # include/uapi/linux/sockios.h
 UPLINK, PODS, FAST, PEER, PORT, TUNNEL = 1, 2, 4, 8, 16, 32  # enum device_flag of bpf/types.h
 # kinds of devices whose other end is a pod's or a virtual machine's
 OF_PODS = frozenset({"veth", "tun", "netkit", "macvlan", "ipvlan"})
+# what is made of devices that all lead to the same place
+BONDS = frozenset({"bond", "team"})
 # 127.0.0.1 stands for all of its network in the map
 LOOPBACK, OTHER_LOOPBACK = b"\x7f\x00\x00\x01", b"\x7f\x00\x00\x02"
 IPVS_DEVICE = "kube-ipvs0"
@@ -192,22 +194,25 @@ def _address_flags(address: Address, options: Options) -> NodeAddressFlag:
 
 
 def _uplinks(hops: Iterable[netlink.Hop]) -> dict[int, int]:
-    """Return the devices that lead out of the node, with what the defaults of them are made of.
+    """Return the devices that lead out of the node, with what they are made of.
 
     Each has the device by which routes lead there. A packet comes in by a bond's device, or a
-    bridge's port, before it comes in by those. Ports that belong to pods and virtual machines lead
-    to these.
+    bridge's port, before it comes in by those. What a bond is made of leads where it does. Ports of
+    bridges may be pods': only those of a default route's count, and none whose kind leads to pods
+    and virtual machines.
     """
     ways = list(hops)
     found = {hop.ifindex: hop.ifindex for hop in ways}
-    below = {hop.ifindex: hop.ifindex for hop in ways if hop.is_default}
+    defaults = {hop.ifindex for hop in ways if hop.is_default}
+    below = dict(found)
     while below:
-        ports = [(port, route) for master, route in below.items() for port in netlink.ports(master)]
-        below = {
-            port.ifindex: route
-            for port, route in ports
-            if port.kind not in OF_PODS and port.ifindex not in found
-        }
+        ports = [
+            (port, route)
+            for master, route in below.items()
+            for port in netlink.ports(master)
+            if port.of in BONDS or (port.kind not in OF_PODS and route in defaults)
+        ]
+        below = {port.ifindex: route for port, route in ports if port.ifindex not in found}
         found |= below
     return found
 

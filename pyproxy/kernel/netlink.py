@@ -22,6 +22,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 # include/uapi/linux/if_link.h
 IFLA_ADDRESS, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 1, 6, 10, 18, 37
 IFLA_INFO_KIND = 1
+IFLA_INFO_SLAVE_KIND = 4
 BRIDGE = "bridge"  # br_link_ops of net/bridge/br_netlink.c
 # include/uapi/linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
@@ -46,13 +47,14 @@ _BUFFER_BYTES = 1 << 16
 
 
 class Port(NamedTuple):
-    """A device that belongs to another one, and the kernel's word for its kind.
+    """A device that belongs to another one, and the kernel's words for its kind and the other's.
 
     A physical one has no kind.
     """
 
     ifindex: int
     kind: str
+    of: str = "bridge"
 
 
 class Link(NamedTuple):
@@ -104,7 +106,8 @@ def ports(master: int) -> list[Port]:
     for head, attributes in _dump(RTM_GETLINK, _LINK, 0, wanted):
         if _number(attributes.get(IFLA_MASTER, b"")) != master:
             continue
-        found.append(Port(head[2], _kind(attributes)))
+        kinds = (IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND)
+        found.append(Port(head[2], *(_kind(attributes, which) for which in kinds)))
     return found
 
 
@@ -222,10 +225,10 @@ def local_prefixes(family: Family, without: Container[int] = ()) -> set[Prefix]:
     return found
 
 
-def _kind(attributes: Mapping[int, bytes]) -> str:
-    """Return the kernel's word for a link's kind, "" for one of hardware."""
+def _kind(attributes: Mapping[int, bytes], which: int = IFLA_INFO_KIND) -> str:
+    """Return the kernel's word for a link's kind, "" for one of hardware; or for its master's."""
     info = dict(attributes_of(attributes.get(IFLA_LINKINFO, b"")))
-    return _word(info.get(IFLA_INFO_KIND, b""))
+    return _word(info.get(which, b""))
 
 
 def _word(raw: bytes) -> str:

@@ -116,19 +116,23 @@ def test_a_default_route_by_a_device_without_address_is_passed_over(
 def test_uplinks_and_what_the_default_ones_are_made_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bond upon a bridge, whose ports are a physical device and a pod's; circles end."""
-    bond, bridge, port, pod, other = range(1, 6)
-    devices = [Device(n, f"pyproxy-no{n}", True) for n in (bond, bridge, port, pod, other)]
+    """A bond upon a bridge, whose ports are a physical device and a pod's; circles end.
+
+    What another bond is made of counts as well, whatever it is, and no port of another bridge.
+    """
+    bond, bridge, port, pod, other, slave, unknown = range(1, 8)
+    devices = [Device(n, f"pyproxy-no{n}", True) for n in range(1, 8)]
     hops = [Hop(bond, is_default=True, metric=0), Hop(other, is_default=False, metric=0)]
     proc(tmp_path, monkeypatch, *hops)
     ports = {
-        port: [Port(bond, "bond")], bond: [Port(bridge, "bridge")],
-        bridge: [Port(port, ""), Port(pod, "veth")], other: [Port(6, "")],
+        port: [Port(bond, "bond")], bond: [Port(bridge, "bridge", "bond")],
+        bridge: [Port(port, ""), Port(pod, "veth")],
+        other: [Port(slave, "veth", "bond"), Port(unknown, "")],
     }  # fmt: skip
     monkeypatch.setattr(netlink, "ports", lambda master: ports.get(master, []))
     found = device_facts(Family.IPV4, devices, HERE)
     uplinks = {number for number, facts in found.items() if facts.flags & UPLINK}
-    assert uplinks == {bond, bridge, port, other}
+    assert uplinks == {bond, bridge, port, other, slave}
 
 
 @pytest.mark.parametrize("family", Family, ids=lambda family: family.label)
