@@ -13,8 +13,6 @@ export HOME=/tmp PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hyp
 cd "$checkout" || exit 1
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
-# the others come as they are asked for; this one's device file does not
-modprobe tun
 # Everything is 24 to 36 times slower than natively, and so are the tests' own limits.
 "$checkout/.venv/bin/python" -m pytest -m kernel tests/datapath tests/kernels \
     -p no:cacheprovider -o timeout=1800 -o junit_family=xunit1 \

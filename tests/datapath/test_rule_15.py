@@ -263,7 +263,6 @@ def with_tunnel(covered: Covering, family: Family, metric: int) -> Iterator[Tunn
         yield made
 
 
-@pytest.mark.kernel
 def test_rule_15_out_of_a_tunnel(covered: Covering, family: Family, protocol: Protocol) -> None:
     """What a route leads into one has no Ethernet header: it gets that of the client's uplink."""
     with with_tunnel(covered, family, 100), steering(covered, family):
@@ -275,7 +274,6 @@ def test_rule_15_out_of_a_tunnel(covered: Covering, family: Family, protocol: Pr
     assert found[DEVICE] >= answers
 
 
-@pytest.mark.kernel
 def test_rule_15_into_a_tunnel(covered: Covering, family: Family, protocol: Protocol) -> None:
     """Who came by it is answered by it, without a gateway."""
     wire, flavour = covered.wire, FLAVOURS[family]

@@ -116,7 +116,6 @@ def test_the_other_end_gets_it_at_once(routing: Routing, peer: int) -> None:
         assert (sent_by(routing, name) - before >= 10) is (peer == 0)
 
 
-@pytest.mark.kernel
 def test_what_comes_by_a_bridge_gets_into_a_pod_at_once(routing: Routing) -> None:
     """At a bridge's port a frame counts as somebody else's, which the pod's stack would drop."""
     routing.bridge_asking()
