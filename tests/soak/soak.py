@@ -23,7 +23,7 @@ from tests.soak.clients import Traffic, traffic
 from tests.soak.paths import Path, paths_of
 from tests.soak.sampling import Sample, generations, overflows, sample
 from tests.soak.services import FAMILIES, PORTS, services_of
-from tests.soak.verdict import KEEPING, Found, Result, table_bound
+from tests.soak.verdict import KEEPING, Found, Result, is_over, table_bound
 
 TRANSLATIONS = ("all", "host")
 # a small table, of which two thirds are used at MOST_RATE: its records are used again all the time
@@ -41,11 +41,15 @@ START_S = 20.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """How long, at which rate on each path, and which changes."""
+    """How long, at which rate on each path, and which changes.
+
+    A machine that is busy at times gets `patience` more, in seconds, for what these come to.
+    """
 
     seconds: float
     rate: float = MOST_RATE
     seed: int = 0
+    patience: float = 0.0
 
 
 Progress = Callable[[str], None]
@@ -119,7 +123,9 @@ class Soak:
         """Change endpoints and take samples for as long as is wanted; return the seconds."""
         started = due = time.monotonic()
         sampled = 0.0
-        while (at := time.monotonic() - started) < self.wanted.seconds:
+        while not is_over(
+            self._result(running, at := time.monotonic() - started), self.wanted.patience
+        ):
             self.changes.step()
             self.lives.step()
             if at >= sampled:
@@ -153,15 +159,16 @@ class Soak:
         held = running.held()
         return Result(
             seconds=round(seconds, 1),
+            wanted_seconds=self.wanted.seconds,
             rate=self.wanted.rate,
             seed=self.wanted.seed,
             paths=[self._found(path, running, held) for path in self.paths],
             changes=self.changes.count,
-            wanted_changes=seconds * CHANGES_A_SECOND,
+            wanted_changes=self.wanted.seconds * CHANGES_A_SECOND,
             applied={},
             deaths=len(self.lives.deaths),
             samples=self.samples,
-            bounds=self._bounds(),
+            bounds=self._bounds() if self.samples else {},
         )
 
     def _found(self, path: Path, running: Traffic, held: dict[str, Any]) -> Found:

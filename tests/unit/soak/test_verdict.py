@@ -12,7 +12,7 @@ import pytest
 from tests.soak.changes import AFTERMATH_S, Lives
 from tests.soak.report import print_report, write_json
 from tests.soak.sampling import Sample
-from tests.soak.verdict import Found, Result, complaints, table_bound
+from tests.soak.verdict import Found, Result, complaints, is_over, table_bound
 
 SECONDS, RATE = 60.0, 200.0
 TABLE, NAT, SLOTS, MEMBERS = (
@@ -35,6 +35,7 @@ def good() -> Result:
     dying.excused = {"ECONNREFUSED at connect": 4}
     return Result(
         seconds=SECONDS,
+        wanted_seconds=SECONDS,
         rate=RATE,
         seed=1,
         paths=[sure, dying],
@@ -58,6 +59,33 @@ def last_quarter(result: Result, change: Callable[[Sample], None]) -> None:
 def test_a_good_soak_has_no_complaints() -> None:
     """Failures that had a reason, and a map that keeps what is over, are well."""
     assert complaints(good()) == []
+
+
+def test_a_slow_machine_may_take_longer_for_the_same() -> None:
+    """What has to happen is counted for the wanted time, however long it took."""
+    result = good()
+    result.seconds = 2 * SECONDS
+    result.samples = [sample(float(at)) for at in range(0, 120, 5)]
+    assert complaints(result) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "connections", "over"),
+    [
+        (SECONDS - 0.1, 12_000, False),
+        (SECONDS, 9_000, True),
+        (SECONDS, 8_999, False),
+        (SECONDS + 29.9, 8_999, False),
+        (SECONDS + 30, 8_999, True),
+    ],
+)
+def test_a_soak_waits_for_its_traffic_within_bounds(
+    seconds: float, connections: int, over: bool
+) -> None:
+    """It lasts as long as was wanted, and longer only while something has not happened enough."""
+    result = good()
+    result.seconds, result.paths[0].connections = seconds, connections
+    assert is_over(result, patience=30.0) is over
 
 
 def _breaks() -> dict[str, Callable[[Result], object]]:
