@@ -10,7 +10,7 @@ int connect_mapped(struct bpf_sock_addr *ctx)
 	if (!mapped_load(ctx, &peer))
 		return ALLOW;
 	verdict = sock_connect(ctx, &peer);
-	if (verdict == VERDICT_FORWARD)
+	if (connect_address(verdict, &peer))
 		mapped_store(ctx, &peer);
 	return sock_return(verdict);
 }

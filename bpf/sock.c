@@ -10,7 +10,7 @@ int connect(struct bpf_sock_addr *ctx)
 	if (!peer_load(ctx, &peer))
 		return ALLOW;
 	verdict = sock_connect(ctx, &peer);
-	if (verdict == VERDICT_FORWARD)
+	if (connect_address(verdict, &peer))
 		peer_store(ctx, &peer);
 	return sock_return(verdict);
 }

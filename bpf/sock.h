@@ -35,7 +35,7 @@ static __always_inline __u8 sock_proto(const struct bpf_sock_addr *ctx)
 /*
  * Return what the hook returns for verdict. A refusal is ECONNREFUSED, never the bare
  * EPERM of a denying hook: NFS and SMB loop on EPERM. Kernels without bpf_set_retval
- * (before 5.18) let the address pass untranslated instead.
+ * (before 5.18) let the address pass instead, which connect_address() has changed.
  */
 static __always_inline int sock_return(enum verdict verdict)
 {
@@ -48,6 +48,23 @@ static __always_inline int sock_return(enum verdict verdict)
 #else
 	return ALLOW;
 #endif /* HAVE_SET_RETVAL */
+}
+
+/*
+ * Return whether a socket connects to another address than it asked for, which peer has then. Where
+ * no hook can give an error, a refused one connects to the loopback address's port 0, at which
+ * nothing can listen: the kernel itself refuses that at once.
+ */
+static __always_inline bool connect_address(enum verdict verdict, struct endpoint *peer)
+{
+#if !HAVE_SET_RETVAL
+	if (verdict == VERDICT_REFUSE) {
+		addr_loopback(&peer->addr);
+		peer->port = 0;
+		return true;
+	}
+#endif /* HAVE_SET_RETVAL */
+	return verdict == VERDICT_FORWARD;
 }
 
 /* Return whether the packets of the socket are translated, not the socket (SETTING_HOST_NETNS). */

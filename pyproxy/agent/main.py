@@ -38,6 +38,7 @@ from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
 from pyproxy.kernel.lock import Lock
 from pyproxy.kernel.pins import is_bpffs, other_layouts
+from pyproxy.kernel.requirements import need
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
 from pyproxy.kube.filewatch import FileWatch
@@ -61,6 +62,7 @@ def check_node(config: RunConfig) -> None:
             f"--bpffs-root {config.bpffs_root} is not on a bpffs",
             "mount one with 'mount -t bpf bpf /sys/fs/bpf'",
         )
+    need(config.cgroup_root, config.bpffs_root)
 
 
 def prepare(config: RunConfig) -> None:

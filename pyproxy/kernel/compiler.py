@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyproxy.errors import KernelError
-from pyproxy.kernel import libbpf
+from pyproxy.kernel import absent, libbpf
 from pyproxy.kernel.bytecode import Bytecode, Code, MapShape
 
 
@@ -25,12 +25,7 @@ def compile_object(text: str, cflags: tuple[str, ...], headers: Path) -> Bytecod
     """
     # stub headers of ours, so that bcc never looks for the kernel's (bpf/include)
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-    try:
-        import bcc  # noqa: PLC0415 - LLVM is mapped by the import
-    except ImportError as error:
-        raise KernelError(
-            "bcc's Python module is missing", "install the package python3-bpfcc"
-        ) from error
+    bcc = _bcc()
     try:
         module: Any = bcc.BPF(text=text, cflags=list(cflags)).module
     except Exception as error:  # bcc raises bare Exceptions
@@ -39,6 +34,17 @@ def compile_object(text: str, cflags: tuple[str, ...], headers: Path) -> Bytecod
             "'pyproxy check' says what this node lacks",
         ) from error
     return _read(bcc.lib, module)
+
+
+def _bcc() -> Any:
+    missing = KernelError("bcc's Python module is missing", "install the package python3-bpfcc")
+    if absent.is_forced(absent.BCC):
+        raise missing
+    try:
+        import bcc  # noqa: PLC0415 - LLVM is mapped by the import
+    except ImportError as error:
+        raise missing from error
+    return bcc
 
 
 def _read(library: Any, module: Any) -> Bytecode:

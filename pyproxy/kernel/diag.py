@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pyproxy.kernel import absent
 from pyproxy.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, ask
 from pyproxy.model import V4_MAPPED, Address
 
@@ -48,6 +49,8 @@ def connected_datagram_sockets() -> Iterator[DatagramSocket]:
 
 def destroy(found: DatagramSocket) -> bool:
     """End a socket: its owner gets ECONNABORTED. Return False if it is gone; raises OSError."""
+    if absent.is_forced(absent.SOCK_DESTROY):
+        raise OSError(errno.EOPNOTSUPP, f"{absent.VARIABLE} says that there is no SOCK_DESTROY")
     request = _REQUEST.pack(found.domain, socket.IPPROTO_UDP, 1 << TCP_ESTABLISHED)
     try:
         list(ask(NETLINK_SOCK_DIAG, SOCK_DESTROY, NLM_F_ACK, request + found.id))

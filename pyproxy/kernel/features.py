@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pyproxy.kernel import libbpf
+from pyproxy.kernel import absent, libbpf
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR
 
 HELPER_SK_STORAGE_GET = 107  # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
@@ -34,7 +34,11 @@ class Features(NamedTuple):
 def probe() -> Features:
     """Ask the kernel for what changes how programs are compiled and attached."""
     return Features(
-        set_retval=libbpf.helper_exists(CGROUP_SOCK_ADDR, HELPER_SET_RETVAL),
-        mptcp=libbpf.helper_exists(CGROUP_SOCK_ADDR, HELPER_SKC_TO_MPTCP_SOCK),
+        set_retval=_socket_hooks_call(absent.SET_RETVAL, HELPER_SET_RETVAL),
+        mptcp=_socket_hooks_call(absent.MPTCP, HELPER_SKC_TO_MPTCP_SOCK),
         tcx=libbpf.tcx_exists(),
     )
+
+
+def _socket_hooks_call(name: str, helper: int) -> bool:
+    return not absent.is_forced(name) and libbpf.helper_exists(CGROUP_SOCK_ADDR, helper)

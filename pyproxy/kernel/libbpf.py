@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pyproxy.errors import KernelError, MapFullError
+from pyproxy.kernel import absent
 
 BATCH = 8192
 
@@ -350,18 +351,12 @@ def map_type_exists(map_type: int) -> bool:
 
 def tcx_exists() -> bool:
     """Return whether devices take tcx programs (Linux 6.6): asked of the loopback device."""
+    if absent.is_forced(absent.TCX):
+        return False
     flags, number, ids = _c.c_uint32(), _c.c_uint32(16), (_c.c_uint32 * 16)()
+    given = (1, 46, 0, _c.byref(flags), ids, _c.byref(number))
     try:
-        call(
-            "BPF_PROG_QUERY",
-            "bpf_prog_query",
-            1,
-            46,
-            0,
-            _c.byref(flags),
-            ids,
-            _c.byref(number),
-        )
+        call("BPF_PROG_QUERY", "bpf_prog_query", *given)
     except KernelError as error:
         return error.errno == errno.ENOSPC
     return True

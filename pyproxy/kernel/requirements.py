@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.errors import PyproxyError
-from pyproxy.kernel import cgroup, diag, features, libbpf
+from pyproxy.errors import KernelError, PyproxyError
+from pyproxy.kernel import absent, cgroup, diag, features, libbpf
 from pyproxy.kernel.pins import is_bpffs
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
@@ -40,7 +40,7 @@ class _Requirement(NamedTuple):
 def requirements(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
     """Return everything that is probed, in the order in which it is needed."""
     return [
-        _Requirement("root", True, lambda: os.geteuid() == 0, "runs as root",
+        _Requirement(absent.ROOT, True, lambda: os.geteuid() == 0, "runs as root",
                      "does not run as root", "run it as root or with sudo"),
         *_kernel(),
         *_mounts(cgroup_root, bpffs_root),
@@ -71,14 +71,19 @@ def _kernel() -> list[_Requirement]:
         _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
         *(_needs(name, partial(libbpf.helper_exists, kind, number))
           for name, kind, number in helpers),
-        _Requirement("bpf_set_retval", False, lambda: features.probe().set_retval,
-                     "services without endpoints refuse at once",
-                     "connections to services without endpoints are left untranslated",
-                     "use a kernel of 5.18 or newer to have them refused at once"),
-        _Requirement("tcx", False, libbpf.tcx_exists, "devices take tcx links",
+        _Requirement(absent.SET_RETVAL, False, lambda: features.probe().set_retval,
+                     "sockets are told what is refused",
+                     "processes of the node may bind NodePorts, and unconnected sockets hear "
+                     "nothing of datagrams to services without endpoints",
+                     "use a kernel of 5.18 or newer where that matters"),
+        _Requirement(absent.MPTCP, False, lambda: features.probe().mptcp,
+                     "MPTCP sockets see the service that they asked for as their peer",
+                     "MPTCP sockets see a backend as their peer",
+                     "use a kernel of 5.19 or newer with CONFIG_MPTCP where that matters"),
+        _Requirement(absent.TCX, False, libbpf.tcx_exists, "devices take tcx links",
                      "devices get tc filters on a clsact qdisc, which excludes the CNI "
                      "bandwidth plugin", "use a kernel of 6.6 or newer, or leave that plugin out"),
-        _Requirement("SOCK_DESTROY", False, diag.can_destroy,
+        _Requirement(absent.SOCK_DESTROY, False, diag.can_destroy,
                      "the node's connected UDP sockets learn that their backend left",
                      "the node's connected UDP sockets send on to a backend that left",
                      "use a kernel with CONFIG_INET_UDP_DIAG and CONFIG_INET_DIAG_DESTROY"),
@@ -94,9 +99,9 @@ def _mounts(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
         return bool(cgroup.check(cgroup_root) if cgroup_root else cgroup.find_root())
 
     return [
-        _Requirement("cgroup2", True, has_cgroup, "mounted", "not mounted",
+        _Requirement(absent.CGROUP2, True, has_cgroup, "mounted", "not mounted",
                      "mount it with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"),
-        _Requirement("bpffs", True, lambda: is_bpffs(bpffs_root),
+        _Requirement(absent.BPFFS, True, lambda: is_bpffs(bpffs_root),
                      f"{bpffs_root} lies on one", f"{bpffs_root} does not lie on one",
                      "mount it with 'mount -t bpf bpf /sys/fs/bpf'"),
     ]  # fmt: skip
@@ -107,21 +112,48 @@ def _packages() -> list[_Requirement]:
         return importlib.util.find_spec("bcc") is not None
 
     return [
-        _Requirement("bcc", True, has_bcc, "installed", "its Python module is not installed",
+        _Requirement(absent.BCC, True, has_bcc, "installed", "its Python module is not installed",
                      "install the package python3-bpfcc"),
     ]  # fmt: skip
 
 
 def check(cgroup_root: Path | None, bpffs_root: Path) -> list[Check]:
-    """Probe everything. A probe that needs root is not tried without it."""
+    """Probe everything. A probe that needs root is not tried without it.
+
+    Raises ConfigError where PYPROXY_ABSENT names what is not probed.
+    """
+    probed = requirements(cgroup_root, bpffs_root)
+    absent.refuse_unknown([each.name for each in probed])
     found: list[Check] = []
-    for each in requirements(cgroup_root, bpffs_root):
-        try:
-            ok, message = each.probe(), ""
-        except (PyproxyError, OSError) as error:
-            ok, message = False, str(error)
-        text = each.present if ok else message or each.absent
-        found.append(Check(each.name, ok, each.required, text, "" if ok else each.remedy))
-        if each.name == "root" and not ok:
+    for each in probed:
+        found.append(_tried(each))
+        if each.name == absent.ROOT and not found[-1].ok:
             break
     return found
+
+
+def need(cgroup_root: Path | None, bpffs_root: Path) -> None:
+    """Raise KernelError with all that an agent cannot do without here.
+
+    bcc is not of it: who finds its programs kept from before does not compile.
+    """
+    missing = [
+        each
+        for each in check(cgroup_root, bpffs_root)
+        if each.required and not each.ok and each.name != absent.BCC
+    ]
+    if missing:
+        said = ", ".join(f"{each.name} ({each.message})" for each in missing)
+        remedies = dict.fromkeys(each.remedy for each in missing)
+        raise KernelError(f"this node lacks what the agent needs: {said}", "; ".join(remedies))
+
+
+def _tried(requirement: _Requirement) -> Check:
+    message = ""
+    try:
+        ok = not absent.is_forced(requirement.name) and requirement.probe()
+    except (PyproxyError, OSError) as error:
+        ok, message = False, str(error)
+    text = requirement.present if ok else message or requirement.absent
+    remedy = "" if ok else requirement.remedy
+    return Check(requirement.name, ok, requirement.required, text, remedy)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from pyproxy.kernel.source import bpf_directory
 from pyproxy.model import Family, Protocol
 from pyproxy.plan.options import Options
 from tests.datapath.asking import Answer, draw, errno_of
-from tests.datapath.flavours import PORT, Flavour
+from tests.datapath.flavours import PORT, Flavour, SockAddr
 from tests.datapath.moving import FEW
 from tests.datapath.node import Loaded, Node
 from tests.datapath.services import refusing, service
@@ -122,20 +123,34 @@ def test_programs_are_swapped_under_traffic(node: Node, other: Loaded) -> None:
 
 
 @pytest.mark.parametrize("flavour", [Flavour.IPV4, Flavour.MAPPED], ids=["ipv4", "mapped"])
-def test_without_set_retval_a_refused_address_is_untranslated(
+def test_without_set_retval_connecting_is_refused_by_the_kernel(
     node: Node, other: Loaded, flavour: Flavour, protocol: Protocol
 ) -> None:
-    """Kernels without bpf_set_retval let the address pass: no bare EPERM, and it is counted."""
+    """Kernels without bpf_set_retval are led to where nothing listens: no bare EPERM, at once.
+
+    send() on an IPv6 socket that is connected to an IPv4-mapped address names its port anew
+    (udpv6_sendmsg), and the kernel takes no port 0 there.
+    """
     pins = other.pins
+    is_named_anew = (flavour, protocol) == (Flavour.MAPPED, Protocol.UDP)
     node.apply(refusing(Family.IPV4, 1, protocol), service(Family.IPV4, 2, [3], protocol=protocol))
     sockets.attach(pins, other.digest, node.cgroup)
     try:
         with node.counting(Family.IPV4, refused=1), node.socket(flavour, protocol) as sock:
-            assert errno_of(lambda: sock.connect(flavour.service(1))) == "ENETUNREACH"
+            sock.settimeout(2)
+            error = errno_of(lambda: asked(sock, flavour.service(1)))
+            assert error == ("EINVAL" if is_named_anew else "ECONNREFUSED")
         to = flavour.service(2)
         assert draw(flavour, protocol, to, node.make_socket) == Answer(3, PORT)
     finally:
         sockets.attach(pins, node.loaded[Family.IPV4].digest, node.cgroup)
+
+
+def asked(sock: socket.socket, to: SockAddr) -> bytes:
+    """Connect and wait for an answer: datagrams are refused by an ICMP error alone."""
+    sock.connect(to)
+    sock.send(b"?")
+    return sock.recv(16)
 
 
 def test_former_programs_are_forgotten(node: Node) -> None:

@@ -20,7 +20,7 @@ from tests.lab.waiting import wait_for
 PYPROXY = Path(__file__).parents[2] / ".venv/bin/pyproxy"
 """The program under test."""
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 100.0
 HEALTHZ = ("127.0.0.1", 10256)
 
 

@@ -175,7 +175,7 @@ def test_every_missing_feature_is_named_with_a_remedy(
     assert {each.name for each in found} - {each.name for each in missing} == {"root"}
     assert all(each.remedy for each in missing)
     assert {each.name for each in missing if not each.required} == {
-        *("bpf_set_retval", "tcx", "SOCK_DESTROY")
+        *("bpf_set_retval", "bpf_skc_to_mptcp_sock", "tcx", "SOCK_DESTROY")
     }
 
 
