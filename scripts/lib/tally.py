@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 UNIT_BUDGET_S = 10
 NATIVE_BUDGET_S = 8 * 60
 ALL_BUDGET_S = 25 * 60
+ALL = "all"
 
 # What pytest printed already is not repeated without end.
 SHOWN_OF_A_LAYER = 20
@@ -154,7 +155,8 @@ def over_budget(seconds: dict[str, float]) -> list[str]:
     spent = (
         ("unit", seconds.get("unit", 0), UNIT_BUDGET_S),
         ("unit, datapath and e2e", native, NATIVE_BUDGET_S),
-        ("all layers", sum(seconds.values()), ALL_BUDGET_S),
+        # two of them may run at once
+        ("all layers", seconds.get(ALL, sum(seconds.values())), ALL_BUDGET_S),
     )
     return [
         f"warning: {what} took {took:.1f} s, the budget is {budget} s"
@@ -164,8 +166,11 @@ def over_budget(seconds: dict[str, float]) -> list[str]:
 
 
 def read_seconds(layers: Sequence[str], folder: Path) -> dict[str, float]:
-    """Return how long each layer ran, without the installation; one that broke off is absent."""
-    files = {layer: folder / f"{layer}.seconds" for layer in layers}
+    """Return how long each layer ran, without the installation; one that broke off is absent.
+
+    How long it took until all had ended is there by the name ALL.
+    """
+    files = {layer: folder / f"{layer}.seconds" for layer in (*layers, ALL)}
     return {layer: float(file.read_text()) for layer, file in files.items() if file.exists()}
 
 

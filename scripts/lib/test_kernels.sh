@@ -6,7 +6,7 @@
 
 guest_series=6.1
 boot_limit_s=180
-guest_limit_s=1500
+guest_limit_s=2400
 kernel_cache=${XDG_CACHE_HOME:-$HOME/.cache}/pyproxy/kernels
 
 # busybox-static, udev and kmod: what virtme-ng's initramfs and init call.
@@ -19,6 +19,26 @@ install_kernels() {
     esac
     need_packages "${datapath_packages[@]}" "$qemu" busybox-static udev kmod file \
         wireguard-tools
+}
+
+# start_guest_layer: runs this layer beside what follows, to which it leaves every CPU that is wanted.
+# What it needs is installed before: two that install at once get into each other's way.
+start_guest_layer() {
+    (make_venv dev && install_kernels) || true
+    (chrt --idle --pid 0 "$BASHPID" >/dev/null && run_layer kernels) >"$results/kernels.log" 2>&1 &
+    guest_layer=$!
+}
+
+# await_guest_layer: waits for it, and shows what it has said.
+await_guest_layer() {
+    wait "$guest_layer" || say "layer kernels ended early"
+    guest_layer=""
+    cat "$results/kernels.log" >&2
+}
+
+# end_guest_layer: ends it where somebody ends the script.
+end_guest_layer() {
+    [ -z "$guest_layer" ] || { kill -TERM "$guest_layer" && wait "$guest_layer"; } 2>/dev/null || true
 }
 
 # The package of the newest kernel of the series; nothing when apt knows none.

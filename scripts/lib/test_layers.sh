@@ -18,9 +18,11 @@ run_layer() {
     "install_$layer"
     start=$EPOCHREALTIME
     "run_$layer"
-    awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }' \
-        >"$results/$layer.seconds"
+    seconds_since "$start" >"$results/$layer.seconds"
 }
+
+# seconds_since TIME: prints them; a time is what EPOCHREALTIME was then.
+seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }'; }
 
 install_unit() { need_packages git clang-format shellcheck openssl; }
 install_datapath() { need_packages "${datapath_packages[@]}"; }

@@ -123,6 +123,17 @@ def test_a_slow_layer_is_pointed_out(tmp_path: Path) -> None:
     assert "warning: unit took 10.1 s, the budget is 10 s" in lines
 
 
+def test_layers_that_ran_at_once_took_the_time_of_both(tmp_path: Path) -> None:
+    """What all took is the time until the last one had ended, not a sum."""
+    for layer in ("e2e", "kernels"):
+        report(tmp_path, layer, PASSED, 0)
+        (tmp_path / f"{layer}.seconds").write_text("900.0\n")
+    assert any("all layers took 1800.0 s" in line for line in tally(tmp_path, "e2e", "kernels")[1])
+    (tmp_path / "all.seconds").write_text("950.0\n")
+    lines = tally(tmp_path, "e2e", "kernels")[1]
+    assert not [line for line in lines if "all layers" in line]
+
+
 @pytest.mark.parametrize("arguments", [["units"], ["--quick"], ["unit", "-k", "x"]])
 def test_wrong_usage_ends_with_the_usage(arguments: list[str]) -> None:
     """An unknown layer or option gives exit status 2 and the usage, and nothing is run."""
