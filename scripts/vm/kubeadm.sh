@@ -37,16 +37,19 @@ kind: KubeletConfiguration
 cgroupDriver: systemd
 CONF
     case $PROXY in
-    iptables | ipvs | nftables) kube_proxy_configuration ;;
+    iptables | ipvs | nftables)
+        echo ---
+        kube_proxy_configuration "$PROXY"
+        ;;
     esac
 }
 
+# kube_proxy_configuration MODE: pyproxy reads it as well.
 kube_proxy_configuration() {
     cat <<CONF
----
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: $PROXY
+mode: "$1"
 clusterCIDR: "$pods_ipv4,$pods_ipv6"
 CONF
 }

@@ -72,8 +72,8 @@ case "$tool $*" in
 "kubeadm reset "*) rm -rf "$VM_ROOT/etc/kubernetes" ;;
 "kubectl "*" apply -f -") cat >"$FAKE/applied.yaml" ;;
 "kubectl "*" apply -k "*)
-    cp "$(last "$@")/kustomization.yaml" "$FAKE/kustomization.yaml"
-    ls "$(last "$@")/deploy" >"$FAKE/deploy"
+    rm -rf "$FAKE/overlay"
+    cp -a "$(last "$@")" "$FAKE/overlay"
     ;;
 "kubectl "*" get nodes "*) cat "$FAKE/nodes" ;;
 "kubectl "*" get pods "*) printf 'pod/coredns-1\npod/pyproxy-a\npod/pyproxy-b\n' ;;

@@ -25,7 +25,7 @@ SOURCES = {
     "bpf/types.h": "struct it;\n",
     "scripts/lock/dev.txt": "",
     "scripts/lock/runtime.txt": "",
-    "deploy/kustomization.yaml": "resources: []\n",
+    "deploy/base/kustomization.yaml": "resources: []\n",
 }
 # A .venv that `make_venv dev` takes for a finished one.
 FINISH_VENV = """

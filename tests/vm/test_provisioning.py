@@ -118,7 +118,7 @@ def test_what_has_failed_is_done_the_next_time(tmp_path: Path, control: Control,
     whole = control("pyproxy").machine
     names = {name.removeprefix(str(machine.root)) for name in machine.files()}
     assert names == {name.removeprefix(str(whole.root)) for name in whole.files()}
-    for name in ("packages", "images", "applied.yaml", "kustomization.yaml"):
+    for name in ("packages", "images", "applied.yaml", "overlay/kustomization.yaml"):
         assert machine.told(name) == whole.told(name)
 
 
@@ -230,14 +230,14 @@ def test_the_image_is_built_again_when_the_source_changes(tmp_path: Path) -> Non
     """A change gives another tag, which the DaemonSet is rolled out with; bytecode is no change."""
     machine = Machine(tmp_path)
     machine.provision(*CONTROL)
-    first = yaml.safe_load(machine.told("kustomization.yaml"))["images"][0]
+    first = yaml.safe_load(machine.told("overlay/kustomization.yaml"))["images"][0]
     assert first["newTag"].startswith("1.2.3-")
     assert machine.told("images") == f"docker.io/library/pyproxy:{first['newTag']}\n"
     (machine.checkout / "pyproxy/it.pyc").write_text("")
     assert not any(call.startswith("buildah") for call in machine.provision(*CONTROL))
     (machine.checkout / "bpf/types.h").write_text("struct another;\n")
     assert any(call.startswith("buildah") for call in machine.provision(*CONTROL))
-    second = yaml.safe_load(machine.told("kustomization.yaml"))["images"][0]
+    second = yaml.safe_load(machine.told("overlay/kustomization.yaml"))["images"][0]
     assert second["newTag"] != first["newTag"]
     assert machine.told("images").splitlines()[-1].endswith(second["newTag"])
 
@@ -250,19 +250,18 @@ def test_only_pyproxy_needs_its_image_and_daemonset(control: Control, proxy: str
 
 
 def test_the_daemonset_is_ours_with_the_nodes_image(control: Control) -> None:
-    """deploy/ is applied as it is, with the image of the nodes and the API server's address."""
+    """What deploy/ says is applied, with the nodes' image, the API server and the pods' CIDRs."""
     machine = control("pyproxy").machine
-    assert machine.told("deploy") == "kustomization.yaml\n"
-    given = yaml.safe_load(machine.told("kustomization.yaml"))
-    assert given["resources"] == ["deploy"]
-    (patch,) = given["patches"]
-    assert patch["target"] == {"kind": "DaemonSet", "name": "pyproxy"}
-    (container,) = yaml.safe_load(patch["patch"])["spec"]["template"]["spec"]["containers"]
-    assert container == {
-        "name": "pyproxy",
-        "imagePullPolicy": "Never",
-        "env": [
-            {"name": "KUBERNETES_SERVICE_HOST", "value": "192.168.56.10"},
-            {"name": "KUBERNETES_SERVICE_PORT", "value": "6443"},
-        ],
-    }
+    assert machine.told("overlay/deploy/base/kustomization.yaml") == "resources: []\n"
+    given = yaml.safe_load(machine.told("overlay/kustomization.yaml"))
+    assert given["bases"] == ["deploy/base"]
+    maps = {each["name"]: each for each in given["configMapGenerator"]}
+    assert maps["pyproxy-api"]["literals"] == ["host=192.168.56.10", "port=6443"]
+    (file,) = maps["pyproxy-kube-proxy"]["files"]
+    config = parse_config(machine.told(f"overlay/{file}").encode())
+    assert len(config.cluster_cidrs) == 2
+    assert config.warnings == ()
+    (patch,) = given["patchesStrategicMerge"]
+    pod = yaml.safe_load(machine.told(f"overlay/{patch}"))["spec"]["template"]["spec"]
+    for each in (*pod["initContainers"], *pod["containers"]):
+        assert each["imagePullPolicy"] == "Never"
