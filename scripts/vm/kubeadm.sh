@@ -55,7 +55,7 @@ CONF
 }
 
 # Who knows the token is believed to be the control plane: it is random, and the machines' network
-# is their own. Machines may start all at once, so a worker waits for the control plane.
+# is their own.
 join_configuration() {
     cat <<CONF
 apiVersion: kubeadm.k8s.io/v1beta4
@@ -65,7 +65,6 @@ discovery:
     apiServerEndpoint: "$control_ipv4:6443"
     token: "$JOIN_TOKEN"
     unsafeSkipCAVerification: true
-timeouts: {discovery: 20m0s, tlsBootstrap: 10m0s}
 $(node_registration)
 CONF
 }
