@@ -70,14 +70,14 @@ CONF
 
 # The key is taken by its fingerprint; its expiry is renewed from time to time, so its bytes change.
 add_repository() {
-    local minor=${KUBERNETES%.*} key=/etc/apt/keyrings/kubernetes.asc fetched
+    local minor=${KUBERNETES%.*} key=/etc/apt/keyrings/kubernetes.asc fetched keys
     local url=https://pkgs.k8s.io/core:/stable:/v$minor/deb/
     if [ ! -e "$root$key" ]; then
         fetched=$(mktemp)
         logged "check that $url can be reached" \
             curl -fsSL --retry 3 -o "$fetched" "${url}Release.key"
-        gpg --batch --show-keys --with-colons "$fetched" 2>/dev/null |
-            grep -q "^fpr:.*:$KUBERNETES_KEY:" ||
+        keys=$(gpg --batch --quiet --show-keys --with-colons "$fetched" || true)
+        grep -q "^fpr:.*:$KUBERNETES_KEY:" <<<"$keys" ||
             die "${url}Release.key is not the key $KUBERNETES_KEY (scripts/vm/versions.env)"
         put $key <"$fetched"
         rm -f "$fetched"
