@@ -37,14 +37,22 @@ has_no() {
         die "there is a DaemonSet $1, with PROXY=$PROXY"
 }
 
+# Asked anew each time, since a roll-out leaves agents that are about to end.
+all_agents_are_well() {
+    local pod pods
+    pods=$(kubectl_here --namespace kube-system get pods -o name \
+        --selector app.kubernetes.io/name=pyproxy) || return
+    [ -n "$pods" ] || return
+    for pod in $pods; do
+        echo "$pod:"
+        kubectl_here --namespace kube-system exec "$pod" -- pyproxy status || return
+    done
+}
+
 check_pyproxy() {
-    local pod
     has_no kube-proxy
     rolled_out daemonset/pyproxy
-    for pod in $(kubectl_here --namespace kube-system get pods -o name | grep '^pod/pyproxy-'); do
-        wait_for 120 "pyproxy of $pod is not well" \
-            kubectl_here --namespace kube-system exec "$pod" -- pyproxy status
-    done
+    wait_for 120 "pyproxy status" all_agents_are_well
     wait_for 60 "the service at $first_service" service_answers
     rolled_out deployment/coredns
     need_packages python3-bpfcc iproute2

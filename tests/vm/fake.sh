@@ -80,7 +80,7 @@ case "$tool $*" in
     cp -a "$(last "$@")" "$FAKE/overlay"
     ;;
 "kubectl "*" get nodes "*) cat "$FAKE/nodes" ;;
-"kubectl "*" get pods "*) printf 'pod/coredns-1\npod/pyproxy-a\npod/pyproxy-b\n' ;;
+"kubectl "*" get pods "*" app.kubernetes.io/name=pyproxy") printf 'pod/pyproxy-a\npod/pyproxy-b\n' ;;
 "kubectl "*" get daemonset "*) grep -s "/$7$" "$FAKE/daemonsets" ;;
 esac
 exit 0

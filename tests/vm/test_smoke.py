@@ -76,7 +76,10 @@ def test_an_agent_that_is_not_well_fails(tmp_path: Path) -> None:
     """One node whose status is not healthy is enough, and is named."""
     machine = cluster(tmp_path, "pyproxy")
     machine.tell("fails", "*pod/pyproxy-b -- pyproxy status")
-    assert "pyproxy of pod/pyproxy-b is not well: not within 0 s" in refusal(machine)
+    done = machine.run("smoke")
+    assert done.returncode == 1
+    assert "error: pyproxy status: not within 0 s: pod/pyproxy-a:" in done.stderr
+    assert done.stderr.endswith("pod/pyproxy-b:\nkubectl fails\n")
 
 
 def test_a_node_that_is_missing_fails(tmp_path: Path) -> None:
