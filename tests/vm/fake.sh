@@ -17,6 +17,8 @@ $fails)
     ;;
 esac
 
+[ "$tool" != sudo ] || exec "$@"
+
 # last ARGUMENT...
 last() { for last; do :; done && printf '%s\n' "$last"; }
 

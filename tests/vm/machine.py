@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake.sh")
 TOOLS = (
     "apt-get", "apt-mark", "buildah", "chown", "ctr", "curl", "dpkg-query", "gpg", "kubeadm",
-    "kubectl", "modprobe", "sleep", "swapoff", "swapon", "sysctl", "systemctl",
+    "kubectl", "modprobe", "sleep", "sudo", "swapoff", "swapon", "sysctl", "systemctl",
 )  # fmt: skip
 KEY = "DE15B14486CD377B9E876E1A234654DA9A296436"
 FSTAB = "# <file system> <mount point>\nUUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n"
