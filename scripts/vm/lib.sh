@@ -73,7 +73,9 @@ image_tag() {
     local version hash
     version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$checkout/pyproxy/__init__.py")
     [ -n "$version" ] || die "pyproxy/__init__.py names no __version__"
-    hash=$(cd "$checkout" && find Dockerfile pyproject.toml pyproxy bpf scripts/lock -type f \
-        ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
+    # what the Dockerfile copies; of scripts/lib that is image_*
+    hash=$(cd "$checkout" && find Dockerfile pyproject.toml pyproxy bpf scripts/lock scripts/lib \
+        -type f ! -name '*.pyc' \( ! -path 'scripts/lib/*' -o -name 'image_*' \) -print0 |
+        LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
     echo "$version-${hash:0:12}"
 }

@@ -226,20 +226,21 @@ def test_nothing_is_swapped(tmp_path: Path) -> None:
     ]
 
 
-def test_the_image_is_built_again_when_the_source_changes(tmp_path: Path) -> None:
-    """A change gives another tag, which the DaemonSet is rolled out with; bytecode is no change."""
+def test_the_image_is_built_again_when_its_source_changes(tmp_path: Path) -> None:
+    """A change gives another tag, which the DaemonSet is rolled out with; other files do not."""
     machine = Machine(tmp_path)
-    machine.provision(*CONTROL)
-    first = yaml.safe_load(machine.told("overlay/kustomization.yaml"))["images"][0]
-    assert first["newTag"].startswith("1.2.3-")
-    assert machine.told("images") == f"docker.io/library/pyproxy:{first['newTag']}\n"
-    (machine.checkout / "pyproxy/it.pyc").write_text("")
-    assert not any(call.startswith("buildah") for call in machine.provision(*CONTROL))
-    (machine.checkout / "bpf/types.h").write_text("struct another;\n")
-    assert any(call.startswith("buildah") for call in machine.provision(*CONTROL))
-    second = yaml.safe_load(machine.told("overlay/kustomization.yaml"))["images"][0]
-    assert second["newTag"] != first["newTag"]
-    assert machine.told("images").splitlines()[-1].endswith(second["newTag"])
+    machine.provision("node", "control")
+    for changed in ("Dockerfile", "pyproxy/__main__.py", "bpf/types.h", "scripts/lib/image_it.sh"):
+        (machine.checkout / changed).write_text("changed")
+        calls = machine.provision("image", "proxy")
+        assert any(call.startswith("buildah") for call in calls)
+        (image,) = yaml.safe_load(machine.told("overlay/kustomization.yaml"))["images"]
+        assert image["newTag"].startswith("1.2.3-")
+        last = machine.told("images").splitlines()[-1]
+        assert last == f"docker.io/library/pyproxy:{image['newTag']}"
+    for other in ("pyproxy/it.pyc", "scripts/lib/tally.py", "README.md"):
+        (machine.checkout / other).write_text("changed")
+    assert not any(call.startswith("buildah") for call in machine.provision("image", "proxy"))
 
 
 @pytest.mark.parametrize("proxy", [each for each in PROXIES if each != "pyproxy"])
