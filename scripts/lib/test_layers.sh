@@ -27,7 +27,8 @@ seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", 
 install_unit() { need_packages git clang-format shellcheck openssl; }
 install_datapath() { need_packages "${datapath_packages[@]}"; }
 install_e2e() {
-    need_packages "${datapath_packages[@]}" openssl
+    # vagrant validates its file and starts nothing: it needs nothing of what it recommends
+    need_packages "${datapath_packages[@]}" openssl vagrant vagrant-libvirt
     need_prometheus
 }
 
@@ -65,9 +66,9 @@ run_unit() {
 # Two processes, each with a node of its own.
 run_datapath() { run_pytest datapath -n 2 --dist loadfile tests/datapath tests/kernels; }
 
-# The clusters run with both ways of translating, one after the other; the API tests run once.
+# The clusters run with both ways of translating, one after the other; all else runs once.
 run_e2e() {
-    run_pytest e2e tests/api tests/e2e --socket-translation all --socket-translation host
+    run_pytest e2e tests/api tests/vm tests/e2e --socket-translation all --socket-translation host
 }
 
 run_pytest() {
