@@ -71,6 +71,13 @@ def _kernel() -> list[_Requirement]:
         _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
         *(_needs(name, partial(libbpf.helper_exists, kind, number))
           for name, kind, number in helpers),
+        *_optional(),
+    ]  # fmt: skip
+
+
+def _optional() -> list[_Requirement]:
+    """Return what only costs a feature where it is missing."""
+    return [
         _Requirement(absent.SET_RETVAL, False, lambda: features.probe().set_retval,
                      "sockets are told what is refused",
                      "processes of the node may bind NodePorts, and unconnected sockets hear "
