@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.messages import Prepared
 from pyproxy.agent.moves import Moves
+from pyproxy.errors import PyproxyError
+from pyproxy.kernel import features as kernel_features
 from pyproxy.kernel import load, sockets
 from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
@@ -48,19 +52,64 @@ class Loaded(NamedTuple):
         return self.pins.programs(self.digest)
 
 
-class Loading:
-    """Loads what is not pinned yet in a child; finish() waits for it and opens the maps."""
+def _requests(config: RunConfig, features: Features) -> list[load.Request]:
+    sizes = Sizes(max_connections=config.connections.max_entries)
+    root, kept = config.bpffs_root, config.cache_dir
+    return [load.Request(root, each, features, sizes, cache_dir=kept) for each in families()]
 
-    def __init__(self, config: RunConfig, features: Features) -> None:
+
+class Ahead:
+    """Has programs compiled, and loaded if that can be, while another agent runs (load.Request).
+
+    It begins at once, in a thread; `done` is called with what came of it.
+    """
+
+    def __init__(self, config: RunConfig, done: Callable[[Prepared], None]) -> None:
+        self._requests = _requests(config, kernel_features.probe())
+        for each in self._requests:
+            each.ahead = True
+        self.forget()
+        self._is_wanted = True
+        self._done = done
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what still goes on, and forget what was loaded: nobody will use it."""
+        self._is_wanted = False
+        self._thread.join()
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what was loaded; an agent that was killed may have left some, too."""
+        for each in self._requests:
+            each.pins.forget_ahead(each.build().digest)
+
+    def _run(self) -> None:
+        try:
+            said = load.finish(load.start(self._requests), lambda: self._is_wanted)
+        except PyproxyError as error:
+            self._done(Prepared(str(error)))
+            return
+        for line in said.splitlines():
+            log.info("%s", line)
+        self._done(Prepared(""))
+
+
+class Loading:
+    """Loads what is not pinned yet in a child; finish() waits for it and opens the maps.
+
+    `has_waited`: programs may have been loaded ahead.
+    """
+
+    def __init__(self, config: RunConfig, features: Features, *, has_waited: bool = False) -> None:
         self._config = config
         self._features = features
-        sizes = Sizes(max_connections=config.connections.max_entries)
-        self._requests = [
-            load.Request(config.bpffs_root, family, features, sizes, cache_dir=config.cache_dir)
-            for family in families()
-        ]
+        self._requests = _requests(config, features)
         for request in self._requests:
             request.formers = _former_tables(request)
+            if has_waited:
+                request.pins.use_ahead(request.build().digest)
         self._missing = [
             each for each in self._requests if each.formers or not load.is_loaded(each)
         ]
