@@ -29,6 +29,7 @@ from pyproxy.model import Family
 log = logging.getLogger(__name__)
 
 IF_INET6 = Path("/proc/net/if_inet6")
+AGAIN_S = 30.0
 
 
 def families(if_inet6: Path = IF_INET6) -> tuple[Family, ...]:
@@ -61,39 +62,50 @@ def _requests(config: RunConfig, features: Features) -> list[load.Request]:
 class Ahead:
     """Has programs compiled, and loaded if that can be, while another agent runs (load.Request).
 
-    It begins at once, in a thread; `done` is called with what came of it.
+    It begins at once, in a thread; `done` is called with what came of it. What failed is tried
+    again.
     """
 
     def __init__(self, config: RunConfig, done: Callable[[Prepared], None]) -> None:
         self._requests = _requests(config, kernel_features.probe())
         for each in self._requests:
             each.ahead = True
-        self.forget()
-        self._is_wanted = True
+        # one that was killed may have left some
+        self._forget()
+        self._stopping = threading.Event()
         self._done = done
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End what still goes on, and forget what was loaded: nobody will use it."""
-        self._is_wanted = False
+    def stop(self, *, forget: bool) -> None:
+        """End what still goes on; `forget` what was loaded, if nobody will use it."""
+        self._stopping.set()
         self._thread.join()
-        self.forget()
+        if forget:
+            self._forget()
 
-    def forget(self) -> None:
-        """Remove what was loaded; an agent that was killed may have left some, too."""
+    def _forget(self) -> None:
         for each in self._requests:
             each.pins.forget_ahead(each.build().digest)
 
     def _run(self) -> None:
+        while not self._stopping.is_set():
+            failure = self._load()
+            self._done(Prepared(failure))
+            if not failure:
+                return
+            self._stopping.wait(AGAIN_S)
+
+    def _load(self) -> str:
+        """Return why it failed, "" if it did not."""
         try:
-            said = load.finish(load.start(self._requests), lambda: self._is_wanted)
-        except PyproxyError as error:
-            self._done(Prepared(str(error)))
-            return
+            child = load.start(self._requests)
+            said = load.finish(child, lambda: not self._stopping.is_set())
+        except (PyproxyError, OSError) as error:
+            return str(error)
         for line in said.splitlines():
             log.info("%s", line)
-        self._done(Prepared(""))
+        return ""
 
 
 class Loading:

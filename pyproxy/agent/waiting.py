@@ -96,7 +96,8 @@ class Waiting:
             return
         if self._inbox.synced:
             self._inbox.world.replan()
-        lacks = self._failure or ("" if self._is_loaded else _PROGRAMS)
+        lacks = "" if self._is_loaded else _PROGRAMS
+        lacks += f": {self._failure}" if self._failure else ""
         lacks = lacks or ("" if self._inbox.synced else _LISTS)
         if lacks != self._lacks:
             self._lacks = lacks
@@ -108,8 +109,7 @@ class Waiting:
             gc.enable()
 
     def _end(self) -> None:
-        if self._ahead and not self._lock:
-            self._ahead.stop()
+        # without them its thread still waits for the place, and ends with the process
         if self._ahead:
-            # else its thread still waits for it, and ends with the process
+            self._ahead.stop(forget=self._lock is None)
             self._turn.release()

@@ -17,6 +17,14 @@ from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
 _NEWER = "use a kernel of 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
 _MOUNT_BPFFS = f"mount it with 'mount -t bpf bpf /sys/fs/bpf', on the node; in a pod {NODES_BPFFS}"
+_MAPS = (
+    ("hash maps", features.MAP_HASH),
+    ("LRU hash maps", features.MAP_LRU_HASH),
+    ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
+    ("program arrays", features.MAP_PROG_ARRAY),
+    ("LPM tries", features.MAP_LPM_TRIE),
+    ("socket storage", features.MAP_SK_STORAGE),
+)
 
 
 class Check(NamedTuple):
@@ -50,14 +58,6 @@ def requirements(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requiremen
 
 
 def _kernel() -> list[_Requirement]:
-    maps = (
-        ("hash maps", features.MAP_HASH),
-        ("LRU hash maps", features.MAP_LRU_HASH),
-        ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
-        ("program arrays", features.MAP_PROG_ARRAY),
-        ("LPM tries", features.MAP_LPM_TRIE),
-        ("socket storage", features.MAP_SK_STORAGE),
-    )
     helpers = (
         ("bpf_sk_storage_get in tc programs", SCHED_CLS, features.HELPER_SK_STORAGE_GET),
         ("bpf_sk_storage_get in socket hooks", CGROUP_SOCK_ADDR, features.HELPER_SK_STORAGE_GET),
@@ -67,7 +67,7 @@ def _kernel() -> list[_Requirement]:
          features.HELPER_KTIME_GET_COARSE_NS),
     )  # fmt: skip
     return [
-        *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
+        *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in _MAPS),
         _needs("socket address hooks", lambda: libbpf.program_type_exists(CGROUP_SOCK_ADDR)),
         _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
         *(_needs(name, partial(libbpf.helper_exists, kind, number))
@@ -109,13 +109,14 @@ def _mounts(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
     return [
         _Requirement(absent.CGROUP2, True, has_cgroup, "mounted", "not mounted",
                      "mount it with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"),
-        _Requirement(absent.BPFFS, True, lambda: _is_nodes(bpffs_root),
+        _Requirement(absent.BPFFS, True, lambda: is_on_nodes_bpffs(bpffs_root),
                      f"{bpffs_root} lies on one", f"{bpffs_root} does not lie on one",
                      _MOUNT_BPFFS),
     ]  # fmt: skip
 
 
-def _is_nodes(bpffs_root: Path) -> bool:
+def is_on_nodes_bpffs(bpffs_root: Path) -> bool:
+    """Return whether a path lies on a bpffs; raises ConfigError where that is a container's own."""
     found = bpffs_of(bpffs_root)
     if found and not outlives_us(found):
         raise ConfigError(f"what is pinned at {bpffs_root} ends with this container", NODES_BPFFS)
