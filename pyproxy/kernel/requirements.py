@@ -16,7 +16,6 @@ from pyproxy.kernel.mounts import NODES_BPFFS, bpffs_of, outlives_us
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
 _NEWER = "use a kernel of 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
-_MOUNT_BPFFS = f"mount it with 'mount -t bpf bpf /sys/fs/bpf', on the node; in a pod {NODES_BPFFS}"
 _MAPS = (
     ("hash maps", features.MAP_HASH),
     ("LRU hash maps", features.MAP_LRU_HASH),
@@ -111,7 +110,7 @@ def _mounts(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
                      "mount it with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"),
         _Requirement(absent.BPFFS, True, lambda: is_on_nodes_bpffs(bpffs_root),
                      f"{bpffs_root} lies on one", f"{bpffs_root} does not lie on one",
-                     _MOUNT_BPFFS),
+                     "mount it with 'mount -t bpf bpf /sys/fs/bpf'"),
     ]  # fmt: skip
 
 

@@ -220,7 +220,7 @@ def test_a_bpffs_that_ends_with_the_container_is_refused(made: Deployed) -> None
     assert checked.returncode == 1
     (bpffs,) = [one for one in json.loads(checked.stdout)["checks"] if one["name"] == "bpffs"]
     assert "ends with this container" in bpffs["message"]
-    assert "HostToContainer" in bpffs["remedy"]
+    assert "HostToContainer" in bpffs["message"]
 
 
 FIND = "from pyproxy.kernel.cgroup import find_root; print(find_root())"
