@@ -165,6 +165,14 @@ def test_the_api_servers_address_can_be_given() -> None:
         assert re.search(rf"create configmap pyproxy-api .*--from-literal={key}=", told)
 
 
+def test_each_folder_is_explained() -> None:
+    """And there is one for each that is named."""
+    told = INSTALL.read_text(encoding="utf-8")
+    named = set(re.findall(r"-k deploy/(\w+)", told)) | set(re.findall(r"\| `deploy/(\w+)`", told))
+    assert named == {*deployed.VARIANTS, deployed.CLEANUP}
+    assert named == {each.name for each in deployed.DEPLOY.iterdir() if each.is_dir()}
+
+
 def test_resources_are_those_that_were_measured() -> None:
     """The document says of what they are made."""
     resources = deployed.container()["resources"]
