@@ -16,14 +16,6 @@ from pyproxy.kernel.mounts import NODES_BPFFS, bpffs_of, outlives_us
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
 _NEWER = "use a kernel of 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
-_MAPS = (
-    ("hash maps", features.MAP_HASH),
-    ("LRU hash maps", features.MAP_LRU_HASH),
-    ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
-    ("program arrays", features.MAP_PROG_ARRAY),
-    ("LPM tries", features.MAP_LPM_TRIE),
-    ("socket storage", features.MAP_SK_STORAGE),
-)
 
 
 class Check(NamedTuple):
@@ -57,6 +49,14 @@ def requirements(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requiremen
 
 
 def _kernel() -> list[_Requirement]:
+    maps = (
+        ("hash maps", features.MAP_HASH),
+        ("LRU hash maps", features.MAP_LRU_HASH),
+        ("per-CPU array maps", features.MAP_PERCPU_ARRAY),
+        ("program arrays", features.MAP_PROG_ARRAY),
+        ("LPM tries", features.MAP_LPM_TRIE),
+        ("socket storage", features.MAP_SK_STORAGE),
+    )
     helpers = (
         ("bpf_sk_storage_get in tc programs", SCHED_CLS, features.HELPER_SK_STORAGE_GET),
         ("bpf_sk_storage_get in socket hooks", CGROUP_SOCK_ADDR, features.HELPER_SK_STORAGE_GET),
@@ -66,7 +66,7 @@ def _kernel() -> list[_Requirement]:
          features.HELPER_KTIME_GET_COARSE_NS),
     )  # fmt: skip
     return [
-        *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in _MAPS),
+        *(_needs(name, partial(libbpf.map_type_exists, kind)) for name, kind in maps),
         _needs("socket address hooks", lambda: libbpf.program_type_exists(CGROUP_SOCK_ADDR)),
         _needs("tc programs", lambda: libbpf.program_type_exists(SCHED_CLS)),
         *(_needs(name, partial(libbpf.helper_exists, kind, number))
