@@ -25,7 +25,7 @@ from tests.lab.waiting import wait_for
 # who asks by packets asks so whatever sockets are translated, and both ways are tried
 pytestmark = pytest.mark.once
 
-HAND_OVER_S = 2.0  # some 0.2 s where nothing else runs: two cores and all the traffic besides
+HAND_OVER_S = 10.0  # 0.2 s where nothing else runs; 1.5 s was seen on two cores with ten for them
 CHECK = 30_901
 
 
