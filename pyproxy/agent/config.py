@@ -26,6 +26,8 @@ class RunConfig(NamedTuple):
     nothing else. `service_metrics`: a scrape gets counters of every service. With
     `bind_address_hard_fail` the agent ends where a server cannot bind (A11, A12.7); with
     `remove_kube_proxy_rules` it removes what kube-proxy has left, once its own programs serve.
+    With `take_over` an agent that finds another one here waits for its end, instead of refusing to
+    run. At `probe_socket` this very agent says how it is, None for nowhere.
     `files` are the configuration's own, to be watched; `configuration` is the effective
     KubeProxyConfiguration (kube.proxydocument).
     """
@@ -51,6 +53,8 @@ class RunConfig(NamedTuple):
     proxy_mode_answer: str = ""
     service_metrics: bool = True
     bind_address_hard_fail: bool = False
+    take_over: bool = False
+    probe_socket: Path | None = None
     logging: LogSettings = LogSettings()
     files: tuple[Path, ...] = ()
     configuration: Mapping[str, Any] = MappingProxyType({})

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.agent.config import RunConfig
+from pyproxy.agent.messages import Prepared
 from pyproxy.agent.moves import Moves
+from pyproxy.errors import PyproxyError
+from pyproxy.kernel import features as kernel_features
 from pyproxy.kernel import load, sockets
 from pyproxy.kernel.connections import Connections
 from pyproxy.kernel.datapath import KernelDatapath
@@ -25,6 +29,7 @@ from pyproxy.model import Family
 log = logging.getLogger(__name__)
 
 IF_INET6 = Path("/proc/net/if_inet6")
+AGAIN_S = 30.0
 
 
 def families(if_inet6: Path = IF_INET6) -> tuple[Family, ...]:
@@ -48,19 +53,75 @@ class Loaded(NamedTuple):
         return self.pins.programs(self.digest)
 
 
-class Loading:
-    """Loads what is not pinned yet in a child; finish() waits for it and opens the maps."""
+def _requests(config: RunConfig, features: Features) -> list[load.Request]:
+    sizes = Sizes(max_connections=config.connections.max_entries)
+    root, kept = config.bpffs_root, config.cache_dir
+    return [load.Request(root, each, features, sizes, cache_dir=kept) for each in families()]
 
-    def __init__(self, config: RunConfig, features: Features) -> None:
+
+class Ahead:
+    """Has programs compiled, and loaded if that can be, while another agent runs (load.Request).
+
+    It begins at once, in a thread; `done` is called with what came of it. What failed is tried
+    again.
+    """
+
+    def __init__(self, config: RunConfig, done: Callable[[Prepared], None]) -> None:
+        self._requests = _requests(config, kernel_features.probe())
+        for each in self._requests:
+            each.ahead = True
+        # one that was killed may have left some
+        self._forget()
+        self._stopping = threading.Event()
+        self._done = done
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, forget: bool) -> None:
+        """End what still goes on; `forget` what was loaded, if nobody will use it."""
+        self._stopping.set()
+        self._thread.join()
+        if forget:
+            self._forget()
+
+    def _forget(self) -> None:
+        for each in self._requests:
+            each.pins.forget_ahead(each.build().digest)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            failure = self._load()
+            self._done(Prepared(failure))
+            if not failure:
+                return
+            self._stopping.wait(AGAIN_S)
+
+    def _load(self) -> str:
+        """Return why it failed, "" if it did not."""
+        try:
+            child = load.start(self._requests)
+            said = load.finish(child, lambda: not self._stopping.is_set())
+        except (PyproxyError, OSError) as error:
+            return str(error)
+        for line in said.splitlines():
+            log.info("%s", line)
+        return ""
+
+
+class Loading:
+    """Loads what is not pinned yet in a child; finish() waits for it and opens the maps.
+
+    `has_waited`: programs may have been loaded ahead.
+    """
+
+    def __init__(self, config: RunConfig, features: Features, *, has_waited: bool = False) -> None:
         self._config = config
         self._features = features
-        sizes = Sizes(max_connections=config.connections.max_entries)
-        self._requests = [
-            load.Request(config.bpffs_root, family, features, sizes, cache_dir=config.cache_dir)
-            for family in families()
-        ]
+        self._requests = _requests(config, features)
         for request in self._requests:
             request.formers = _former_tables(request)
+            if has_waited:
+                request.pins.use_ahead(request.build().digest)
         self._missing = [
             each for each in self._requests if each.formers or not load.is_loaded(each)
         ]

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -19,11 +18,14 @@ from pyproxy.agent import hostsetup, report
 from pyproxy.agent.bridged import Bridged
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.cover import Cover
+from pyproxy.agent.ending import crashed, watch_signals
 from pyproxy.agent.health import Healthiness
+from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.kernel import Loaded, Loading, families, forget_former_programs
 from pyproxy.agent.messages import CoverChanged, Messages, Stop
 from pyproxy.agent.meters import Meters
 from pyproxy.agent.moves import Moves
+from pyproxy.agent.probes import Probes
 from pyproxy.agent.reconfigure import reread
 from pyproxy.agent.run import Agent
 from pyproxy.agent.scrape import Scrape
@@ -31,13 +33,15 @@ from pyproxy.agent.serving import Serving, bind_failed
 from pyproxy.agent.sweeper import Sweeper
 from pyproxy.agent.traffic import ServiceTraffic
 from pyproxy.agent.upkeep import PinsGoneError
+from pyproxy.agent.waiting import Waiting
 from pyproxy.errors import ConfigError, PyproxyError
 from pyproxy.kernel import cgroup, features, sockets
 from pyproxy.kernel.addresses import interface_addresses
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
-from pyproxy.kernel.lock import Lock
-from pyproxy.kernel.pins import is_bpffs, other_layouts
+from pyproxy.kernel.lock import AgentRunningError, Lock
+from pyproxy.kernel.mounts import NODES_BPFFS, bpffs_of, outlives_us
+from pyproxy.kernel.pins import other_layouts
 from pyproxy.kernel.requirements import need
 from pyproxy.kube.api_meters import ApiMeters
 from pyproxy.kube.events import Put, Source
@@ -57,10 +61,16 @@ def check_node(config: RunConfig) -> None:
     if os.geteuid() != 0:
         raise PyproxyError("the agent needs root", "run it as root or with sudo")
     cgroup.check(config.cgroup_root)
-    if not is_bpffs(config.bpffs_root):
+    bpffs = bpffs_of(config.bpffs_root)
+    if bpffs is None:
         raise ConfigError(
             f"--bpffs-root {config.bpffs_root} is not on a bpffs",
-            "mount one with 'mount -t bpf bpf /sys/fs/bpf'",
+            "mount one on the node with 'mount -t bpf bpf /sys/fs/bpf'",
+        )
+    if not outlives_us(bpffs):
+        raise ConfigError(
+            f"what is pinned at --bpffs-root {config.bpffs_root} ends with this container",
+            NODES_BPFFS,
         )
     need(config.cgroup_root, config.bpffs_root)
 
@@ -77,21 +87,18 @@ def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
     `choose` reads the configuration's files again.
     """
     config = chosen.config
-    prepare(config)
-    lock = Lock(config.run_dir, config.bpffs_root)
+    check_node(config)
+    lock = _lock(config)
     for remark in chosen.remarks:
         log.warning("%s", remark)
     hostsetup.set_oom_score(config.oom_score_adj)
-    # the one before may have had the same pid, in a container of its own
-    with contextlib.suppress(OSError):
-        report.remove(config.run_dir)
     messages = Messages()
-    stopping = _watch_signals(messages)
-    threading.excepthook = lambda crash: messages.put(_crashed(crash))
+    stopping = watch_signals(messages)
+    threading.excepthook = lambda crash: messages.put(crashed(crash))
     # a start makes many objects and drops few: the collector would only walk them in vain
     gc.disable()
     try:
-        _run(config, choose, messages, stopping)
+        _run(config, choose, messages, stopping, lock)
     except LoadingEndedError:
         log.info("stopped before the programs were loaded")
     except PinsGoneError as error:
@@ -99,8 +106,19 @@ def run(chosen: Chosen, choose: Callable[[], Chosen]) -> None:
         # which lets go of the lock, too
         _start_anew()
     finally:
-        lock.release()
+        if lock:
+            lock.release()
     log.info("stopped; what is loaded stays and goes on serving")
+
+
+def _lock(config: RunConfig) -> Lock | None:
+    """Return the lock, None where another agent has it whose end is to be waited for."""
+    try:
+        return Lock(config.run_dir, config.bpffs_root)
+    except AgentRunningError:
+        if config.take_over:
+            return None
+        raise
 
 
 def _start_anew() -> None:
@@ -113,50 +131,81 @@ def _run(
     choose: Callable[[], Chosen],
     messages: Messages,
     stopping: threading.Event,
+    lock: Lock | None,
 ) -> None:
     with contextlib.ExitStack() as running:
-        # programs compile while the objects are read
-        loading = Loading(config, features.probe())
-        running.callback(loading.abandon)
         meters = Meters(families(), config.proxy_mode)
-        parts = _Parts(config, messages, running, meters, _teller(config, running, meters.api))
-        scrape = _scrape(parts)
-        source = _source(config, messages.put, meters.api)
-        source.start()
-        running.callback(source.stop)
-        loaded = loading.finish(lambda: not stopping.is_set())
-        scrape.figures.pins = tuple(each.pins for each in loaded.values())
-        bridged = Bridged({family: each.path for family, each in loaded.items()})
-        cover = _cover(config, loading, loaded, bridged, messages)
-        watch = Watch(cover.refresh, config.sync_period_s)
-        moves = _attach(config, loading, cover)
-        bridged.start()
-        running.callback(bridged.stop)
-        watch.start()
-        running.callback(watch.stop)
-        # a device that still runs former ones needs their stages too
-        if not cover.failures:
-            forget_former_programs(loaded)
-        sweeper = Sweeper(loaded.values())
-        sweeper.start()
-        running.callback(sweeper.stop)
-        agent = _agent(parts, loaded, cover, moves, scrape)
-        if config.files:
-            running.callback(_watch_files(config, choose, messages).stop)
-        running.callback(agent.stop)
-        end = agent.run()
+        teller = _teller(config, running, meters.api)
+        http, inbox = HttpServer(), Inbox(config.options)
+        probes = Probes()
+        parts = _Parts(config, messages, running, running, meters, teller, http, probes, inbox)
+        http.start()
+        running.callback(http.stop)
+        probes.serve(http, config.probe_socket)
+        end: Stop | Lock = lock or _await_turn(parts)
+        if isinstance(end, Lock):
+            end = _serve(parts, choose, stopping, end, has_waited=lock is None)
     if end.reason:
         raise PyproxyError(end.reason, end.remedy)
 
 
+def _await_turn(parts: _Parts) -> Lock | Stop:
+    """Prepare to take over from the agent that runs; return the lock, or what ends the wait."""
+    waiting = Waiting(parts.config, parts.messages, parts.inbox, lambda: _start_source(parts))
+    parts.probes.lacks = waiting.lacks
+    return waiting.run()
+
+
+def _serve(
+    parts: _Parts,
+    choose: Callable[[], Chosen],
+    stopping: threading.Event,
+    lock: Lock,
+    *,
+    has_waited: bool,
+) -> Stop:
+    """Serve the node until Stop, and let go of the lock as soon as nothing here writes any more."""
+    config = parts.config
+    with contextlib.ExitStack() as running:
+        running.callback(lock.release)
+        # ports are free before the lock is: who waits for it wants them, too
+        running.callback(parts.http.stop)
+        parts = parts._replace(running=running)
+        hostsetup.set_conntrack(config.conntrack)
+        # the one before may have had the same pid, in a container of its own
+        with contextlib.suppress(OSError):
+            report.remove(config.run_dir)
+        # programs compile while the objects are read
+        loading = Loading(config, features.probe(), has_waited=has_waited)
+        running.callback(loading.abandon)
+        scrape = _scrape(parts)
+        if not has_waited:
+            _start_source(parts)
+        loaded = loading.finish(lambda: not stopping.is_set())
+        cover, moves = _cover_devices(parts, loading, loaded)
+        scrape.figures.pins = tuple(each.pins for each in loaded.values())
+        agent = _agent(parts, loaded, cover, moves, scrape)
+        if config.files:
+            running.callback(_watch_files(config, choose, parts.messages).stop)
+        running.callback(agent.stop)
+        return agent.run()
+
+
 class _Parts(NamedTuple):
-    """What all parts are handed: `running` ends them with the agent."""
+    """What all parts are handed: `running` ends them with the agent, `beyond` without hurry.
+
+    What `beyond` ends writes nothing on this node and listens nowhere: the next agent may serve.
+    """
 
     config: RunConfig
     messages: Messages
     running: contextlib.ExitStack
+    beyond: contextlib.ExitStack
     meters: Meters
     teller: Teller
+    http: HttpServer
+    probes: Probes
+    inbox: Inbox
 
     def bind_failed(self, reason: str) -> Callable[[str], None]:
         """Return what is done where a server cannot listen: an Event of this reason, or the end."""
@@ -190,6 +239,28 @@ def _scrape(parts: _Parts) -> Scrape:
     return scrape
 
 
+def _cover_devices(
+    parts: _Parts, loading: Loading, loaded: dict[Family, Loaded]
+) -> tuple[Cover, Moves]:
+    """Attach the packet path to all devices, and keep it there."""
+    config, running = parts.config, parts.running
+    bridged = Bridged({family: each.path for family, each in loaded.items()})
+    cover = _cover(config, loading, loaded, bridged, parts.messages)
+    watch = Watch(cover.refresh, config.sync_period_s)
+    moves = _attach(config, loading, cover)
+    bridged.start()
+    running.callback(bridged.stop)
+    watch.start()
+    running.callback(watch.stop)
+    # a device that still runs former ones needs their stages too
+    if not cover.failures:
+        forget_former_programs(loaded)
+    sweeper = Sweeper(loaded.values())
+    sweeper.start()
+    running.callback(sweeper.stop)
+    return cover, moves
+
+
 def _agent(
     parts: _Parts, loaded: dict[Family, Loaded], cover: Cover, moves: Moves, scrape: Scrape
 ) -> Agent:
@@ -209,11 +280,13 @@ def _agent(
         cover,
         moves,
         parts.messages,
+        inbox=parts.inbox,
         health=health,
         serving=serving,
         tell=parts.teller.tell,
         meters=parts.meters,
     )
+    parts.probes.lacks, parts.probes.ails = agent.lacks, agent.ails
     scrape.answers = serving.counts
     scrape.configuration = lambda: agent.config.configuration
     pins = {family: each.pins for family, each in loaded.items()}
@@ -223,10 +296,7 @@ def _agent(
 
 def _serving(parts: _Parts, health: Healthiness) -> Serving:
     """Return what answers over HTTP; nothing listens yet."""
-    config = parts.config
-    http = HttpServer()
-    http.start()
-    parts.running.callback(http.stop)
+    config, http = parts.config, parts.http
     healthz = None
     if config.healthz_bind_address:
         healthz = HealthServer(
@@ -277,6 +347,12 @@ def _attach(config: RunConfig, loading: Loading, cover: Cover) -> Moves:
     return moves
 
 
+def _start_source(parts: _Parts) -> None:
+    source = _source(parts.config, parts.messages.put, parts.meters.api)
+    source.start()
+    parts.beyond.callback(source.stop)
+
+
 def _source(config: RunConfig, put: Put, meters: ApiMeters) -> Source:
     if config.manifests:
         return ManifestSource(config.manifests, put)
@@ -305,35 +381,3 @@ def _teller(config: RunConfig, running: contextlib.ExitStack, meters: ApiMeters)
     announcer = Announcer(settings, config.options.node_name, meters=meters)
     running.callback(announcer.stop)
     return announcer
-
-
-def _watch_signals(messages: Messages) -> threading.Event:
-    """Put Stop when SIGTERM or SIGINT arrives, whichever thread the kernel gives it to.
-
-    Returns an event that is set then, for who is not at the queue yet.
-
-    A Python handler runs only when the main thread wakes up, and a signal that another thread
-    received does not wake it; the wake-up descriptor is written by the C handler itself.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-
-    stopping = threading.Event()
-
-    def wait() -> None:
-        os.read(reader, 1)
-        stopping.set()
-        messages.put(Stop())
-
-    threading.Thread(target=wait, name="signals", daemon=True).start()
-    return stopping
-
-
-def _crashed(crash: threading.ExceptHookArgs) -> Stop:
-    """Log a thread's unexpected end: an agent that no longer hears of changes must not go on."""
-    name = crash.thread.name if crash.thread else "?"
-    log.critical("the thread %s ended unexpectedly", name, exc_info=crash.exc_value)
-    return Stop(f"the thread {name} ended unexpectedly: {crash.exc_value}")

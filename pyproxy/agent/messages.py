@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from pyproxy.agent.reconfigure import Reread
+from pyproxy.kernel.lock import Lock
 from pyproxy.kube.events import Change, Event, Synced
 
 
@@ -28,7 +29,19 @@ class Stop(NamedTuple):
     remedy: str = "start it again, and report what the log says"
 
 
-Message: TypeAlias = Event | CoverChanged | ServersChanged | Reread | Stop
+class MyTurn(NamedTuple):
+    """No other agent waits before this one; with a lock, none runs any more."""
+
+    lock: Lock | None
+
+
+class Prepared(NamedTuple):
+    """Programs were loaded before their time; `failure` says why not, "" if they were."""
+
+    failure: str
+
+
+Message: TypeAlias = Event | CoverChanged | ServersChanged | Reread | MyTurn | Prepared | Stop
 
 
 class Messages:

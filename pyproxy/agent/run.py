@@ -36,7 +36,7 @@ from pyproxy.agent.sync import Syncers
 from pyproxy.agent.upkeep import Upkeep
 from pyproxy.kernel import cleanup, sweep
 from pyproxy.kernel.pins import other_layouts
-from pyproxy.kube.events import Change, Report, Trouble
+from pyproxy.kube.events import Change, Event, Report, Trouble
 from pyproxy.kube.notices import Tell
 from pyproxy.model import Family, ServicePortName, address_text
 from pyproxy.plan.options import DetectLocalMode, Options, lacks_pod_cidrs
@@ -72,6 +72,7 @@ class Agent:
         moves: Moves,
         messages: Messages,
         *,
+        inbox: Inbox,
         health: Healthiness,
         serving: Serving,
         tell: Tell,
@@ -84,7 +85,7 @@ class Agent:
         self._health = health
         self._serving = serving
         self._tell = tell
-        self._inbox = Inbox(config.options)
+        self._inbox = inbox
         self._loaded = tuple(loaded.values())
         paths = (each.path for each in self._loaded)
         self._reconfiguring = Reconfiguring(config, paths, self._inbox.world)
@@ -99,10 +100,9 @@ class Agent:
         self._tracking = LateTracking(lambda: self.config.conntrack)
         root, period_s = config.cgroup_root, config.sync_period_s
         self._upkeep = Upkeep(root, loaded, self._syncers, period_s, more=self._looks())
-        self._changed = True
         self._reporter = report.Reporter(config.run_dir)
-        self._report_due = 0.0
-        self._synced = False
+        self._changed, self._report_due = True, 0.0
+        self._synced = self._has_planned = False
 
     def _looks(self) -> tuple[Callable[[], None], ...]:
         """Return what is looked at once a period, besides what the maps hold."""
@@ -123,6 +123,14 @@ class Agent:
     def service_ids(self, family: Family) -> Mapping[ServicePortName, int]:
         """Return the ids of a family's service ports: servers' threads may ask."""
         return self._syncers.service_ids(family)
+
+    def lacks(self) -> str:
+        """Return why this agent is not ready, "" if it is; servers' threads may ask."""
+        return self.ails() or ("" if self._synced else "it has not synced yet")
+
+    def ails(self) -> str:
+        """Return what a new start may mend, "" if nothing is wrong; servers' threads may ask."""
+        return "" if self._health.is_healthy() else "/livez says that a family is unhealthy"
 
     def stop(self) -> None:
         """End what goes on besides run()."""
@@ -171,7 +179,7 @@ class Agent:
                 self._meters.changed(each)
             if isinstance(each, Reread):
                 self._reconfigure(each)
-            elif not isinstance(each, CoverChanged | ServersChanged | Stop):
+            elif isinstance(each, Event):
                 self._inbox.take(each)
         if self._inbox.synced:
             self._sync(messages)
@@ -203,6 +211,9 @@ class Agent:
 
     def _sync(self, messages: list[Message]) -> None:
         changes = self._inbox.world.replan()
+        if not self._has_planned:
+            # who has waited to take over has planned before
+            self._has_planned, changes = True, dict(self._inbox.world.plans)
         self._meters.planned(changes)
         self._cover.use(self._inbox.world.options)
         self._filtered.take(changes)

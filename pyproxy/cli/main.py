@@ -47,6 +47,16 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="PyproxyConfiguration v1alpha1: what has no place in --config.",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Where another agent runs: prepare everything, and take over when it ends.",
+)
+@click.option(
+    "--probe-socket",
+    type=click.Path(path_type=Path),
+    help="Where 'pyproxy probe' asks this very agent.",
+)
 @node_roots
 @cache_dir
 def run(context: click.Context, **flags: Any) -> int:
@@ -104,6 +114,24 @@ def check(
     files = command.Files(config, pyproxy_config)
     as_json = json_output(output_format)
     return command.show(roots["cgroup_root"], roots["bpffs_root"], files, as_json=as_json)
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["ready", "live"]), default="ready")
+@click.option(
+    "--probe-socket",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="As 'pyproxy run' has it.",
+)
+def probe(what: str, probe_socket: Path) -> int:
+    """Ask this very agent: is it ready (synced, or prepared to take over), or live at least.
+
+    `status` and /healthz are about the node, whoever serves it.
+    """
+    from pyproxy.cli import probe as command  # noqa: PLC0415 - as above
+
+    return command.ask(probe_socket, what)
 
 
 @cli.command()

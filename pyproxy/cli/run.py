@@ -47,24 +47,20 @@ def run_agent(flags: dict[str, Any]) -> None:
 def choose(flags: dict[str, Any]) -> Chosen:
     """Return what the agent runs with; raises ConfigError for what makes no sense.
 
-    `flags` has all of the command's, None for those not given. --config rules over kube-proxy's
-    flags as it does there; our own flags win over --pyproxy-config.
+    `flags` are the command's, None where not given. --config rules over kube-proxy's as there;
+    our own win over --pyproxy-config.
     """
     if flags["manifests"] and flags["kubeconfig"]:
         raise ConfigError("there are two sources of objects", "give --manifests or --kubeconfig")
     settings = read_settings(flags["config"], _proxy_flags(flags))
     config, own = settings.config, _own_file(flags["pyproxy_config"])
-    warnings = tuple(f"{flags['pyproxy_config']}: {each}" for each in own.warnings)
-    chosen = RunConfig(
+    made = RunConfig(
         manifests=flags["manifests"],
         kubeconfig=_kubeconfig(flags, config),
         options=_options(config, own),
         healthz_bind_address=config.healthz_bind_address,
         metrics_bind_address=config.metrics_bind_address,
-        cgroup_root=flags["cgroup_root"] or own.cgroup_root or cgroup.find_root(),
-        bpffs_root=flags["bpffs_root"] or own.bpffs_root or BPFFS_ROOT,
-        run_dir=flags["run_dir"] or own.run_dir or RUN_DIR,
-        cache_dir=flags["cache_dir"] or own.cache_dir or CACHE_DIR,
+        **_places(flags, own),
         devices=_devices(flags["devices"], own),
         socket_translation=_socket_translation(flags["socket_translation"], own),
         connections=_connections(config, own),
@@ -77,11 +73,14 @@ def choose(flags: dict[str, Any]) -> Chosen:
         proxy_mode_answer=own.proxy_mode_answer,
         service_metrics=own.service_metrics,
         bind_address_hard_fail=config.bind_address_hard_fail,
+        take_over=bool(flags.get("take_over")),
+        probe_socket=flags.get("probe_socket"),
         logging=config.logging,
         files=tuple(filter(None, (flags["config"], flags["pyproxy_config"]))),
         configuration=settings.document,
     )
-    return Chosen(chosen, (*settings.remarks, *warnings))
+    warnings = (f"{flags['pyproxy_config']}: {each}" for each in own.warnings)
+    return Chosen(made, (*settings.remarks, *warnings))
 
 
 def _write_config(flags: dict[str, Any], path: Path) -> None:
@@ -131,6 +130,15 @@ def _kubeconfig(flags: dict[str, Any], config: ProxyConfig) -> Path | None:
     if flags["manifests"]:
         return None
     return flags["kubeconfig"] or config.kubeconfig
+
+
+def _places(flags: dict[str, Any], own: PyproxyConfig) -> dict[str, Path]:
+    return {
+        "cgroup_root": flags["cgroup_root"] or own.cgroup_root or cgroup.find_root(),
+        "bpffs_root": flags["bpffs_root"] or own.bpffs_root or BPFFS_ROOT,
+        "run_dir": flags["run_dir"] or own.run_dir or RUN_DIR,
+        "cache_dir": flags["cache_dir"] or own.cache_dir or CACHE_DIR,
+    }
 
 
 def _devices(flag: str | None, own: PyproxyConfig) -> tuple[str, ...]:

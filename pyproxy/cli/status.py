@@ -18,7 +18,7 @@ from pyproxy.kernel import forward, inspect
 from pyproxy.kernel.datapath import KernelDatapath
 from pyproxy.kernel.fastpath import TCP_BE_LIBERAL, FastPath
 from pyproxy.kernel.inspect import MapStatus, ProgramStatus
-from pyproxy.kernel.lock import holder
+from pyproxy.kernel.lock import Waiting, holder, waiting
 from pyproxy.kernel.pins import Pins
 
 NEARLY_FULL = 0.8
@@ -71,6 +71,7 @@ class Status(NamedTuple):
     endpoints: int
     problems: list[Problem]
     notices: list[Notice]
+    waiting: Waiting | None = None
 
 
 def collect(bpffs_root: Path, run_dir: Path) -> Status:
@@ -221,7 +222,7 @@ def _problems(
 def show(bpffs_root: Path, run_dir: Path, *, as_json: bool) -> int:
     """Print the status; return 0 healthy, 1 unhealthy, 3 nothing loaded."""
     try:
-        status = collect(bpffs_root, run_dir)
+        status = collect(bpffs_root, run_dir)._replace(waiting=waiting(run_dir))
     except (KernelError, NothingLoadedError) as error:
         return _unknown(error, holder(run_dir), as_json=as_json)
     if as_json:
@@ -257,6 +258,7 @@ def _answer(status: Status) -> dict[str, Any]:
             "refused": state.refused if state else 0,
             "malformed": state.malformed if state else 0,
         },
+        "waiting": status.waiting and status.waiting._asdict(),
         "lastSync": {"time": _time(state), "seconds": state.last_sync_seconds} if state else None,
         "counters": status.counters,
     }
@@ -308,4 +310,8 @@ def _head(status: Status) -> list[str]:
     if state and state.last_sync:
         ago, ms = time.time() - state.last_sync, state.last_sync_seconds * 1000
         lines.append(f"last sync {ago:.1f} s ago, took {ms:.1f} ms")
+    if status.waiting:
+        pid, version, lacks = status.waiting
+        how = f"lacks {lacks}" if lacks else "has prepared everything"
+        lines.append(f"agent {pid}, {version}, waits to take over and {how}")
     return [*lines, ""]

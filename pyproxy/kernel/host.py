@@ -18,8 +18,10 @@ ROOT = Path("/")
 MOST_ENTRIES = 1 << 20  # of maxPerCore times CPUs
 SYSCTLS = Path("proc/sys/net/netfilter")
 SIZE = "nf_conntrack_max"
-HASH_SIZE = Path("sys/module/nf_conntrack/parameters/hashsize")
+# the same as sys/module/nf_conntrack/parameters/hashsize, which kube-proxy writes
+HASH_SIZE = SYSCTLS / "nf_conntrack_buckets"
 OOM_SCORE = Path("proc/self/oom_score_adj")
+MOUNTED = Path("/host")  # where a container may have a node's /proc/sys/net: its own is read-only
 ENTRIES_A_BUCKET = 4  # as the kernel's own default was for long
 
 
@@ -81,11 +83,17 @@ def _values(settings: Conntrack, size: int) -> Iterator[tuple[Path, int]]:
     return ((SYSCTLS / name, value) for name, value in wanted.items() if value)
 
 
+def writable(path: Path, mounted: Path = MOUNTED) -> Path:
+    """Return by what path a file of /proc/sys can be written: of a container's own none can."""
+    other = mounted / path.relative_to("/")
+    return other if not os.access(path, os.W_OK) and os.access(other, os.W_OK) else path
+
+
 def _write(path: Path, value: int) -> list[str]:
     before = int(path.read_text("ascii"))
     if before == value:
         return []
-    path.write_text(f"{value}\n", "ascii")
+    writable(path).write_text(f"{value}\n", "ascii")
     return [f"{path.name}: {value} (was {before})"]
 
 

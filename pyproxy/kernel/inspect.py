@@ -24,7 +24,7 @@ from pyproxy.kernel.fastpath import FastPath
 from pyproxy.kernel.listeners import listening
 from pyproxy.kernel.maps import ArrayMap, HashMap
 from pyproxy.kernel.packetpath import FAST_PATH, FORWARD_MARK, SETTINGS, now_ticks, ticks
-from pyproxy.kernel.pins import CONNECTED, UNFINISHED, Pins
+from pyproxy.kernel.pins import AHEAD, CONNECTED, UNFINISHED, Pins
 from pyproxy.kernel.ports import local_port_range
 from pyproxy.kernel.programs import Program, socket_programs
 from pyproxy.model import Address, Family, Protocol
@@ -76,7 +76,8 @@ def loaded_families(root: Path) -> list[Pins]:
 
 def programs(pins: Pins, cgroup_root: Path | None) -> Iterator[ProgramStatus]:
     """Give the programs of a family: those that should be attached, and what is."""
-    directories = [p for p in pins.program_directories() if not p.name.endswith(UNFINISHED)]
+    passed = (UNFINISHED, AHEAD)
+    directories = [p for p in pins.program_directories() if not p.name.endswith(passed)]
     expected = directories[-1] if directories else pins.base / "programs"
     for program in socket_programs(pins.family):
         yield _socket_program(pins, program, expected, cgroup_root)

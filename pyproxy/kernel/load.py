@@ -64,7 +64,8 @@ class Request:
 
     `formers` is where connection tables of other sizes are pinned, the newest first, whose
     connections are to come along; FORMER_TABLES at most. In `cache_dir` compiled objects are
-    kept, None keeps none.
+    kept, None keeps none. With `ahead` nothing is to change for an agent that runs: programs are
+    compiled, and loaded beside its own where they fit its maps.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Request:
         *,
         formers: Sequence[Path] = (),
         cache_dir: Path | None = None,
+        ahead: bool = False,
     ) -> None:
         self.pins = Pins(root, family)
         self.family = family
@@ -83,6 +85,7 @@ class Request:
         self.sizes = sizes or Sizes()
         self.formers = tuple(formers)
         self.cache_dir = cache_dir
+        self.ahead = ahead
 
     @property
     def connections(self) -> Path:
@@ -110,6 +113,7 @@ def _to_json(requests: Sequence[Request]) -> str:
                 *(str(r.pins.root), r.family.value, r.features, r.sizes),
                 list(map(str, r.formers)),
                 r.cache_dir and str(r.cache_dir),
+                r.ahead,
             )
             for r in requests
         ]
@@ -125,8 +129,9 @@ def _from_json(text: str) -> list[Request]:
             Sizes(*sizes),
             formers=list(map(Path, formers)),
             cache_dir=cache_dir and Path(cache_dir),
+            ahead=ahead,
         )
-        for root, family, features, sizes, formers, cache_dir in json.loads(text)
+        for root, family, features, sizes, formers, cache_dir, ahead in json.loads(text)
     ]
 
 
@@ -200,6 +205,9 @@ def finish(child: subprocess.Popen[str], is_wanted: Callable[[], bool] = lambda:
 
 def load(request: Request) -> None:
     """Compile, check and pin what is missing; runs inside the loader."""
+    if request.ahead:
+        _load_ahead(request)
+        return
     if not is_loaded(request):
         _load_programs(request)
     for place, former in enumerate(request.formers):
@@ -246,10 +254,27 @@ def _load_programs(request: Request) -> None:
     code, pins = _bytecode(request, wanted), request.pinned_maps()
     for directory in (request.pins.maps, request.pins.shared, request.connections):
         _refuse_strangers(directory, set(pins.values()))
-    final = request.pins.programs(wanted.digest)
+    _pin_programs(request, code, request.pins.programs(wanted.digest))
+
+
+def _load_ahead(request: Request) -> None:
+    """Compile, and load what only lacks programs: the maps are those of the agent that runs.
+
+    Where it has others (another layout, a table of another size) the rest is done later.
+    """
+    if is_loaded(request):
+        return
+    wanted = request.build()
+    code = _bytecode(request, wanted)
+    has_maps = all(pin.exists() for pin in request.pinned_maps().values())
+    if has_maps and request.pins.is_used(request.sizes.max_connections):
+        _pin_programs(request, code, request.pins.ahead(wanted.digest))
+
+
+def _pin_programs(request: Request, code: Bytecode, final: Path) -> None:
     unfinished = final.with_name(final.name + UNFINISHED)
     remove_tree(unfinished)
-    with Object(code, pins) as made:
+    with Object(code, request.pinned_maps()) as made:
         put_away(final)
         make_directory(unfinished)
         for program in programs(request.family):

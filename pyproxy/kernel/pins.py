@@ -2,7 +2,7 @@
 """Where things are pinned below the bpffs root.
 
     <bpffs-root>/v2/<family>/maps/<map>
-    <bpffs-root>/v2/<family>/programs-<digest>/<program>
+    <bpffs-root>/v2/<family>/programs-<digest>/<program>     -ahead: nobody runs them yet
     <bpffs-root>/v2/<family>/links/<link>
     <bpffs-root>/v2/shared/<map of both families>
     <bpffs-root>/v2/devices/<link>
@@ -16,7 +16,6 @@ connection table has a version of its own, so that connections outlive a change 
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 from pathlib import Path
@@ -35,6 +34,7 @@ _VERSION = re.compile(r"(connections-)?v[0-9]+")
 # of both families: what connected sockets asked for, TCP's and UDP's
 CONNECTED = ("connected", "connected_udp")
 UNFINISHED = "-unfinished"
+AHEAD = "-ahead"
 REPLACED = "-replaced"
 _USED = "used"  # a directory beside the maps of a connection table: no other file can be there
 
@@ -56,6 +56,22 @@ class Pins:
         """Return the directory of the programs that were compiled from what digest says."""
         return self.base / f"programs-{digest}"
 
+    def ahead(self, digest: str) -> Path:
+        """Return the directory of the same programs where they are loaded before their time."""
+        return self.base / f"programs-{digest}{AHEAD}"
+
+    def use_ahead(self, digest: str) -> None:
+        """Let programs that were loaded before their time be those that count, if there are any."""
+        if self.ahead(digest).is_dir():
+            put_away(self.programs(digest))
+            self.ahead(digest).rename(self.programs(digest))
+
+    def forget_ahead(self, digest: str) -> None:
+        """Remove programs that were loaded before their time, and those of a loader that ended."""
+        ahead = self.ahead(digest)
+        for each in (ahead, ahead.with_name(ahead.name + UNFINISHED)):
+            remove_tree(each)
+
     def program_directories(self) -> list[Path]:
         """Return the directories of programs of any digest, unfinished ones too, oldest first."""
         if not self.base.is_dir():
@@ -74,6 +90,11 @@ class Pins:
     def mark_used(self, entries: int) -> None:
         """Note that programs with the connection table of this size are about to be attached."""
         make_directory(self.connections(entries) / _USED)
+
+    def is_used(self, entries: int) -> bool:
+        """Return whether the connection table of this size is the only one, and in use."""
+        table = self.connections(entries)
+        return self.connection_tables() == [table] and (table / _USED).is_dir()
 
     def set_aside(self, entries: int) -> None:
         """Let the connection table of this size be a former one, if a newer one was used.
@@ -160,15 +181,3 @@ def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def is_bpffs(path: Path) -> bool:
-    """Return whether path (or its first parent that exists) lies on a bpffs."""
-    wanted = nearest_existing(path).stat().st_dev
-    device = f"{os.major(wanted)}:{os.minor(wanted)}"
-    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
-        for line in mounts:
-            before, _, after = line.partition(" - ")
-            if before.split()[2] == device:
-                return after.split()[0] == "bpf"
-    return False

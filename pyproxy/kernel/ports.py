@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pyproxy.kernel.host import writable
 from pyproxy.tables import PortRange
 
 # of the reader's namespace; both families have the same
@@ -53,7 +54,7 @@ def reserved_ports() -> set[int]:
 
 def reserve_ports(ports: Iterable[int]) -> None:
     """Write net.ipv4.ip_local_reserved_ports. Raises OSError."""
-    RESERVED_PORTS.write_text(f"{format_ports(ports)}\n", "ascii")
+    writable(RESERVED_PORTS).write_text(f"{format_ports(ports)}\n", "ascii")
 
 
 def parse_ports(text: str) -> set[int]:

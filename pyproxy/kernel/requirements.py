@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.errors import KernelError, PyproxyError
+from pyproxy.errors import ConfigError, KernelError, PyproxyError
 from pyproxy.kernel import absent, cgroup, diag, features, libbpf
-from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kernel.mounts import NODES_BPFFS, bpffs_of, outlives_us
 from pyproxy.kernel.programs import CGROUP_SOCK_ADDR, SCHED_CLS
 
 _NEWER = "use a kernel of 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
@@ -108,10 +108,18 @@ def _mounts(cgroup_root: Path | None, bpffs_root: Path) -> list[_Requirement]:
     return [
         _Requirement(absent.CGROUP2, True, has_cgroup, "mounted", "not mounted",
                      "mount it with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"),
-        _Requirement(absent.BPFFS, True, lambda: is_bpffs(bpffs_root),
+        _Requirement(absent.BPFFS, True, lambda: is_on_nodes_bpffs(bpffs_root),
                      f"{bpffs_root} lies on one", f"{bpffs_root} does not lie on one",
                      "mount it with 'mount -t bpf bpf /sys/fs/bpf'"),
     ]  # fmt: skip
+
+
+def is_on_nodes_bpffs(bpffs_root: Path) -> bool:
+    """Return whether a path lies on a bpffs; raises ConfigError where that is a container's own."""
+    found = bpffs_of(bpffs_root)
+    if found and not outlives_us(found):
+        raise ConfigError(f"what is pinned at {bpffs_root} ends with this container", NODES_BPFFS)
+    return found is not None
 
 
 def _packages() -> list[_Requirement]:

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pyproxy.serve.connection import Answer, Connection, Limits
@@ -57,6 +58,24 @@ def listening(host: str, port: int, *, both: bool = False) -> socket.socket:
             only = not (both and host == "::")
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def listening_at(path: Path) -> socket.socket:
+    """Return a Unix socket that listens at a path, for root alone; raises OSError.
+
+    What an earlier process has left there is replaced.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o600)
         sock.listen(_BACKLOG)
     except OSError:
         sock.close()

@@ -108,6 +108,9 @@ class Listener:
         with self._lock:
             server = self._server
         if server:
+            # wakes it at once: the next agent waits for its port
+            with contextlib.suppress(OSError):
+                server.socket.shutdown(socket.SHUT_RDWR)
             server.shutdown()
         self._thread.join(STOP_S)
 

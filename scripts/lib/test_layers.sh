@@ -24,7 +24,10 @@ run_layer() {
 # seconds_since TIME: prints them; a time is what EPOCHREALTIME was then.
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }'; }
 
-install_unit() { need_packages git clang-format shellcheck openssl; }
+install_unit() {
+    need_packages git clang-format shellcheck openssl
+    need_kubectl
+}
 install_datapath() { need_packages "${datapath_packages[@]}"; }
 install_e2e() {
     # vagrant validates its file and starts nothing: it needs nothing of what it recommends
@@ -32,23 +35,30 @@ install_e2e() {
     need_prometheus
 }
 
-# need_prometheus: puts Debian's prometheus and promtool into .venv/prometheus. They are not
-# installed, since the package starts a service on every address of the machine.
-need_prometheus() {
-    local unpacked
-    [ ! -x "$venv/prometheus/promtool" ] || return 0
-    say "fetching prometheus"
+# Prometheus is not installed, since its package starts a service on every address of the machine;
+# kubectl is not, since another one may well be.
+need_prometheus() { unpack_package prometheus prometheus prometheus promtool; }
+need_kubectl() { unpack_package kubernetes-client kubectl kubectl; }
+
+# unpack_package PACKAGE FOLDER PROGRAM...: puts programs of a Debian package into .venv/FOLDER.
+unpack_package() {
+    local package=$1 folder=$venv/$2 unpacked program
+    shift 2
+    # the last one says that all are there
+    [ ! -x "$folder/${*: -1}" ] || return 0
+    say "fetching $package"
     unpacked=$(mktemp -d)
-    if ! (cd "$unpacked" && apt-get -q download prometheus >/dev/null 2>&1 </dev/null); then
+    if ! (cd "$unpacked" && apt-get -q download "$package" >/dev/null 2>&1 </dev/null); then
         logged "check the network and /etc/apt/sources.list" \
             apt-get -o DPkg::Lock::Timeout=120 -q update
-        (cd "$unpacked" && logged "check that \`apt-get download prometheus\` works here" \
-            apt-get -q download prometheus)
+        (cd "$unpacked" && logged "check that \`apt-get download $package\` works here" \
+            apt-get -q download "$package")
     fi
-    logged "try again: the package came broken" dpkg -x "$unpacked"/prometheus_*.deb "$unpacked"
-    mkdir -p "$venv/prometheus"
-    # promtool last: it says that both are there
-    mv "$unpacked/usr/bin/prometheus" "$unpacked/usr/bin/promtool" "$venv/prometheus/"
+    logged "try again: the package came broken" dpkg -x "$unpacked/${package}"_*.deb "$unpacked"
+    mkdir -p "$folder"
+    for program; do
+        mv "$unpacked/usr/bin/$program" "$folder/"
+    done
     rm -rf "$unpacked"
 }
 

@@ -21,7 +21,7 @@ LINE_BYTES = 1 << 28
 
 
 async def serve_control(commands: Commands, path: Path) -> asyncio.Server:
-    """Listen at `path` for commands."""
+    """Listen at `path` for commands; who sees it there is answered."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -33,7 +33,11 @@ async def serve_control(commands: Commands, path: Path) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_unix_server(converse, str(path), limit=LINE_BYTES)
+    # a socket has its name before it listens
+    begun = path.with_name(f"{path.name}.new")
+    server = await asyncio.start_unix_server(converse, str(begun), limit=LINE_BYTES)
+    begun.rename(path)
+    return server
 
 
 async def _reply(commands: Commands, line: bytes) -> bytes:

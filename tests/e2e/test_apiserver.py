@@ -14,7 +14,8 @@ import pytest
 
 from tests.e2e.followed import Followed
 from tests.e2e.scene import Scene
-from tests.lab import manifests, netns
+from tests.e2e.successor import Successor
+from tests.lab import deployed, manifests, netns
 from tests.lab.agent import Agent
 from tests.lab.asked import get
 from tests.lab.waiting import wait_for
@@ -242,3 +243,54 @@ def test_nftables_mode_gets_on_without_service_cidrs(followed: Followed, agent: 
     api.forbid("servicecidrs")
     agent.restart()
     assert agent.status()["problems"] == []
+
+
+def test_an_agent_that_takes_over_has_read_everything(followed: Followed, agent: Agent) -> None:
+    """Also what has changed while it waited: it serves without an API server, if need be."""
+    scene, pods = followed.scene, followed.cluster.pods
+    app = scene.app("handover")
+    followed.api.put(app.service(), *app.slices(pods[:1]))
+    scene.await_backends(app, pods[:1])
+    with Successor(scene, agent) as new:
+        new.await_prepared()
+        # what it writes is what it knows: the other agent's word does not count
+        followed.api.put(*app.slices(pods[1:2]))
+        scene.await_backends(app, pods[1:2])
+        followed.api.stop()
+        new.takes_over(agent.kill)
+        scene.await_answers(pods[0], app.tcp(4), pods[1:2])
+        followed.await_away(new.agent)
+        assert new.probe()[0] == 0
+        followed.api.start()
+        followed.await_back(new.agent)
+    followed.api.delete("Service", "default", app.name)
+
+
+def test_the_role_in_deploy_is_what_agents_ask(followed: Followed, agent: Agent) -> None:
+    """Not more and not less, in the mode that asks for most."""
+    config = followed.cluster.directory / "nftables.yaml"
+    config.write_text(NFTABLES)
+    agent.options = (*agent.options, f"--config={config}")
+    before = len(followed.api.requests)
+    agent.restart()
+
+    def asked() -> set[tuple[str, str, str]]:
+        # who asks what there is asks for no resource, which everybody may
+        found = [one for one in followed.api.requests if one.resource]
+        return {(_group(one.path), one.resource, one.verb) for one in found}
+
+    allowed = {
+        (group, resource, verb)
+        for rule in deployed.objects()["ClusterRole/pyproxy"]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    wait_for(lambda: asked() >= allowed, 10, f"{sorted(allowed - asked())} to be asked", 0.05)
+    assert asked() == allowed
+    assert len(followed.api.requests) > before
+
+
+def _group(path: str) -> str:
+    """Return the API group of a path, "" for the core's."""
+    return path.split("/")[2] if path.startswith("/apis/") else ""

@@ -168,6 +168,8 @@ class Cluster:
             (self.directory / part).mkdir()
         self.bpffs = self.directory / "bpf"
         netns.mount("bpffs", self.bpffs, "bpf")
+        # else an agent would take it for a container's, where all of this runs in one
+        netns.share(self.bpffs)
         self._undo.callback(netns.unmount, self.bpffs)
         self.cgroup = self._cgroup_root() / self.name
         self._undo.callback(cgroups.remove, self.cgroup)

@@ -18,6 +18,7 @@ from typing import TypeVar
 CLONE_NEWNET = 0x40000000
 MS_BIND = 4096
 MNT_DETACH = 2
+MS_SHARED = 1 << 20
 
 T = TypeVar("T")
 
@@ -34,6 +35,11 @@ def mount(source: str, target: Path, kind: str | None, flags: int = 0) -> None:
     """Attach the file system `source` at `target`; raises OSError."""
     fs_type = kind.encode() if kind else None
     _call("mount", source.encode(), str(target).encode(), fs_type, flags, None)
+
+
+def share(target: Path) -> None:
+    """Let the mount at `target` be one of a peer group, as a node's are; raises OSError."""
+    _call("mount", None, str(target).encode(), None, MS_SHARED, None)
 
 
 def unmount(target: Path) -> None:

@@ -14,14 +14,17 @@ import pytest
 
 from pyproxy.agent import main
 from pyproxy.agent.health import Healthiness
+from pyproxy.agent.inbox import Inbox
 from pyproxy.agent.messages import Messages
 from pyproxy.agent.meters import Meters
+from pyproxy.agent.probes import LIVE, READY, Probes
 from pyproxy.agent.scrape import Scrape
 from pyproxy.kernel import sockets
 from pyproxy.kube.events import Synced
 from pyproxy.kube.notices import TellNobody
 from pyproxy.model import Family
 from pyproxy.serve import listening
+from pyproxy.serve.http import HttpServer
 from tests.lab.waiting import wait_for
 from tests.unit.agent.test_reconfigure import CONFIG
 from tests.unit.serve.test_health import free_port
@@ -38,7 +41,11 @@ class Started:
         meters = Meters([Family.IPV4])
         # whatever is queued was queued a while ago
         self.messages = Messages(lambda: time.monotonic() - AGE_S)
-        parts = main._Parts(config, self.messages, running, meters, TellNobody())
+        told, http, inbox = TellNobody(), HttpServer(), Inbox(config.options)
+        self.probes = Probes()
+        parts = main._Parts(
+            config, self.messages, running, running, meters, told, http, self.probes, inbox
+        )
         self.scrape = Scrape(config, meters)
         loaded: Any = {Family.IPV4: SimpleNamespace(pins=None)}
         agent: Any = main._agent(parts, loaded, cast("Any", None), cast("Any", None), self.scrape)
@@ -52,6 +59,7 @@ class FakeAgent:
         self.handed = handed
         self.config = CONFIG._replace(configuration={"kind": "changed"})
         self.service_ids: Mapping[object, int] = {}
+        self.lacks, self.ails = (lambda: "something"), (lambda: "")
 
 
 @pytest.fixture
@@ -75,6 +83,14 @@ def test_changes_may_wait_for_two_sync_periods(
     assert started.health.is_healthy()
     started.messages.put(Synced())
     assert started.health.is_healthy() is is_healthy
+
+
+def test_probes_are_answered_by_the_agent_itself(running: contextlib.ExitStack) -> None:
+    """A pod that starts is not ready, and need not be started again; later the agent knows."""
+    assert [Probes().answer(path).status for path in (READY, LIVE, "/")] == [503, 200, 404]
+    probes = Started(30.0, running).probes
+    answers = [probes.answer(path) for path in (READY, LIVE)]
+    assert [(each.status, each.body) for each in answers] == [(503, b"something\n"), (200, b"ok\n")]
 
 
 def test_a_scrape_gets_what_the_health_port_has_answered(running: contextlib.ExitStack) -> None:

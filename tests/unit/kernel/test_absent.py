@@ -23,7 +23,7 @@ def whole_node(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(libbpf, probe, lambda *_: True)
     monkeypatch.setattr(diag, "can_destroy", lambda: True)
     monkeypatch.setattr(cgroup, "find_root", lambda: Path("/sys/fs/cgroup"))
-    monkeypatch.setattr(requirements, "is_bpffs", lambda _: True)
+    monkeypatch.setattr(requirements, "is_on_nodes_bpffs", lambda _: True)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
 

@@ -31,9 +31,25 @@ def root(tmp_path: Path) -> Path:
     for name, value in BEFORE.items():
         (sysctls / name).write_text(f"{value}\n")
     for path, value in ((host.HASH_SIZE, 65_536), (host.OOM_SCORE, 0)):
-        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f"{value}\n")
     return tmp_path
+
+
+def test_what_a_container_cannot_write_is_written_where_it_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/sys is read-only there; without a mount the error names the kernel's own path."""
+    own, mounted = tmp_path / "own" / "sysctl", tmp_path / "host"
+    twin = mounted / own.relative_to("/")
+    for path in (own, twin):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert host.writable(own, mounted) == own
+    monkeypatch.setattr("os.access", lambda path, _: path != own and path.exists())
+    assert host.writable(own, mounted) == twin
+    twin.unlink()
+    assert host.writable(own, mounted) == own
 
 
 def present(root: Path) -> dict[str, int]:

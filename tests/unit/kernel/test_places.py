@@ -14,8 +14,16 @@ import pyproxy
 from pyproxy.errors import ConfigError, KernelError
 from pyproxy.kernel import cgroup, diag, features, libbpf, requirements, source
 from pyproxy.kernel.features import Features
-from pyproxy.kernel.lock import AgentRunningError, Lock, holder, root_is_in_use
-from pyproxy.kernel.pins import is_bpffs
+from pyproxy.kernel.lock import (
+    AgentRunningError,
+    Lock,
+    Turn,
+    Waiting,
+    holder,
+    root_is_in_use,
+    waiting,
+)
+from pyproxy.kernel.mounts import Mount, bpffs_of, is_root_of_container, mounts, outlives_us
 from pyproxy.model import Family
 
 HYBRID = """24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
@@ -55,7 +63,62 @@ def test_a_cgroup_root_must_be_one(tmp_path: Path) -> None:
 
 def test_what_lies_on_no_bpffs_is_known(tmp_path: Path) -> None:
     """Also of directories that do not exist yet."""
-    assert not is_bpffs(tmp_path / "not" / "there")
+    assert bpffs_of(tmp_path / "not" / "there") is None
+
+
+BPFFS = """31 29 0:32 / /sys/fs/bpf rw{} - bpf bpf rw,mode=700
+"""
+
+
+@pytest.mark.parametrize(
+    ("tags", "namespace", "outlives"),
+    [
+        ("", "pid:[4026531836]", True),  # a node whose mounts are nobody else's
+        (" shared:9", "pid:[4026531836]", True),
+        (" master:9", "pid:[4026532777]", True),  # HostToContainer
+        (" shared:9", "pid:[4026532777]", True),  # Bidirectional; or a container that is a node
+        (" shared:9 master:8", "pid:[4026532777]", True),
+        ("", "pid:[4026532777]", False),  # mounted in the pod, or without propagation
+        (" unbindable", "pid:[4026532777]", False),
+    ],
+)
+def test_pins_must_not_end_with_a_container(
+    tmp_path: Path, tags: str, namespace: str, *, outlives: bool
+) -> None:
+    """Who cannot say that a bpffs is the node's has to take it for the container's (rule 22)."""
+    (found,) = mounts(mountinfo(tmp_path, BPFFS.format(tags)))
+    assert found == Mount("0:32", "/", Path("/sys/fs/bpf"), tuple(tags.split()), "bpf")
+    link = tmp_path / "pid"
+    link.symlink_to(namespace)
+    assert outlives_us(found, link) is outlives
+
+
+# what a pod sees by a hostPath, with a cgroup namespace of its own
+POD = """30 1 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup rw
+31 1 0:27 /../../.. {} ro - cgroup2 cgroup rw
+"""
+
+
+def test_the_nodes_cgroups_are_found_in_a_pod(tmp_path: Path) -> None:
+    """Not the pod's own, which looks like a root there (rule 22)."""
+    assert cgroup.find_root(mountinfo(tmp_path, POD.format("/host"))) == Path("/host")
+
+
+@pytest.mark.parametrize(("own", "is_refused"), [("/", True), ("/init.scope", False)])
+def test_a_containers_own_cgroups_are_refused(
+    tmp_path: Path, own: str, *, is_refused: bool
+) -> None:
+    """But for a container that plays a node, whose processes have cgroups of their own in it."""
+    table = mountinfo(tmp_path, f"30 1 0:27 / {tmp_path} ro - cgroup2 cgroup rw\n")
+    cgroups = tmp_path / "cgroup"
+    cgroups.write_text(f"1:name=systemd:/\n0::{own}\n", encoding="utf-8")
+    assert is_root_of_container(cgroups) is is_refused
+    if is_refused:
+        with pytest.raises(KernelError, match="this container's part") as raised:
+            cgroup.find_root(table, cgroups)
+        assert "hostPath" in raised.value.remedy
+    else:
+        assert cgroup.find_root(table, cgroups) == tmp_path
 
 
 def test_the_lock_is_held_by_one(tmp_path: Path) -> None:
@@ -80,6 +143,46 @@ def test_one_bpffs_root_is_one_agents(tmp_path: Path) -> None:
         Lock(tmp_path / "two", root)
     lock.release()
     assert not root_is_in_use(root)
+
+
+def test_who_waits_gets_the_lock_when_its_holder_ends(tmp_path: Path) -> None:
+    """Both, as soon as they are free; who has let go of his cannot do so with another's."""
+    root, got = tmp_path / "bpf", list[Lock]()
+    first = Lock(tmp_path, root)
+    waiter = threading.Thread(target=lambda: got.append(Lock(tmp_path, root, waits=True)))
+    waiter.start()
+    waiter.join(0.1)
+    assert waiter.is_alive()
+    first.release()
+    waiter.join(10)
+    first.release()
+    assert holder(tmp_path) == os.getpid()
+    assert root_is_in_use(root)
+    got[0].release()
+
+
+def test_a_lock_that_cannot_be_had_holds_nothing(tmp_path: Path) -> None:
+    """Where the bpffs root is another's, the run-dir is free again."""
+    root = tmp_path / "bpf"
+    lock = Lock(tmp_path / "one", root)
+    for _ in range(2):
+        with pytest.raises(AgentRunningError, match="bpffs root"):
+            Lock(tmp_path / "two", root)
+    lock.release()
+    Lock(tmp_path / "two", root).release()
+
+
+def test_who_waits_is_known(tmp_path: Path) -> None:
+    """By its own word; one that has just come has said nothing, one that went is nobody."""
+    assert waiting(tmp_path) is None
+    turn = Turn(tmp_path)
+    turn.wait()
+    assert waiting(tmp_path) is None
+    for word in (Waiting(7, "1.2.3", "its programs" * 50), Waiting(7, "1.2.3", "")):
+        turn.note(word)
+        assert waiting(tmp_path) == word
+    turn.release()
+    assert waiting(tmp_path) is None
 
 
 def test_who_asks_for_the_holder_keeps_no_agent_from_starting(tmp_path: Path) -> None:
