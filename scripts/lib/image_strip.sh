@@ -13,6 +13,7 @@ libp11-kit0 libtasn1-6 libunistring2 libidn2-0 libxxhash0 libseccomp2
 e2fsprogs logsave libext2fs2 libss2 mount
 login passwd libpam-runtime libpam-modules libpam-modules-bin libsemanage2 libsemanage-common libsepol2"
 installed=$(dpkg-query -W -f '${Package}\n')
+# shellcheck disable=SC2086  # names without blanks
 present=$(printf '%s\n' $purged | grep -xF "$installed")
 # shellcheck disable=SC2086  # names without blanks
 dpkg --purge --force-remove-essential --force-remove-protected $present
