@@ -29,23 +29,41 @@ static __always_inline void entry_restore(struct nat_key *key, __u32 number, __u
 		nat.insert(key, &to);
 }
 
+/* How many keys lead to a connection, and before its client has a source. */
+#define KEYS_WITHOUT_SOURCE 2
+#define KEYS 4
+
+static __always_inline struct nat_key key_at(const struct connection *of, __u32 place)
+{
+	switch (place) {
+	case 0:
+		return request_in(of);
+	case 1:
+		return reply_out(of);
+	case 2:
+		return request_out(of);
+	default:
+		return reply_in(of);
+	}
+}
+
+/*
+ * A loop, so that one key at a time is on the stack: for four of IPv6, one after the other, what LLVM
+ * makes for arm64 has no room.
+ */
 static __always_inline void entries_restore(struct found *found)
 {
-	struct connection *copy = &found->copy;
-	__u32 number = found->number;
-	struct nat_key key = request_in(copy);
+	const struct connection *copy = &found->copy;
+	__u32 many = copy->life & LIFE_SOURCE_READY ? KEYS : KEYS_WITHOUT_SOURCE;
 
 	if (copy->life & LIFE_PASS)
 		return;
-	entry_restore(&key, number, ROLE_REQUEST);
-	key = reply_out(copy);
-	entry_restore(&key, number, ROLE_REPLY);
-	if (!(copy->life & LIFE_SOURCE_READY))
-		return;
-	key = request_out(copy);
-	entry_restore(&key, number, ROLE_REQUEST);
-	key = reply_in(copy);
-	entry_restore(&key, number, ROLE_REPLY);
+#pragma nounroll
+	for (__u32 place = 0; place < many; place++) {
+		struct nat_key key = key_at(copy, place);
+
+		entry_restore(&key, found->number, place & 1 ? ROLE_REPLY : ROLE_REQUEST);
+	}
 }
 
 int refresh(struct __sk_buff *skb)

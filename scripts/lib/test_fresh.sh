@@ -39,19 +39,8 @@ end_marked() {
     [ "${#left[@]}" -eq 0 ] || kill -KILL "${left[@]}" 2>/dev/null || true
 }
 
-# Sources of Debian 12 as this machine's apt knows them; none known: mmdebstrap's own default.
-debian_sources() {
-    # shellcheck disable=SC2016  # apt's own variables
-    apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
-        'Identifier: Packages' 'Origin: Debian' | grep -E ' bookworm(-security|-updates)? '
-}
-
 make_root() {
-    local -a sources
-    mapfile -t sources < <(debian_sources)
-    apt-config dump Acquire | grep -v '^Acquire::IndexTargets' >"$fresh/apt.conf"
-    mmdebstrap --variant=minbase --aptopt="$fresh/apt.conf" bookworm "$root" "${sources[@]}" &&
-        echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io" &&
+    need_base && mkdir "$root" && tar -x -f "$results/base.tar" -C "$root" &&
         copy_settings && copy_checkout && mkdir -p "$root/var/lib/fresh"
 }
 

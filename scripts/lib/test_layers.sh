@@ -62,6 +62,26 @@ unpack_package() {
     rm -rf "$unpacked"
 }
 
+# Sources of Debian 12 as this machine's apt knows them; none known: mmdebstrap's own default.
+debian_sources() {
+    # shellcheck disable=SC2016  # apt's own variables
+    apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
+        'Identifier: Packages' 'Origin: Debian' | grep -E ' bookworm(-security|-updates)? '
+}
+
+# need_base: makes $results/base.tar, a new Debian 12 root, once for the layers that start from one.
+# usr-is-merged: else Perl would come along, to merge what mmdebstrap has merged already.
+need_base() {
+    local -a sources
+    [ ! -f "$results/base.tar" ] || return 0
+    mapfile -t sources < <(debian_sources)
+    apt-config dump Acquire | grep -v '^Acquire::IndexTargets' >"$results/apt.conf"
+    mmdebstrap --variant=minbase --aptopt="$results/apt.conf" --dpkgopt=force-unsafe-io \
+        --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
+        bookworm "$results/base.new.tar" "${sources[@]}" &&
+        mv "$results/base.new.tar" "$results/base.tar"
+}
+
 # The linters run beside the tests: on two cores that halves the time of this layer.
 run_unit() {
     local linting

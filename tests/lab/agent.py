@@ -148,8 +148,7 @@ class Agent:
         """Run `pyproxy COMMAND` for this node and return what it said."""
         # what other nodes' agents have kept is not this one's to forget
         own = [f"--cache-dir={self.run_dir}-cache"] if command == "cleanup" else []
-        done = self.node.run(PYPROXY, command, *self.roots, *own, *arguments)
-        return Reply(done.returncode, _object(done.stdout), done.stdout, done.stderr)
+        return reply_of(self.node.run(PYPROXY, command, *self.roots, *own, *arguments))
 
     def status(self) -> dict[str, Any]:
         """Return the object of `pyproxy status -o json`."""
@@ -191,6 +190,11 @@ def _get_healthz() -> int:
         return 0
     finally:
         connection.close()
+
+
+def reply_of(done: subprocess.CompletedProcess[str]) -> Reply:
+    """Return what a command that has ended said."""
+    return Reply(done.returncode, _object(done.stdout), done.stdout, done.stderr)
 
 
 def _object(text: str) -> dict[str, Any]:

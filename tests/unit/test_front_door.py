@@ -140,4 +140,4 @@ def test_wrong_usage_ends_with_the_usage(arguments: list[str]) -> None:
     command = [str(ROOT / "scripts/test"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: scripts/test [unit|datapath|e2e|kernels|fresh]" in done.stderr
+    assert "usage: scripts/test [unit|datapath|e2e|kernels|fresh|image]" in done.stderr

@@ -27,7 +27,7 @@ SPDX_WITHIN_LINES = 5
 # Length is a rule for code: not for tables of cases, lists that tools make, and documents.
 NOT_CODE_SUFFIXES = {".yaml", ".yml", ".json", ".txt", ".md", ".http"}
 # the folders that scripts/lib/test_layers.sh gives to pytest; the layer e2e has three
-FOLDERS = ("unit", "datapath", "api", "vm", "e2e", "kernels")
+FOLDERS = ("unit", "datapath", "api", "vm", "e2e", "kernels", "image")
 
 # From the first word at the left margin to the brace that opens the body.
 C_FUNCTION = re.compile(r"^(?P<head>[a-zA-Z_][^;{}#=]*?\([^;{}]*\))\s*^\{$", re.MULTILINE)
