@@ -11,4 +11,6 @@ the agent. `comparison` lets windows of several states take turns: `rates` (sock
 `nodeports` are tables of its cases. `nanoseconds` times single packets, which `conversations` makes
 and `rewind` makes anew for each run, `traffic` what the kernel counts (`runstats`). `programming`,
 `startup` and `memory` are the other measures; a new one goes into `catalogue`.
+
+    JSON of runs -> runs -> noise -> page with pictures: `scripts/bench report` (`reporting`)
 """

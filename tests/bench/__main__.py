@@ -16,7 +16,7 @@ from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import build_tools, cache_dir
 from tests.bench.catalogue import GROUPS, NAMES, Part, parts, selected
 from tests.bench.figures import Figure
-from tests.bench.machine import machine_facts
+from tests.bench.machine import machine_facts, source_version
 from tests.bench.report import print_table, report_json, write_json
 
 BUSY_LOAD = 0.5
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     run: dict[str, object] = {
         "command": ["scripts/bench", *argv],
         "started": started.isoformat(timespec="seconds"),
+        "version": source_version(),
         "machine": machine_facts(),
         "extent": vars(bench.extent),
     }
