@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from pyproxy.errors import ConfigError
-from tests.bench import nanoseconds, nodeports, packets, rates, traffic
+from tests.bench import nanoseconds, nodeports, packets, peers, rates, traffic
 from tests.bench.bench import Bench
 from tests.bench.figures import Figure
 from tests.bench.memory import api_memory_figures
@@ -19,6 +19,7 @@ SHARED = (
     (rates.MEASURES, rates.rate_figures),
     (packets.MEASURES, packets.packet_figures),
     (nodeports.MEASURES, nodeports.node_port_figures),
+    (peers.MEASURES, peers.peer_figures),
     (nanoseconds.MEASURES, nanoseconds.nanosecond_figures),
     (traffic.MEASURES, traffic.traffic_figures),
 )

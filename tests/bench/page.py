@@ -32,7 +32,7 @@ are another quantile (p99) the interval decides alone, corrected for their numbe
 # What says on what a run was taken; the load before is told with the run.
 NOT_COMPARED = {"loadavg_before"}
 # Which of these are better the lower they are; a target says so for itself.
-LESS_IS_BETTER = {"ns", "ms", "s", "MB"}
+LESS_IS_BETTER = {"ns", "us", "ms", "s", "MB"}
 
 
 class Cell(NamedTuple):

@@ -17,6 +17,7 @@ from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import cache_dir
 from tests.bench.catalogue import CONTROL_PLANE, DATAPATH, NAMES, parts, selected
 from tests.bench.figures import Figure, at_most, median_figure
+from tests.bench.rounds import orders_of
 
 
 def test_groups_are_their_measures() -> None:
@@ -64,7 +65,7 @@ def test_measures_of_the_datapath_share_one_part() -> None:
 def test_every_ratio_has_at_least_fifteen_rounds() -> None:
     """Neither --quick nor a full run falls below what a ratio has to be made of."""
     for extent in (QUICK, FULL):
-        assert min(extent.pairs, extent.triples, extent.quads) >= 15
+        assert min(extent.pairs, extent.triples, extent.quads, extent.fives) >= 15
 
 
 def test_each_order_of_states_comes_equally_often() -> None:
@@ -72,6 +73,7 @@ def test_each_order_of_states_comes_equally_often() -> None:
     for extent in (QUICK, FULL):
         assert extent.triples % (math.factorial(3) * extent.loads) == 0
         assert extent.quads % math.factorial(4) == 0
+        assert extent.fives % len(orders_of(5)) == 0
 
 
 def test_every_figure_of_the_packet_path_has_its_target() -> None:
