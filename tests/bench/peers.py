@@ -5,7 +5,8 @@ Five states take turns on one node, where a client dials a ClusterIP for a pod b
 where it dials the pod; "sockets", a pod whose sockets our hooks translate; "packets", one in no
 node's cgroup, as a virtual machine; and rules of kube-proxy's form for "nftables" and "iptables".
 
-Requests go over one connection ("latency", and "cpu-request" of the same windows). A first packet
+Bytes go one way ("throughput"), by streams and by datagrams with segmentation offload. Requests go
+over one connection ("latency", and "cpu-request" of the same windows). A first packet
 ("first-packet") is that of a connection: socket, connect, request and the answer, with few and with
 many services, where rule sets that are walked rule by rule show. iptables is left out above
 WALKED: its rules are loaded at each turn, which takes longer than all windows.
@@ -30,8 +31,8 @@ from tests.bench.nodeports import turns_of
 from tests.bench.packets import untranslated
 from tests.lab.cluster import Cluster
 
-LATENCY, CPU, FIRST = "latency", "cpu-request", "first-packet"
-MEASURES = (LATENCY, CPU, FIRST)
+LATENCY, CPU, FIRST, THROUGHPUT = "latency", "cpu-request", "first-packet", "throughput"
+MEASURES = (LATENCY, CPU, FIRST, THROUGHPUT)
 SIZES = (1, 1_000, 10_000)
 WALKED = 1_000
 QUANTILES = ("p50", "p99", "p999")
@@ -50,6 +51,14 @@ FIRSTS = tuple(
     Case(FIRST, name, mode, family, sizes=SIZES)
     for name, mode, family in (("tcp4", "tcp-connect", 4), ("udp4", "udp-connect", 4))
 )
+# To the server and from it; a datagram's bulk is one send that the kernel makes datagrams of (GSO).
+BULKS = tuple(
+    Case(THROUGHPUT, f"{protocol}4-{name}", f"{protocol}-{word}", 4, sizes=(FEW,), stretch=STRETCH)
+    for protocol in ("tcp", "udp")
+    for name, word in (("up", "take"), ("down", "give"))
+)
+# As load/bulk.h has them.
+BULK_BYTES = {"tcp": 256 * 1024, "udp": 32 * 1400}
 # What is divided by what, in the same round.
 RATIOS = (
     ("sockets", "none"),
@@ -59,7 +68,7 @@ RATIOS = (
 )
 OURS = ("sockets", "packets")
 
-# A number of a window, in microseconds.
+# A number of a window, in the figure's unit.
 Reading = Callable[[Window], float]
 
 
@@ -68,6 +77,11 @@ def peer_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]:
     if LATENCY in measures or CPU in measures:
         for comparison in _compared(bench, FEW, REQUESTS):
             yield from request_figures(comparison, measures)
+    if THROUGHPUT in measures:
+        for comparison in _compared(bench, FEW, BULKS):
+            name = f"datapath/{THROUGHPUT}/{comparison.case.name}"
+            reading = throughput(comparison.case.protocol)
+            yield from state_figures(name, comparison, reading, "MB/s")
     if FIRST in measures:
         for size in SIZES:
             for comparison in _compared(bench, size, FIRSTS):
@@ -97,12 +111,19 @@ def cpu(window: Window) -> float:
     return window.cpu_ns / window.operations / 1000
 
 
-def state_figures(name: str, comparison: Comparison, reading: Reading) -> Iterator[Figure]:
+def throughput(protocol: str) -> Reading:
+    """Return what reads the megabytes a second of a window of bulks."""
+    return lambda window: window.rate * BULK_BYTES[protocol] / 1e6
+
+
+def state_figures(
+    name: str, comparison: Comparison, reading: Reading, unit: str = "us"
+) -> Iterator[Figure]:
     """Yield a figure a state, the median of its windows, and ratios of windows of one round."""
     rounds = comparison.rounds
     for state in rounds[0]:
         details = {"mode": comparison.case.mode, "operations": _operations(rounds, state)}
-        yield median_figure(f"{name}/{state}", "us", _read(rounds, state, reading), None, details)
+        yield median_figure(f"{name}/{state}", unit, _read(rounds, state, reading), None, details)
     for over, under in RATIOS:
         if over in rounds[0] and under in rounds[0]:
             pairs = zip(_read(rounds, over, reading), _read(rounds, under, reading), strict=True)

@@ -11,7 +11,7 @@ from tests.bench.comparison import Comparison
 from tests.bench.cputime import CpuTime, usage_us
 from tests.bench.load import Window
 from tests.bench.noise import quantile_of
-from tests.bench.peers import CPU, FIRSTS, LATENCY, REQUESTS, WALKED, request_figures
+from tests.bench.peers import CPU, FIRSTS, LATENCY, REQUESTS, WALKED, request_figures, throughput
 
 
 def window(latency_us: int, operations: int = 100) -> Window:
@@ -73,3 +73,10 @@ def test_cpu_time_is_of_cgroups_and_soft_interrupts(tmp_path: Path) -> None:
 def test_an_account_is_read_by_name() -> None:
     """Where its lines are does not matter."""
     assert usage_us("user_usec 1\nsystem_usec 2\nusage_usec 3\nnr_periods 0\n") == 3
+
+
+def test_throughput_counts_bytes() -> None:
+    """Two bulks a second of a stream are half a megabyte; what is sent once is 32 datagrams."""
+    two = Window(1, 2.0, {})
+    assert throughput("tcp")(two) == pytest.approx(0.524288)
+    assert throughput("udp")(two) == pytest.approx(0.0896)
