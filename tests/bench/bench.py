@@ -34,7 +34,7 @@ class Extent:
 
 
 FULL = Extent(
-    pairs=151, triples=90, quads=96, fives=60, loads=5, window_ms=30, changes=120, starts=7, runs=15
+    pairs=151, triples=90, quads=96, fives=30, loads=5, window_ms=30, changes=120, starts=7, runs=15
 )
 QUICK = Extent(
     pairs=21, triples=18, quads=24, fives=20, loads=3, window_ms=20, changes=20, starts=2, runs=10

@@ -15,7 +15,7 @@ from tests.bench import objects, packets, rates
 from tests.bench.__main__ import exit_status, main, measure, parse
 from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import cache_dir
-from tests.bench.catalogue import CONTROL_PLANE, DATAPATH, NAMES, parts, selected
+from tests.bench.catalogue import CONTROL_PLANE, DATAPATH, NAMES, QUICK_NAMES, parts, selected
 from tests.bench.figures import Figure, at_most, median_figure
 from tests.bench.rounds import orders_of
 
@@ -30,6 +30,14 @@ def test_groups_are_their_measures() -> None:
 def test_only_picks_by_name() -> None:
     """Named measures come in the catalogue's order, once each."""
     assert selected("all", ["start-up", "udp-rate", "start-up"]) == ["udp-rate", "start-up"]
+
+
+def test_quick_takes_a_few_measures_unless_told_which() -> None:
+    """Some of each group; what is named is taken, whatever it takes."""
+    assert selected("all", [], quick=True) == [name for name in NAMES if name in QUICK_NAMES]
+    assert selected("datapath", [], quick=True) == ["latency", "cpu-request"]
+    assert selected("all", ["udp-rate"], quick=True) == ["udp-rate"]
+    assert set(QUICK_NAMES) < set(NAMES)
 
 
 @pytest.mark.parametrize(("group", "name"), [("all", "nonsense"), ("datapath", "start-up")])
