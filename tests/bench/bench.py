@@ -20,6 +20,7 @@ class Extent:
     Triples are for three states and quads for four; their number is one of all orders the same
     number of times, also where they are shared between `loads`: programs that are loaded anew lie
     elsewhere, which alone changes what a packet takes by 30 ns. Fives take ten orders (rounds.py).
+    `crowds` count services that first packets meet: nft alone takes minutes to load 10,000.
     """
 
     pairs: int
@@ -31,13 +32,32 @@ class Extent:
     changes: int
     starts: int
     runs: int
+    crowds: tuple[int, ...]
 
 
 FULL = Extent(
-    pairs=151, triples=90, quads=96, fives=30, loads=5, window_ms=30, changes=120, starts=7, runs=15
+    pairs=151,
+    triples=90,
+    quads=96,
+    fives=30,
+    loads=5,
+    window_ms=30,
+    changes=120,
+    starts=7,
+    runs=15,
+    crowds=(1, 1_000, 10_000),
 )
 QUICK = Extent(
-    pairs=21, triples=18, quads=24, fives=20, loads=3, window_ms=20, changes=20, starts=2, runs=10
+    pairs=21,
+    triples=18,
+    quads=24,
+    fives=20,
+    loads=3,
+    window_ms=20,
+    changes=20,
+    starts=2,
+    runs=10,
+    crowds=(1, 1_000),
 )
 
 

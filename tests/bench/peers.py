@@ -33,7 +33,6 @@ from tests.lab.cluster import Cluster
 
 LATENCY, CPU, FIRST, THROUGHPUT = "latency", "cpu-request", "first-packet", "throughput"
 MEASURES = (LATENCY, CPU, FIRST, THROUGHPUT)
-SIZES = (1, 1_000, 10_000)
 WALKED = 1_000
 QUANTILES = ("p50", "p99", "p999")
 # A window of requests is longer: of thousands of them a few are beyond p99.9.
@@ -48,7 +47,7 @@ REQUESTS = tuple(
     )
 )
 FIRSTS = tuple(
-    Case(FIRST, name, mode, family, sizes=SIZES)
+    Case(FIRST, name, mode, family)
     for name, mode, family in (("tcp4", "tcp-connect", 4), ("udp4", "udp-connect", 4))
 )
 # To the server and from it; a datagram's bulk is one send that the kernel makes datagrams of (GSO).
@@ -83,7 +82,7 @@ def peer_figures(bench: Bench, measures: Collection[str]) -> Iterator[Figure]:
             reading = throughput(comparison.case.protocol)
             yield from state_figures(name, comparison, reading, "MB/s")
     if FIRST in measures:
-        for size in SIZES:
+        for size in bench.extent.crowds:
             for comparison in _compared(bench, size, FIRSTS):
                 name = f"datapath/{FIRST}/{comparison.case.name}/{size}"
                 yield from state_figures(name, comparison, latency("p50"))
