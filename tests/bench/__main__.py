@@ -14,9 +14,9 @@ from pathlib import Path
 from pyproxy.errors import PyproxyError
 from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import build_tools, cache_dir
-from tests.bench.catalogue import GROUPS, NAMES, Part, parts, selected
+from tests.bench.catalogue import GROUPS, NAMES, QUICK_NAMES, Part, parts, selected
 from tests.bench.figures import Figure
-from tests.bench.machine import machine_facts
+from tests.bench.machine import machine_facts, source_version
 from tests.bench.report import print_table, report_json, write_json
 
 BUSY_LOAD = 0.5
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     started = datetime.now(UTC)
     clock = time.monotonic()
     try:
-        chosen = parts(selected(arguments.group, arguments.only))
+        chosen = parts(selected(arguments.group, arguments.only, quick=arguments.quick))
         client_cpu, server_cpu = placement(os.sched_getaffinity(0), apart=arguments.apart)
         bench = Bench(
             tools=build_tools(cache_dir(os.environ)),
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     run: dict[str, object] = {
         "command": ["scripts/bench", *argv],
         "started": started.isoformat(timespec="seconds"),
+        "version": source_version(),
         "machine": machine_facts(),
         "extent": vars(bench.extent),
     }
@@ -65,10 +66,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures what pyproxy costs and how fast it follows.",
-        epilog=f"Measures: {', '.join(NAMES)}. --quick takes five minutes, all else nineteen.",
+        epilog=f"Measures: {', '.join(NAMES)}. All take half an hour; --quick, two minutes of "
+        f"{', '.join(QUICK_NAMES)}.",
     )
     parser.add_argument("group", nargs="?", default="all", choices=[*GROUPS, "all"])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter windows")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer and shorter windows, and without --only fewer measures",
+    )
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="this measure; repeatable"
     )

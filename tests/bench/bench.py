@@ -19,23 +19,46 @@ class Extent:
     with 45 of 30 ms and 0.01 with 150 of 8 ms. A window of 20 ms still has 500 connections.
     Triples are for three states and quads for four; their number is one of all orders the same
     number of times, also where they are shared between `loads`: programs that are loaded anew lie
-    elsewhere, which alone changes what a packet takes by 30 ns.
+    elsewhere, which alone changes what a packet takes by 30 ns. Fives take ten orders (rounds.py).
+    `crowds` count services that first packets meet: nft alone takes minutes to load 10,000.
     """
 
     pairs: int
     triples: int
     quads: int
+    fives: int
     loads: int
     window_ms: int
     changes: int
     starts: int
     runs: int
+    crowds: tuple[int, ...]
 
 
 FULL = Extent(
-    pairs=151, triples=90, quads=96, loads=5, window_ms=30, changes=120, starts=7, runs=15
+    pairs=151,
+    triples=90,
+    quads=96,
+    fives=30,
+    loads=5,
+    window_ms=30,
+    changes=120,
+    starts=7,
+    runs=15,
+    crowds=(1, 1_000, 10_000),
 )
-QUICK = Extent(pairs=21, triples=18, quads=24, loads=3, window_ms=20, changes=20, starts=2, runs=10)
+QUICK = Extent(
+    pairs=21,
+    triples=18,
+    quads=24,
+    fives=20,
+    loads=3,
+    window_ms=20,
+    changes=20,
+    starts=2,
+    runs=10,
+    crowds=(1, 1_000),
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pyproxy.errors import PyproxyError
 
 SOURCES = Path(__file__).parent / "load"
 TOOLS = ("server", "client", "prober", "await_http")
-COMMON = ("process.c", "endpoint.c", "samples.c")
+COMMON = ("process.c", "endpoint.c", "samples.c", "bulk.c")
 COMPILER = ("gcc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 
 

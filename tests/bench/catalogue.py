@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from pyproxy.errors import ConfigError
-from tests.bench import nanoseconds, nodeports, packets, rates, traffic
+from tests.bench import nanoseconds, nodeports, packets, peers, rates, traffic
 from tests.bench.bench import Bench
 from tests.bench.figures import Figure
 from tests.bench.memory import api_memory_figures
@@ -19,6 +19,7 @@ SHARED = (
     (rates.MEASURES, rates.rate_figures),
     (packets.MEASURES, packets.packet_figures),
     (nodeports.MEASURES, nodeports.node_port_figures),
+    (peers.MEASURES, peers.peer_figures),
     (nanoseconds.MEASURES, nanoseconds.nanosecond_figures),
     (traffic.MEASURES, traffic.traffic_figures),
 )
@@ -33,21 +34,26 @@ CONTROL_PLANE = {
 GROUPS = {"datapath": DATAPATH, "control-plane": tuple(CONTROL_PLANE)}
 NAMES = (*DATAPATH, *CONTROL_PLANE)
 
+# What --quick takes unless it is told what: two minutes of the things that break first.
+QUICK_NAMES = ("latency", "cpu-request", "programming-latency", "start-up", "status-time")
+
 # Yields figures; what it raises concerns its own measures only.
 Part = Callable[[Bench], Iterator[Figure]]
 
 
-def selected(group: str, only: Sequence[str]) -> list[str]:
+def selected(group: str, only: Sequence[str], *, quick: bool = False) -> list[str]:
     """Return the names of a group ("all": of all groups), or those of `only` that it has.
 
-    Raises ConfigError for a name that is in no group, or not in this one.
+    `quick`: without `only`, those of QUICK_NAMES that it has. Raises ConfigError for a
+    name that is in no group, or not in this one.
     """
     names = NAMES if group == "all" else GROUPS[group]
     for name in only:
         if name not in names:
             where = "" if group == "all" else f" in {group}"
             raise ConfigError(f'no measure "{name}"{where}', f"take one of {', '.join(names)}")
-    return [name for name in names if not only or name in only]
+    wanted = only or (QUICK_NAMES if quick else names)
+    return [name for name in names if name in wanted]
 
 
 def parts(names: Collection[str]) -> dict[str, Part]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from tests.bench.bench import Bench
+from tests.bench.cputime import CpuTime
 from tests.bench.dialled import NAME, pod_endpoint, service_endpoint, spawner
 from tests.bench.figures import Figure, Target, median_figure
 from tests.bench.load import Client, Endpoint, Window, client, serving
@@ -28,6 +30,7 @@ class Case(NamedTuple):
     """What is done in a window. Modes are those of load/client.c; `sizes` count services.
 
     `direct` dials the pod in all windows: what is taken from traffic that is no service's.
+    Windows are `stretch` times as long as others.
     """
 
     measure: str
@@ -37,6 +40,7 @@ class Case(NamedTuple):
     target: Target | None = None
     direct: bool = False
     sizes: tuple[int, ...] = (FEW, MANY)
+    stretch: int = 1
 
     @property
     def protocol(self) -> str:
@@ -89,7 +93,7 @@ def compare(
     against = ", ".join(variant.name for variant in variants)
     bench.progress(f"datapath: {rounds} rounds ({against}) of {names}")
     with _callers(bench, cases, variants) as callers:
-        runs = [_run(bench, variant, callers[variant.name]) for variant in variants]
+        runs = [_run(bench, variant, cases, callers[variant.name]) for variant in variants]
         taken = interleave(runs, rounds)
     for number, case in enumerate(cases):
         named = [
@@ -100,20 +104,26 @@ def compare(
 
 
 def _run(
-    bench: Bench, variant: Variant, callers: Sequence[Client]
+    bench: Bench, variant: Variant, cases: Sequence[Case], callers: Sequence[Client]
 ) -> Callable[[], Sequence[Window]]:
     """Return what takes one window of each case in a variant's state."""
+    spent = CpuTime([host.cgroup for host in variant.ends])
 
     def run() -> list[Window]:
         variant.enter()
-        return [_window(bench, caller) for caller in callers]
+        lengths = (bench.extent.window_ms * case.stretch for case in cases)
+        return [
+            _window(caller, length, spent) for caller, length in zip(callers, lengths, strict=True)
+        ]
 
     return run
 
 
-def _window(bench: Bench, caller: Client) -> Window:
+def _window(caller: Client, length_ms: int, spent: CpuTime) -> Window:
     caller.window(WARM_UP_MS)
-    return caller.window(bench.extent.window_ms)
+    before = spent.ns()
+    window = caller.window(length_ms)
+    return replace(window, cpu_ns=spent.ns() - before)
 
 
 @contextmanager
@@ -167,7 +177,7 @@ def ratio_figure(
     taken = {
         "mode": case.mode,
         "family": case.family,
-        "window_ms": bench.extent.window_ms,
+        "window_ms": bench.extent.window_ms * case.stretch,
         "client_cpu": bench.client_cpu,
         "server_cpu": bench.server_cpu,
         **{variant: windows_record([each[variant] for each in rounds]) for variant in both},
@@ -184,8 +194,9 @@ def windows_record(windows: Sequence[Window]) -> dict[str, object]:
         "median_per_second": round(statistics.median(window.rate for window in windows)),
         "per_second": [round(window.rate) for window in windows],
         "operations": [window.operations for window in windows],
+        "cpu_ns": [window.cpu_ns for window in windows],
         "latency_ns": {
             quantile: [window.latency_ns[quantile] for window in windows]
-            for quantile in ("p50", "p90", "p99", "max")
+            for quantile in ("p50", "p90", "p99", "p999", "max")
         },
     }

@@ -38,9 +38,9 @@ class Target:
 class Figure:
     """One figure of the report.
 
-    `name` is `<group>/<measure>/<case>`; `unit` is "ratio", "ns", "ms", "s" or "MB" (10**6
-    bytes); `samples` are the raw ones in that unit, in the order in which they were taken, and
-    `details` is what else the JSON is to have.
+    `name` is `<group>/<measure>/<case>`; `unit` is "ratio", "ns", "us", "ms", "s", "MB" or "MB/s"
+    (10**6 bytes); `samples` are the raw ones in that unit, in the order in which they were taken,
+    and `details` is what else the JSON is to have.
     """
 
     name: str

@@ -111,11 +111,15 @@ def serving(
 
 @dataclass(frozen=True)
 class Window:
-    """What a client did in a window, in operations a second, and how long they took in ns."""
+    """What a client did in a window, in operations a second, and how long they took in ns.
+
+    `cpu_ns` is the CPU time of both ends, where somebody looked (cputime.py).
+    """
 
     operations: int
     rate: float
     latency_ns: Mapping[str, int]
+    cpu_ns: int = 0
 
 
 def parse_window(line: str) -> Window:

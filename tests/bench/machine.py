@@ -5,7 +5,20 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def source_version() -> str:
+    """Return which commit was measured, "-dirty" where files were changed; or "unknown"."""
+    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def machine_facts() -> dict[str, object]:

@@ -15,7 +15,7 @@ as well, there and back. Else the ratio would say what a hop costs, and not what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -23,7 +23,6 @@ from pathlib import Path
 
 from tests.bench import objects
 from tests.bench.agents import packet_switch_of, started_agent
-from tests.bench.attachment import Switch
 from tests.bench.bench import Bench
 from tests.bench.comparison import (
     FEW,
@@ -38,7 +37,6 @@ from tests.bench.comparison import (
 from tests.bench.dialled import NODE_PORT, dialled_objects, node_endpoint
 from tests.bench.figures import Figure, Target, at_least
 from tests.bench.iptables import iptables_on
-from tests.bench.netfilter import Rules
 from tests.bench.nftables import nftables_on
 from tests.lab import netns
 from tests.lab.cluster import Cluster
@@ -113,7 +111,7 @@ def _figures_at(
         switch = undo.enter_context(packet_switch_of(agent))
         tables = undo.enter_context(nftables_on(node, crowd, dialled))
         chains = undo.enter_context(iptables_on(node, [*crowd, *dialled]))
-        states = _states(switch, tables, chains)
+        states = turns_of({"ours": switch.turn, "nftables": tables.turn, "iptables": chains.turn})
         ends = Ends(cluster.client, answering)
         variants = [
             Variant(name, enter, ends, name != "none", partial(node_endpoint, node))
@@ -138,13 +136,11 @@ def _send_no_redirects() -> None:
         Path("/proc/sys", name).write_text("0")
 
 
-def _states(switch: Switch, tables: Rules, chains: Rules) -> dict[str, Callable[[], None]]:
-    """Return what brings each state about, by its name: all others are left at first."""
-    turns: dict[str, Callable[[bool], None]] = {
-        "ours": switch.turn,
-        "nftables": tables.turn,
-        "iptables": chains.turn,
-    }
+def turns_of(turns: Mapping[str, Callable[[bool], None]]) -> dict[str, Callable[[], None]]:
+    """Return what brings each state about, "none" first: all others are left before.
+
+    `turns` are what brings each of them about alone, and ends it.
+    """
 
     def enter(wanted: str) -> None:
         for turn in (turn for name, turn in turns.items() if name != wanted):

@@ -15,7 +15,7 @@ from tests.bench.figures import Figure
 
 SCHEMA = "pyproxy.bench/1"
 HEADINGS = ("figure", "value", "95 % interval", "n", "target", "met")
-DECIMALS = {"ratio": 3, "ns": 1, "ms": 2, "s": 3, "MB": 1}
+DECIMALS = {"ratio": 3, "ns": 1, "us": 2, "ms": 2, "s": 3, "MB": 1, "MB/s": 0}
 
 
 def report_json(

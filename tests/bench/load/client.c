@@ -14,9 +14,14 @@
 //   udp-open     socket, bind, connect, request, close: no answer is awaited, and no port comes
 //                again before all others had their turn
 //   udp-send     requests by one connected socket, without answers
+//   tcp-take     many bytes to the server, and then its answer, on one connection (see bulk.h)
+//   udp-take     the same in one send, which the kernel or the device makes datagrams of
+//   tcp-give     a request, and many bytes from the server
+//   udp-give     the same by datagrams
 //
 // Operations are requests; the latencies of udp-burst are those of a burst.
 // Any failed operation ends the process with status 1.
+#include "bulk.h"
 #include "endpoint.h"
 #include "process.h"
 #include "samples.h"
@@ -32,16 +37,21 @@ struct mode {
 	bool kept;
 	size_t requests; // at once: all fit into a socket's buffer as the kernel makes it
 	bool answered;
+	const char *bulk; // the request's word where bytes are what counts
 };
 
 static const struct mode modes[] = {
-	{ "tcp-connect", SOCK_STREAM, false, 1, true },
-	{ "udp-connect", SOCK_DGRAM, false, 1, true },
-	{ "tcp-request", SOCK_STREAM, true, 1, true },
-	{ "udp-request", SOCK_DGRAM, true, 1, true },
-	{ "udp-burst", SOCK_DGRAM, true, 32, true },
-	{ "udp-open", SOCK_DGRAM, false, 1, false },
-	{ "udp-send", SOCK_DGRAM, true, 1, false },
+	{ "tcp-connect", SOCK_STREAM, false, 1, true, NULL },
+	{ "udp-connect", SOCK_DGRAM, false, 1, true, NULL },
+	{ "tcp-request", SOCK_STREAM, true, 1, true, NULL },
+	{ "udp-request", SOCK_DGRAM, true, 1, true, NULL },
+	{ "udp-burst", SOCK_DGRAM, true, 32, true, NULL },
+	{ "udp-open", SOCK_DGRAM, false, 1, false, NULL },
+	{ "udp-send", SOCK_DGRAM, true, 1, false, NULL },
+	{ "tcp-take", SOCK_STREAM, true, 1, true, BULK_TAKE },
+	{ "udp-take", SOCK_DGRAM, true, 1, true, BULK_TAKE },
+	{ "tcp-give", SOCK_STREAM, true, 1, true, BULK_GIVE },
+	{ "udp-give", SOCK_DGRAM, true, 1, true, BULK_GIVE },
 };
 
 // Returns the port to send from: each in its turn where sockets only open connections, 0 else.
@@ -66,11 +76,27 @@ static int dial(const struct mode *mode, const struct endpoint *to)
 	return fd;
 }
 
+static void exchange_bulk(int fd, const struct mode *mode)
+{
+	bool stream = mode->type == SOCK_STREAM, take = bulk_asked(mode->bulk, BULK_TAKE);
+	char message[MESSAGE_BYTES] = { 0 };
+
+	memcpy(message, mode->bulk, strlen(mode->bulk));
+	if (message_send(fd, message) != 0 || (take && bulk_send(fd, stream, NULL, 0) != 0))
+		die("send");
+	if (take ? message_receive(fd, message) != 0 : bulk_receive(fd, stream) != 0)
+		die("receive");
+}
+
 static void exchange(int fd, const struct mode *mode)
 {
 	static const char request[MESSAGE_BYTES] = "request";
 	char answer[MESSAGE_BYTES];
 
+	if (mode->bulk) {
+		exchange_bulk(fd, mode);
+		return;
+	}
 	for (size_t i = 0; i < mode->requests; i++)
 		if (message_send(fd, request) != 0)
 			die("send");
@@ -118,7 +144,7 @@ static const struct mode *mode_named(const char *name)
 		if (strcmp(modes[i].name, name) == 0)
 			return &modes[i];
 	die_usage("the mode must be tcp-connect, udp-connect, tcp-request, udp-request, "
-		  "udp-burst, udp-open or udp-send");
+		  "udp-burst, udp-open, udp-send, tcp-take, udp-take, tcp-give or udp-give");
 }
 
 int main(int argc, char **argv)

@@ -5,6 +5,7 @@
 // One connection at a time, in one thread: the load tools have one request under way, and
 // a loop of blocking calls has no scheduling of its own in the figures.
 #define _GNU_SOURCE // accept4
+#include "bulk.h"
 #include "endpoint.h"
 #include "process.h"
 
@@ -34,6 +35,15 @@ static void announce(void)
 	fflush(stdout);
 }
 
+static int answer_stream(int fd, const char *request, const char *answer)
+{
+	if (bulk_asked(request, BULK_GIVE))
+		return bulk_send(fd, true, NULL, 0);
+	if (bulk_asked(request, BULK_TAKE) && bulk_receive(fd, true) != 0)
+		return -1;
+	return message_send(fd, answer);
+}
+
 static void serve_connection(int fd, const char *answer)
 {
 	char request[MESSAGE_BYTES];
@@ -41,7 +51,7 @@ static void serve_connection(int fd, const char *answer)
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	while (message_receive(fd, request) == 0)
-		if (message_send(fd, answer) != 0)
+		if (answer_stream(fd, request, answer) != 0)
 			break;
 	close(fd);
 }
@@ -61,6 +71,18 @@ __attribute__((noreturn)) static void serve_tcp(const struct endpoint *at, const
 	}
 }
 
+static void answer_datagram(int fd, const char *request, const char *answer,
+			    const struct sockaddr *from, socklen_t length)
+{
+	if (bulk_asked(request, BULK_GIVE)) {
+		bulk_send(fd, false, from, length);
+		return;
+	}
+	if (bulk_asked(request, BULK_TAKE) && bulk_receive(fd, false) != 0)
+		return;
+	sendto(fd, answer, MESSAGE_BYTES, 0, from, length);
+}
+
 __attribute__((noreturn)) static void serve_udp(const struct endpoint *at, const char *answer)
 {
 	int fd = bound_socket(at, SOCK_DGRAM);
@@ -73,7 +95,7 @@ __attribute__((noreturn)) static void serve_udp(const struct endpoint *at, const
 		// An error here is an ICMP message about an earlier answer: its client is gone.
 		if (recvfrom(fd, request, sizeof(request), 0, (struct sockaddr *)&from, &length) >=
 		    0)
-			sendto(fd, answer, MESSAGE_BYTES, 0, (struct sockaddr *)&from, length);
+			answer_datagram(fd, request, answer, (struct sockaddr *)&from, length);
 	}
 }
 

@@ -15,8 +15,9 @@ from tests.bench import objects, packets, rates
 from tests.bench.__main__ import exit_status, main, measure, parse
 from tests.bench.bench import FULL, QUICK, Bench, placement
 from tests.bench.build import cache_dir
-from tests.bench.catalogue import CONTROL_PLANE, DATAPATH, NAMES, parts, selected
+from tests.bench.catalogue import CONTROL_PLANE, DATAPATH, NAMES, QUICK_NAMES, parts, selected
 from tests.bench.figures import Figure, at_most, median_figure
+from tests.bench.rounds import orders_of
 
 
 def test_groups_are_their_measures() -> None:
@@ -29,6 +30,14 @@ def test_groups_are_their_measures() -> None:
 def test_only_picks_by_name() -> None:
     """Named measures come in the catalogue's order, once each."""
     assert selected("all", ["start-up", "udp-rate", "start-up"]) == ["udp-rate", "start-up"]
+
+
+def test_quick_takes_a_few_measures_unless_told_which() -> None:
+    """Some of each group; what is named is taken, whatever it takes."""
+    assert selected("all", [], quick=True) == [name for name in NAMES if name in QUICK_NAMES]
+    assert selected("datapath", [], quick=True) == ["latency", "cpu-request"]
+    assert selected("all", ["udp-rate"], quick=True) == ["udp-rate"]
+    assert set(QUICK_NAMES) < set(NAMES)
 
 
 @pytest.mark.parametrize(("group", "name"), [("all", "nonsense"), ("datapath", "start-up")])
@@ -64,7 +73,7 @@ def test_measures_of_the_datapath_share_one_part() -> None:
 def test_every_ratio_has_at_least_fifteen_rounds() -> None:
     """Neither --quick nor a full run falls below what a ratio has to be made of."""
     for extent in (QUICK, FULL):
-        assert min(extent.pairs, extent.triples, extent.quads) >= 15
+        assert min(extent.pairs, extent.triples, extent.quads, extent.fives) >= 15
 
 
 def test_each_order_of_states_comes_equally_often() -> None:
@@ -72,6 +81,7 @@ def test_each_order_of_states_comes_equally_often() -> None:
     for extent in (QUICK, FULL):
         assert extent.triples % (math.factorial(3) * extent.loads) == 0
         assert extent.quads % math.factorial(4) == 0
+        assert extent.fives % len(orders_of(5)) == 0
 
 
 def test_every_figure_of_the_packet_path_has_its_target() -> None:

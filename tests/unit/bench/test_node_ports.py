@@ -17,7 +17,7 @@ from tests.bench.load import Window
 from tests.bench.report import print_table, report_json
 
 RATES = {"none": 100.0, "ours": 98.0, "nftables": 90.0, "iptables": 80.0}
-LATENCY = dict.fromkeys(("p50", "p90", "p99", "max"), 1)
+LATENCY = dict.fromkeys(("p50", "p90", "p99", "p999", "max"), 1)
 
 
 def _figures(case: Case, rates: Mapping[str, float] = RATES) -> list[Figure]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
-from tests.bench.rounds import interleave
+import pytest
+
+from tests.bench.rounds import interleave, orders_of
 
 
 def _orders(names: str, rounds: int) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -42,3 +45,16 @@ def test_each_variant_follows_each_other_equally_often() -> None:
     orders, _ = _orders("ABC", 6)
     followed = Counter(order[at : at + 2] for order in orders for at in (0, 1))
     assert set(followed.values()) == {2}
+
+
+@pytest.mark.parametrize("count", [5, 6, 7])
+def test_many_variants_take_balanced_orders(count: int) -> None:
+    """Twice as many orders as variants: each has each place, and follows each other, as often."""
+    orders = orders_of(count)
+    assert len(orders) == 2 * count
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    places = Counter((place, each) for order in orders for place, each in enumerate(order))
+    followed = Counter(pair for order in orders for pair in pairwise(order))
+    assert set(places.values()) == {2}
+    assert set(followed.values()) == {2}
+    assert len(followed) == count * (count - 1)
