@@ -33,6 +33,7 @@ install_e2e() {
     # vagrant validates its file and starts nothing: it needs nothing of what it recommends
     need_packages "${datapath_packages[@]}" openssl vagrant vagrant-libvirt
     need_prometheus
+    need_kubectl
 }
 
 # Prometheus is not installed, since its package starts a service on every address of the machine;
