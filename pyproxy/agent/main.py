@@ -39,7 +39,7 @@ from pyproxy.kernel import cgroup, features, sockets
 from pyproxy.kernel.addresses import interface_addresses
 from pyproxy.kernel.devices import Watch
 from pyproxy.kernel.load import LoadingEndedError
-from pyproxy.kernel.lock import AgentRunningError, Lock
+from pyproxy.kernel.lock import AgentRunningError, Lock, check_places
 from pyproxy.kernel.mounts import NODES_BPFFS, bpffs_of, outlives_us
 from pyproxy.kernel.pins import other_layouts
 from pyproxy.kernel.requirements import need
@@ -216,6 +216,7 @@ class _Parts(NamedTuple):
 def check_again(config: RunConfig) -> None:
     """Raise what would keep an agent from starting again: the one that runs had better stay."""
     check_node(config)
+    check_places(config.run_dir, config.bpffs_root)
     if not config.manifests:
         from pyproxy.kube.api_config import ApiSettings, Credentials  # noqa: PLC0415 - as in _source
 

@@ -77,6 +77,12 @@ class Lock:
             os.close(self._root)
 
 
+def check_places(run_dir: Path, bpffs_root: Path) -> None:
+    """Raise ConfigError where an agent with these could not hold its locks, whoever holds them."""
+    os.close(_open_file(run_dir / LOCK))
+    os.close(_open_directory(bpffs_root))
+
+
 class Waiting(NamedTuple):
     """The agent that is to take over, by its own word; `lacks` is what it has yet to prepare."""
 

@@ -12,6 +12,7 @@ from pyproxy.agent import main
 from pyproxy.agent.config import Chosen, RunConfig
 from pyproxy.agent.main import _source, _teller
 from pyproxy.agent.reconfigure import reread
+from pyproxy.kernel.lock import Lock, holder
 from pyproxy.kube.announcer import Announcer
 from pyproxy.kube.api import ApiSource
 from pyproxy.kube.api_meters import ApiMeters
@@ -54,12 +55,31 @@ def test_a_kubeconfig_that_is_not_there_ends_no_agent_that_runs(
 ) -> None:
     """Such a configuration is bad: an agent could not start with it."""
     monkeypatch.setattr(main, "check_node", lambda _: None)
+    monkeypatch.setattr(main, "check_places", lambda *_: None)
     changed = config(Mode.IPTABLES)
     read = reread(lambda: Chosen(changed, ()), main.check_again)
     assert read.chosen is None
     assert f"{SOMEWHERE} cannot be read" in read.error
     manifests = config(Mode.IPTABLES, SOMEWHERE)
     assert reread(lambda: Chosen(manifests, ()), main.check_again).chosen
+
+
+def test_a_run_dir_that_cannot_be_made_ends_no_agent_that_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nor one that nobody could lock; and an agent that holds the lock is not in its own way."""
+    monkeypatch.setattr(main, "check_node", lambda _: None)
+    run_dir, bpffs_root = tmp_path / "run", tmp_path / "bpf"
+    lock = Lock(run_dir, bpffs_root)
+    good = config(Mode.IPTABLES, SOMEWHERE)._replace(run_dir=run_dir, bpffs_root=bpffs_root)
+    assert reread(lambda: Chosen(good, ()), main.check_again).chosen
+    assert holder(run_dir)
+    (tmp_path / "file").touch()
+    bad = good._replace(run_dir=tmp_path / "file" / "run")
+    read = reread(lambda: Chosen(bad, ()), main.check_again)
+    assert read.chosen is None
+    assert "give --run-dir" in read.error
+    lock.release()
 
 
 def test_manifests_come_first() -> None:
