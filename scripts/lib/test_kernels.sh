@@ -6,7 +6,7 @@
 
 guest_series=6.1
 boot_limit_s=180
-guest_limit_s=2400
+guest_limit_s=3600
 kernel_cache=${XDG_CACHE_HOME:-$HOME/.cache}/pyproxy/kernels
 
 # busybox-static, udev and kmod: what virtme-ng's initramfs and init call.
