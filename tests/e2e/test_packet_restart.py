@@ -12,10 +12,12 @@ from pyproxy.model import Family
 from tests.e2e.scene import FAMILIES, App, Scene, counters
 from tests.e2e.traffic import BETWEEN, Traffic
 from tests.lab import release
-from tests.lab.agent import Agent
+from tests.lab.agent import START_TIMEOUT_S, Agent
 from tests.lab.waiting import wait_for
 
 pytestmark = pytest.mark.once
+
+SIZES = 131072, 8192
 
 
 def test_packets_flow_through_kill_restart_and_upgrade(own: Scene, web: App, agent: Agent) -> None:
@@ -57,8 +59,11 @@ def test_a_table_of_another_size_keeps_its_connections(own: Scene, web: App, age
     """A changed connectionTable.maxEntries ends no connection, be it larger or smaller."""
     client = own.cluster.free(own.cluster.nodes[0].pods[0])
     file = own.cluster.directory / "pyproxy.yaml"
+    # compiled before, as UDP flows that nobody uses meanwhile are forgotten after 30 s
+    for entries in SIZES:
+        resize(agent, entries, file)
     with Traffic(own, web, client) as traffic:
-        for entries in (131072, 8192):
+        for entries in SIZES:
             resize(agent, entries, file)
             traffic.expect_flow()
 
@@ -69,19 +74,28 @@ def test_moves_that_are_killed_lose_nothing(own: Scene, web: App, agent: Agent, 
     client = own.cluster.free(own.cluster.nodes[0].pods[0])
     file = own.cluster.directory / "pyproxy.yaml"
     with Traffic(own, web, client) as traffic:
-        for entries in (131072, 8192):
+        for entries in SIZES:
             configure(agent, entries, file)
             agent.stop()
             said = agent.log.read_text(encoding="utf-8").count(after)
             agent.launch()
-            wait_for(lambda n=said: agent.log.read_text("utf-8").count(after) > n, 20, after)  # type: ignore[misc]  # mypy can't infer a lambda with defaults
+            _await_log(agent, after, said)
             agent.kill()
             traffic.expect_flow()
-        resize(agent, 131072, file)
+        resize(agent, SIZES[0], file)
         traffic.expect_flow()
     for family in FAMILIES:
         (table,) = Pins(agent.bpffs, Family(family)).connection_tables()
-        assert table.name == "131072"
+        assert table.name == str(SIZES[0])
+
+
+def _await_log(agent: Agent, words: str, before: int) -> None:
+    """Wait until the log has said something once more."""
+
+    def said() -> bool:
+        return agent.log.read_text(encoding="utf-8").count(words) > before
+
+    wait_for(said, START_TIMEOUT_S, words)
 
 
 def resize(agent: Agent, entries: int, file: Path) -> None:

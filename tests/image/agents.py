@@ -15,7 +15,8 @@ from tests.lab.cluster import Cluster
 from tests.lab.hosts import Node
 
 ENTER = Path(__file__).with_name("enter.sh")
-_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+# what the node mounts is seen: an agent refuses pins that would end with its container
+_MOUNTS = ("unshare", "--mount", "--propagation", "slave")
 _PIDS = ("--pid", "--fork", "--kill-child")
 
 
